@@ -1,0 +1,315 @@
+//! How long saving and resuming take, beside what the machine itself takes to move the same bytes.
+//!
+//! `cargo bench --bench speed [-- DIR]` measures with images in DIR (or `CKPT_BENCH_DIR`, or the current directory),
+//! then once more in /dev/shm, and prints one Markdown table. `CKPT_BENCH_RUNS` (7) and `CKPT_BENCH_MIB` (1024) make
+//! it shorter. It needs cc and python3, and memory for four times the MiB.
+
+mod floor;
+mod guest;
+mod place;
+mod sample;
+mod table;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+
+use guest::{Guest, timed};
+use place::Place;
+use sample::Sample;
+use table::{Bound, Table};
+
+const CKPT: &str = env!("CARGO_BIN_EXE_ckpt");
+const RUN: &str = env!("CARGO_BIN_EXE_ckpt-run");
+const ATTACH: &str = env!("CARGO_BIN_EXE_ckpt-attach");
+const RESUME: &str = env!("CARGO_BIN_EXE_ckpt-resume");
+
+const MEMORY: &str = "much random memory";
+const SMALL: &str = "a small C program";
+const IDLE: &str = "no save at all";
+
+fn main() -> ExitCode {
+    match measure() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn measure() -> Result<()> {
+    // cargo passes `--bench`.
+    let argument = std::env::args_os().skip(1).find(|a| !a.as_encoded_bytes().starts_with(b"-"));
+    let dir = argument.or_else(|| std::env::var_os("CKPT_BENCH_DIR")).unwrap_or_else(|| ".".into());
+    let mut places = vec![Place::below(Path::new(&dir))?];
+    let shm = Path::new("/dev/shm");
+    if shm.is_dir() && places.iter().all(|p| p.name != "tmpfs") {
+        places.push(Place::below(shm)?);
+    }
+    let bench = Bench {
+        runs: number_from("CKPT_BENCH_RUNS", 7)?,
+        mib: number_from("CKPT_BENCH_MIB", 1024)?,
+        tools: tempfile::tempdir()?,
+    };
+    println!("{}", place::machine());
+    println!("{} runs each, median [min–max]; {MEMORY}: {} MiB", bench.runs, bench.mib);
+    println!("times in ms where nothing else is said\n");
+    let mut table = Table::new(places.iter().map(|p| p.name.clone()).collect());
+    let mut whole = Ok(());
+    for (index, place) in places.iter().enumerate() {
+        let mut column = Column { table: &mut table, index };
+        for case in [Bench::memory, Bench::small, Bench::python, Bench::ring, Bench::threads] {
+            // What fails is told at once and in the end, and does not keep the rest from being measured.
+            let done = case(&bench, place, &mut column);
+            whole = whole.and(done.inspect_err(|error| eprintln!("left out: {error:#}")));
+        }
+    }
+    bench.idle(&mut Column { table: &mut table, index: 0 })?;
+    println!("{}", table.text());
+    whole
+}
+
+fn number_from(variable: &str, otherwise: usize) -> Result<usize> {
+    match std::env::var(variable) {
+        Ok(text) => text.parse().with_context(|| format!("{variable}={text}")),
+        Err(_) => Ok(otherwise),
+    }
+}
+
+/// What is measured goes to one column of the table.
+struct Column<'a> {
+    table: &'a mut Table,
+    index: usize,
+}
+
+impl Column<'_> {
+    fn sample(&mut self, case: &'static str, what: &'static str, sample: &Sample, bound: Bound) {
+        self.table.sample(self.index, case, what, sample, bound);
+    }
+
+    fn value(&mut self, case: &'static str, what: &'static str, value: f64, bound: Bound) {
+        self.table.value(self.index, case, what, value, bound);
+    }
+}
+
+struct Bench {
+    runs: usize,
+    mib: usize,
+    /// Guests and control sockets.
+    tools: tempfile::TempDir,
+}
+
+/// What saves of one guest took.
+#[derive(Default)]
+struct Saves {
+    /// By the tool's own account.
+    held: Sample,
+    /// By the program's.
+    paused: Sample,
+    /// The command, from its start to its end.
+    command: Sample,
+    /// kB (1000 bytes) of the last image.
+    size: f64,
+}
+
+impl Bench {
+    /// A command with control sockets where no other job's are.
+    fn ckpt(&self, program: &str) -> Command {
+        let mut command = Command::new(program);
+        command.env("XDG_RUNTIME_DIR", self.tools.path());
+        command
+    }
+
+    fn job(&self, guest: &[PathBuf], place: &Place) -> Result<Guest> {
+        let mut command = self.ckpt(RUN);
+        command.args(["-q", "-n", "bench", "-d"]).arg(place.path()).arg("--").args(guest);
+        let mut guest = Guest::start(command.stderr(Stdio::null()))?;
+        guest.ask()?;
+        Ok(guest)
+    }
+
+    /// Saves a running guest again and again.
+    fn saves(&self, guest: &mut Guest, command: impl Fn() -> Command, image: &Path) -> Result<Saves> {
+        let mut saves = Saves::default();
+        for _ in 0..self.runs {
+            let _ = fs::remove_file(image);
+            guest.ask()?;
+            let (took, json) = timed(command().args(["-q", "--json", "-o"]).arg(image))?;
+            saves.command.add(took);
+            saves.paused.add(guest.ask()?);
+            let told: serde_json::Value = serde_json::from_slice(&json)?;
+            let held = told["stopped"].as_f64().context("the command does not say how long it held the program")?;
+            saves.held.add(Duration::from_secs_f64(held));
+        }
+        saves.size = fs::metadata(image)?.len() as f64 / 1e3;
+        Ok(saves)
+    }
+
+    /// Runs a guest as a job and saves it.
+    fn save(&self, guest: &[PathBuf], place: &Place, image: &Path) -> Result<Saves> {
+        let mut guest = self.job(guest, place)?;
+        let command = || {
+            let mut command = self.ckpt(CKPT);
+            command.args(["save", "bench"]);
+            command
+        };
+        let saves = self.saves(&mut guest, command, image)?;
+        guest.end()?;
+        Ok(saves)
+    }
+
+    /// From the start of the command until the program answers.
+    fn resumes(&self, image: &Path, options: &[&str]) -> Result<Sample> {
+        let mut sample = Sample::default();
+        for _ in 0..self.runs {
+            let mut command = self.ckpt(RESUME);
+            command.arg("-q").args(options).arg(image);
+            let start = Instant::now();
+            let mut guest = Guest::start(&mut command)?;
+            guest.ask()?;
+            sample.add(start.elapsed());
+            // Its supervisor answers when everything has been let go: until then an end would be one under its hands.
+            timed(self.ckpt(CKPT).args(["status", "bench"]))?;
+            guest.end()?;
+        }
+        Ok(sample)
+    }
+
+    fn memory(&self, place: &Place, column: &mut Column<'_>) -> Result<()> {
+        let guest = [guest::build("memory", self.tools.path())?, self.mib.to_string().into()];
+        let (image, plain) = (place.file("memory.ckpt.tar"), place.file("plain"));
+        let bytes = floor::noise(self.mib << 20);
+        let (mut write, mut durable, mut read) = (Sample::default(), Sample::default(), Sample::default());
+        for _ in 0..self.runs {
+            let _ = fs::remove_file(&plain);
+            let (written, all) = floor::write(&bytes, &plain)?;
+            write.add(written);
+            durable.add(all);
+            read.add(floor::read(&plain, bytes.len())?);
+        }
+        drop(bytes);
+        fs::remove_file(&plain)?;
+        let saves = self.save(&guest, place, &image)?;
+        let resume = self.resumes(&image, &[])?;
+        let unchecked = self.resumes(&image, &["--verify", "meta"])?;
+        column.sample(MEMORY, "floor: write(2)", &write, Bound::None);
+        column.sample(MEMORY, "floor: write(2), fsync, rename", &durable, Bound::None);
+        column.sample(MEMORY, "held", &saves.held, Bound::None);
+        column.sample(MEMORY, "longest pause the program saw", &saves.paused, Bound::None);
+        column.sample(MEMORY, "`ckpt save`", &saves.command, Bound::None);
+        let ratio = |a: &Sample, b: &Sample| a.median() / b.median();
+        column.value(MEMORY, "held ÷ write(2)", ratio(&saves.held, &write), Bound::AtMost(1.5));
+        column.value(MEMORY, "`ckpt save` ÷ write(2)", ratio(&saves.command, &write), Bound::AtMost(1.5));
+        let what = "`ckpt save` ÷ write(2), fsync, rename";
+        column.value(MEMORY, what, ratio(&saves.command, &durable), Bound::AtMost(1.5));
+        column.sample(MEMORY, "floor: pread(2) into fresh memory", &read, Bound::None);
+        column.sample(MEMORY, "`ckpt-resume` until it moves", &resume, Bound::None);
+        column.sample(MEMORY, "the same with `--verify meta`", &unchecked, Bound::None);
+        column.value(MEMORY, "`ckpt-resume` ÷ pread(2)", ratio(&resume, &read), Bound::AtMost(1.5));
+        column.value(MEMORY, "`ckpt-resume --verify meta` ÷ pread(2)", ratio(&unchecked, &read), Bound::None);
+        fs::remove_file(&image)?;
+        Ok(())
+    }
+
+    fn small(&self, place: &Place, column: &mut Column<'_>) -> Result<()> {
+        let guest = guest::build("small", self.tools.path())?;
+        let image = place.file("small.ckpt.tar");
+        let saves = self.save(std::slice::from_ref(&guest), place, &image)?;
+        let resume = self.resumes(&image, &[])?;
+        let len = (saves.size * 1e3) as usize;
+        let bytes = floor::noise(len);
+        let mut durable = Sample::default();
+        let mut bare = Sample::default();
+        for _ in 0..self.runs {
+            let plain = place.file("plain");
+            let _ = fs::remove_file(&plain);
+            durable.add(floor::write(&bytes, &plain)?.1);
+            bare.add(timed(self.ckpt(CKPT).arg("--version"))?.0);
+        }
+        column.sample(SMALL, "floor: write(2), fsync, rename of the image", &durable, Bound::None);
+        column.sample(SMALL, "floor: `ckpt --version`", &bare, Bound::None);
+        column.sample(SMALL, "held", &saves.held, Bound::AtMost(5.0));
+        column.sample(SMALL, "longest pause the program saw", &saves.paused, Bound::AtMost(5.0));
+        column.sample(SMALL, "`ckpt save`", &saves.command, Bound::AtMost(15.0));
+        column.sample(SMALL, "`ckpt-resume` until it moves", &resume, Bound::AtMost(20.0));
+        column.value(SMALL, "image, kB", saves.size, Bound::AtMost(200.0));
+        // Not a job of ours: its own parent is this program.
+        let mut alone = Guest::start(Command::new(&guest).stderr(Stdio::null()))?;
+        let pid = alone.pid().to_string();
+        let attach = || {
+            let mut command = self.ckpt(ATTACH);
+            command.arg(&pid);
+            command
+        };
+        match self.saves(&mut alone, attach, &image) {
+            Ok(attach) => {
+                column.sample(SMALL, "held by `ckpt-attach`", &attach.held, Bound::AtMost(5.0));
+                column.sample(SMALL, "`ckpt-attach`", &attach.command, Bound::AtMost(15.0));
+            }
+            // Where only descendants may be traced (Yama), there is nothing to measure.
+            Err(error) => eprintln!("ckpt-attach is left out: {error:#}"),
+        }
+        alone.end()
+    }
+
+    fn plain(&self, case: &'static str, guest: &[PathBuf], place: &Place, column: &mut Column<'_>) -> Result<()> {
+        let image = place.file("image.ckpt.tar");
+        let saves = self.save(guest, place, &image)?;
+        let resume = self.resumes(&image, &[])?;
+        column.sample(case, "held", &saves.held, Bound::None);
+        column.sample(case, "longest pause the program saw", &saves.paused, Bound::None);
+        column.sample(case, "`ckpt save`", &saves.command, Bound::None);
+        column.sample(case, "`ckpt-resume` until it moves", &resume, Bound::None);
+        column.value(case, "image, kB", saves.size, Bound::None);
+        Ok(())
+    }
+
+    fn python(&self, place: &Place, column: &mut Column<'_>) -> Result<()> {
+        self.plain("python3, 4 threads", &guest::python(), place, column)
+    }
+
+    fn ring(&self, place: &Place, column: &mut Column<'_>) -> Result<()> {
+        self.plain("20 processes in a ring of pipes", &[guest::build("ring", self.tools.path())?], place, column)
+    }
+
+    fn threads(&self, place: &Place, column: &mut Column<'_>) -> Result<()> {
+        self.plain("64 threads", &[guest::build("threads", self.tools.path())?], place, column)
+    }
+
+    /// What a program pays for being a job while nobody saves it.
+    fn idle(&self, column: &mut Column<'_>) -> Result<()> {
+        let calls = guest::build("calls", self.tools.path())?;
+        let cases = [
+            ("exec", "1000", "fork + exec + wait of /bin/true, µs", "the same under `ckpt-run`"),
+            ("open", "200000", "open + close, µs", "open + close under `ckpt-run`, µs"),
+        ];
+        for (which, count, native, under) in cases {
+            let (mut alone, mut kept) = (Sample::default(), Sample::default());
+            for _ in 0..self.runs {
+                let told = timed(Command::new(&calls).args([which, count]))?.1;
+                alone.push(micros(&told)?);
+                let told = timed(self.ckpt(RUN).args(["-q", "--"]).arg(&calls).args([which, count]))?.1;
+                kept.push(micros(&told)?);
+            }
+            column.sample(IDLE, native, &alone, Bound::None);
+            column.sample(IDLE, under, &kept, Bound::None);
+        }
+        let (mut alone, mut kept) = (Sample::default(), Sample::default());
+        for _ in 0..self.runs {
+            alone.add(timed(&mut Command::new("/bin/true"))?.0);
+            kept.add(timed(self.ckpt(RUN).args(["-q", "--", "/bin/true"]))?.0);
+        }
+        column.sample(IDLE, "/bin/true", &alone, Bound::None);
+        column.sample(IDLE, "`ckpt-run -- /bin/true`", &kept, Bound::None);
+        Ok(())
+    }
+}
+
+fn micros(nanos: &[u8]) -> Result<f64> {
+    let text = std::str::from_utf8(nanos)?.trim();
+    Ok(text.parse::<f64>().with_context(|| format!("a guest says {text:?}"))? / 1e3)
+}

@@ -1,0 +1,5 @@
+//! `ckpt-run`: the same as `ckpt run`.
+
+fn main() {
+    ckpt::cli::main(ckpt::cli::Program::Run)
+}

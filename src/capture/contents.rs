@@ -1,0 +1,47 @@
+//! Contents of files and pipes on their way into the image, each once.
+
+use std::collections::HashMap;
+use std::fs::File;
+
+use crate::image::{Blob, BlobSource};
+use crate::model::files::Content;
+
+/// The contents collected so far.
+#[derive(Debug, Default)]
+pub(super) struct Contents {
+    pub blobs: Vec<Blob>,
+    files: HashMap<(u64, u64), Content>,
+}
+
+impl Contents {
+    fn push(&mut self, size: u64, source: BlobSource) -> Content {
+        let id = self.blobs.len() as u32;
+        self.blobs.push(Blob { id, size, source });
+        Content { id, size }
+    }
+
+    /// Bytes in hand.
+    pub fn bytes(&mut self, bytes: Vec<u8>) -> Content {
+        self.push(bytes.len() as u64, BlobSource::Bytes(bytes))
+    }
+
+    /// The content of the deleted file (device, inode), which `open` opens for reading if nobody has before.
+    pub fn file(
+        &mut self,
+        key: (u64, u64),
+        size: u64,
+        open: impl FnOnce() -> std::io::Result<File>,
+    ) -> std::io::Result<Content> {
+        if let Some(content) = self.files.get(&key) {
+            return Ok(*content);
+        }
+        let content = self.push(size, BlobSource::File(open()?));
+        self.files.insert(key, content);
+        Ok(content)
+    }
+
+    /// The content of a deleted file if it is among those collected.
+    pub fn known(&self, key: (u64, u64)) -> Option<Content> {
+        self.files.get(&key).copied()
+    }
+}

@@ -1,0 +1,302 @@
+//! Descriptors, and the open file descriptions behind them.
+
+use std::collections::HashMap;
+use std::fs::Metadata;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
+
+use crate::model::Pid;
+use crate::model::fd::{Descriptor, Kind, OpenFile, Owner};
+use crate::proc::{self, fdinfo::Detail, fdinfo::FdInfo};
+use crate::sys::{fds, tasks};
+use crate::tracer::Held;
+
+use super::contents::Contents;
+use super::refusals::Refusals;
+use super::sharing::Distinct;
+use super::view::View;
+use super::{Error, Inside, epoll, eventfd, files, pipes, signalfd, stdio, timerfd};
+
+const O_CLOEXEC: u32 = 0o2_000_000;
+pub(super) const O_DIRECT: u32 = 0o40_000;
+const O_PATH: u32 = 0o10_000_000;
+const F_GETSIG: i32 = 11;
+
+/// One descriptor as seen from outside.
+#[derive(Debug)]
+pub(super) struct SeenFd {
+    /// Index of its process among the held ones.
+    pub process: usize,
+    /// Pid of its process as we see it.
+    pub host: i32,
+    /// As it sees itself.
+    pub pid: Pid,
+    pub fd: i32,
+    pub info: FdInfo,
+    /// What the link in /proc leads to.
+    pub link: Vec<u8>,
+    pub meta: Metadata,
+}
+
+impl SeenFd {
+    /// Status flags without close-on-exec.
+    pub fn flags(&self) -> u32 {
+        self.info.flags & !O_CLOEXEC
+    }
+
+    /// Device and inode.
+    pub fn key(&self) -> (u64, u64) {
+        (self.meta.dev(), self.meta.ino())
+    }
+
+    /// O_RDONLY or O_RDWR.
+    pub fn reads(&self) -> bool {
+        self.flags() & 3 != 1
+    }
+
+    /// O_WRONLY or O_RDWR.
+    pub fn writes(&self) -> bool {
+        matches!(self.flags() & 3, 1 | 2)
+    }
+
+    /// `fd 7 (WHAT)`.
+    pub fn object(&self, what: &str) -> String {
+        format!("fd {} ({what})", self.fd)
+    }
+
+    /// The link as text.
+    pub fn name(&self) -> String {
+        String::from_utf8_lossy(&self.link).into_owned()
+    }
+
+    /// Our own descriptor of the same description. It shares offset and flags with the program's.
+    pub fn copy(&self, held: &Held) -> Result<OwnedFd, Error> {
+        let process = held.processes.get(self.process).ok_or(Error::Vanished { pid: self.host })?;
+        tasks::pidfd_getfd(process.pidfd.as_fd(), self.fd).map_err(Error::of(self.host, "copying a descriptor"))
+    }
+}
+
+/// One open file description: every descriptor of it in the tree, as indices into the list of those seen.
+#[derive(Debug)]
+pub(super) struct Group {
+    pub holders: Vec<usize>,
+    /// Set for a terminal or socket outside: its standard stream; for others found elsewhere.
+    pub role: Option<i32>,
+}
+
+/// What came of looking at the descriptors.
+#[derive(Debug, Default)]
+pub(super) struct Captured {
+    pub files: Vec<OpenFile>,
+    /// Of each held process, by its index.
+    pub descriptors: HashMap<usize, Vec<Descriptor>>,
+}
+
+/// All descriptors of the living processes.
+pub(super) fn look(held: &Held) -> Result<Vec<SeenFd>, Error> {
+    let mut out = Vec::new();
+    for (index, p) in held.processes.iter().enumerate().filter(|(_, p)| !p.threads.is_empty()) {
+        for fd in proc::fds(p.host).map_err(Error::proc(p.host))? {
+            let path = format!("{}/fd/{fd}", p.host);
+            out.push(SeenFd {
+                process: index,
+                host: p.host,
+                pid: p.pid,
+                fd,
+                info: proc::fdinfo(p.host, fd).map_err(Error::proc(p.host))?,
+                link: proc::link(&path).map_err(Error::proc(p.host))?,
+                meta: std::fs::metadata(format!("/proc/{path}"))
+                    .map_err(Error::of(p.host, "looking at a descriptor"))?,
+            });
+        }
+    }
+    Ok(out)
+}
+
+/// Groups descriptors by description. Only those that could be the same by what is seen of them are compared.
+fn group(seen: &[SeenFd]) -> Result<Vec<Group>, Error> {
+    type Key<'a> = ((u64, u64), u32, u64, &'a [u8], Option<i64>);
+    let mut candidates: HashMap<Key<'_>, Distinct<usize>> = HashMap::new();
+    let mut groups: Vec<Group> = Vec::new();
+    let mut group_of: HashMap<usize, usize> = HashMap::new();
+    for (index, s) in seen.iter().enumerate() {
+        let id = if let Detail::Eventfd { id, .. } = s.info.detail { id } else { None };
+        let distinct = candidates.entry((s.key(), s.flags(), s.info.pos, &s.link, id)).or_default();
+        let compare = |a: &usize, b: &usize| {
+            let (Some(a), Some(b)) = (seen.get(*a), seen.get(*b)) else { return Ok(std::cmp::Ordering::Equal) };
+            tasks::kcmp(a.host, b.host, tasks::Kcmp::File, a.fd, b.fd)
+        };
+        let twin = distinct.twin(index, compare).map_err(Error::of(s.host, "comparing descriptors"))?;
+        match twin.and_then(|first| group_of.get(first)).and_then(|g| groups.get_mut(*g)) {
+            Some(group) => group.holders.push(index),
+            None => {
+                group_of.insert(index, groups.len());
+                groups.push(Group { holders: vec![index], role: None });
+            }
+        }
+    }
+    Ok(groups)
+}
+
+/// Everything the capture of descriptions needs.
+#[derive(Debug)]
+pub(super) struct Work<'a> {
+    pub held: &'a Held,
+    pub view: &'a View,
+    pub seen: &'a [SeenFd],
+    pub contents: &'a mut Contents,
+    pub refusals: &'a mut Refusals,
+}
+
+/// Captures every description of the tree. `root` is the index of the root among the held processes.
+pub(super) fn capture(
+    held: &Held,
+    root: usize,
+    view: &View,
+    inside: &Inside,
+    contents: &mut Contents,
+    refusals: &mut Refusals,
+) -> Result<Captured, Error> {
+    let seen = look(held)?;
+    let groups = stdio::split(&seen, group(&seen)?);
+    let mut work = Work { held, view, seen: &seen, contents, refusals };
+    let roles = stdio::roles(&seen, root);
+    let pipes = pipes::capture(&mut work, &groups, &roles)?;
+    let mut out = Captured::default();
+    // Of the index of each description that an epoll may watch, before the refused ones leave gaps: a refusal ends
+    // the save anyway.
+    let mut file_of = HashMap::new();
+    for (index, group) in groups.iter().enumerate() {
+        for &holder in &group.holders {
+            file_of.insert(holder, index as u32);
+        }
+    }
+    for group in &groups {
+        let Some(first) = group.holders.first().and_then(|i| seen.get(*i)) else { continue };
+        if let Some(kind) = kind(&mut work, group, first, &roles, &pipes, &file_of)? {
+            let owner =
+                owner(&first.copy(held)?, inside).map_err(Error::of(first.host, "asking for a descriptor's owner"))?;
+            out.files.push(OpenFile { flags: files::flags(first), owner, kind });
+        }
+    }
+    for (index, s) in seen.iter().enumerate() {
+        let Some(&file) = file_of.get(&index) else { continue };
+        let cloexec = s.info.flags & O_CLOEXEC != 0;
+        out.descriptors.entry(s.process).or_default().push(Descriptor { fd: s.fd, cloexec, file });
+    }
+    Ok(out)
+}
+
+/// What a description is; `None` if it was refused.
+fn kind(
+    work: &mut Work<'_>,
+    group: &Group,
+    s: &SeenFd,
+    roles: &stdio::Roles,
+    pipes: &HashMap<usize, Kind>,
+    file_of: &HashMap<usize, u32>,
+) -> Result<Option<Kind>, Error> {
+    if s.info.locks {
+        work.refusals.add(s.pid, s.object(&s.name()), "file locks and leases are not supported", "");
+        return Ok(None);
+    }
+    if s.flags() & O_PATH != 0 {
+        work.refusals.add(s.pid, s.object(&s.name()), "descriptors opened with O_PATH are not supported", "");
+        return Ok(None);
+    }
+    // Pipes are settled as a whole.
+    if let Some(kind) = group.holders.first().and_then(|i| pipes.get(i)) {
+        return Ok(Some(kind.clone()));
+    }
+    match s.meta.mode() & libc::S_IFMT {
+        libc::S_IFIFO => Ok(None),
+        libc::S_IFSOCK | libc::S_IFCHR => stdio::capture(work, group, s, roles),
+        _ if s.link.starts_with(b"anon_inode:") => anonymous(work, s, file_of),
+        libc::S_IFREG | libc::S_IFDIR => files::capture(work, s),
+        _ => {
+            work.refusals.add(s.pid, s.object(&s.name()), "block devices are not supported", "");
+            Ok(None)
+        }
+    }
+}
+
+/// Kernel objects without a file.
+fn anonymous(work: &mut Work<'_>, s: &SeenFd, file_of: &HashMap<usize, u32>) -> Result<Option<Kind>, Error> {
+    let name = s.link.strip_prefix(b"anon_inode:").unwrap_or_default();
+    Ok(match (&s.info.detail, name) {
+        (Detail::Eventfd { count, semaphore, .. }, _) => Some(Kind::Eventfd(eventfd::capture(*count, *semaphore))),
+        (Detail::Timerfd(timer), _) => Some(Kind::Timerfd(timerfd::capture(work.held, s, timer)?)),
+        (Detail::Signalfd(mask), _) => Some(Kind::Signalfd(signalfd::capture(*mask))),
+        (Detail::Epoll(watches), _) => epoll::capture(work, s, watches, file_of)?.map(Kind::Epoll),
+        // One that watches nothing has no lines of its own.
+        (Detail::None, b"[eventpoll]") => epoll::capture(work, s, &[], file_of)?.map(Kind::Epoll),
+        (_, name) => {
+            let name = name.strip_prefix(b"[").and_then(|n| n.strip_suffix(b"]")).unwrap_or(name);
+            work.refusals.add(s.pid, s.object(&String::from_utf8_lossy(name)), "not supported", "");
+            None
+        }
+    })
+}
+
+/// Who gets SIGIO, if somebody of the tree does.
+fn owner(copy: &OwnedFd, inside: &Inside) -> std::io::Result<Option<Owner>> {
+    let (kind, host) = match fds::owner(copy.as_fd()) {
+        Ok(owner) => owner,
+        // Descriptors without a file to speak of.
+        Err(e) if e.raw_os_error() == Some(libc::EBADF) => return Ok(None),
+        Err(e) => return Err(e),
+    };
+    if host == 0 {
+        return Ok(None);
+    }
+    let pid = match kind {
+        0 => inside.thread(host),
+        1 => inside.process(host),
+        _ => inside.group(host),
+    };
+    let signal = fds::fcntl(copy.as_fd(), F_GETSIG, 0)? as i32;
+    Ok(pid.map(|pid| Owner { kind, pid, signal }))
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+    use std::os::fd::AsRawFd;
+
+    /// A descriptor of ours as if it had number `fd` in process `process` of a tree.
+    pub fn seen(of: &impl AsRawFd, process: usize, fd: i32) -> SeenFd {
+        let (host, real) = (std::process::id() as i32, of.as_raw_fd());
+        let path = format!("{host}/fd/{real}");
+        SeenFd {
+            process,
+            host,
+            pid: Pid(host),
+            fd,
+            info: proc::fdinfo(host, real).unwrap(),
+            link: proc::link(&path).unwrap(),
+            meta: std::fs::metadata(format!("/proc/{path}")).unwrap(),
+        }
+    }
+
+    fn own(of: &impl AsRawFd) -> SeenFd {
+        seen(of, 0, of.as_raw_fd())
+    }
+
+    #[test]
+    fn descriptions_are_told_apart() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let again = file.reopen().unwrap();
+        let (one, other) = (fds::eventfd(0).unwrap(), fds::eventfd(0).unwrap());
+        let clone = file.as_file().try_clone().unwrap();
+        let list = [own(file.as_file()), own(&one), own(&again), own(&clone), own(&other)];
+        let groups: Vec<Vec<usize>> = group(&list).unwrap().into_iter().map(|g| g.holders).collect();
+        assert_eq!(groups, [vec![0, 3], vec![1], vec![2], vec![4]]);
+    }
+
+    #[test]
+    fn access_modes() {
+        let (read, write) = nix::unistd::pipe().unwrap();
+        assert!(own(&read).reads() && !own(&read).writes());
+        assert!(!own(&write).reads() && own(&write).writes());
+    }
+}

@@ -1,0 +1,145 @@
+//! Regular files, directories and the harmless devices.
+
+use std::fs::File;
+use std::os::fd::AsRawFd;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
+
+use crate::model::Name;
+use crate::model::fd::Kind;
+use crate::model::files::{Device, Directory, Regular};
+
+use super::Error;
+use super::fd::{SeenFd, Work};
+use super::mapped::stamp;
+use super::view::Place;
+
+const O_DIRECTORY: u32 = 0o200_000;
+const O_TMPFILE: u32 = 0o20_000_000;
+
+/// Why a file like /proc/self/maps is refused. C libraries and shells read some for a moment.
+pub(super) const OF_A_PROCESS: &str = "files in /proc that belong to a process are not supported";
+
+/// Devices without state: null, zero, full, random, urandom.
+const DEVICES: [(u32, u32); 5] = [(1, 3), (1, 5), (1, 7), (1, 8), (1, 9)];
+
+/// Flags for the model: those of a temporary file mean its creation.
+pub(super) fn flags(s: &SeenFd) -> u32 {
+    if s.meta.is_file() { s.flags() & !(O_TMPFILE | O_DIRECTORY) } else { s.flags() }
+}
+
+/// One of the harmless devices, if it is one.
+pub(super) fn device(s: &SeenFd) -> Option<Device> {
+    let (major, minor) = (libc::major(s.meta.rdev()), libc::minor(s.meta.rdev()));
+    DEVICES.contains(&(major, minor)).then(|| Device { path: Name(s.link.clone()), major, minor })
+}
+
+/// A regular file or a directory; `None` if it was refused.
+pub(super) fn capture(work: &mut Work<'_>, s: &SeenFd) -> Result<Option<Kind>, Error> {
+    let mut refuse = |reason: &str, hint: &str| {
+        work.refusals.add(s.pid, s.object(&s.name()), reason, hint);
+        Ok(None)
+    };
+    if let Some(reason) = special(&s.link) {
+        return refuse(reason, "");
+    }
+    if let Some(reason) = file_system(s)? {
+        return refuse(reason, "");
+    }
+    let (dev, ino) = s.key();
+    let place = work.view.find(&s.link, dev, ino);
+    if s.meta.is_dir() {
+        return match place {
+            Place::Present { path, meta } if meta.dev() == dev => {
+                Ok(Some(Kind::Directory(Directory { path: Name(path), offset: s.info.pos })))
+            }
+            _ => refuse("a directory that is deleted or out of sight is not supported", ""),
+        };
+    }
+    if matches!(place, Place::Gone { .. }) && hidden(s) {
+        // A shell may have opened it for us with rights we do not have; we could not open it again.
+        if (0..=2).contains(&s.fd) {
+            return Ok(Some(Kind::Stdio(super::stdio::outside(s, s.fd, false))));
+        }
+        return refuse("it lies where its name cannot be looked up", "have it closed, or save as a user who may");
+    }
+    let mut stamp = stamp(&s.meta);
+    let (path, content) = match place {
+        Place::Present { path, meta } if meta.dev() == dev => (path, None),
+        Place::Present { path, .. } | Place::Gone { path } => {
+            let content = work
+                .contents
+                .file(s.key(), s.meta.size(), || readable(work.held, s))
+                .map_err(Error::of(s.host, "opening a deleted file"))?;
+            stamp.size = content.size;
+            (path, Some(content))
+        }
+    };
+    let mode = s.meta.mode() & 0o7777;
+    Ok(Some(Kind::Regular(Regular { path: Name(path), offset: s.info.pos, stamp, mode, content })))
+}
+
+/// Whether the file still has a name, in a directory that we may not search.
+fn hidden(s: &SeenFd) -> bool {
+    let path = std::path::Path::new(std::ffi::OsStr::from_bytes(&s.link));
+    s.meta.nlink() > 0
+        && std::fs::symlink_metadata(path).is_err_and(|e| e.kind() == std::io::ErrorKind::PermissionDenied)
+}
+
+/// The file opened for reading. What the program has open may be for writing only.
+fn readable(held: &crate::tracer::Held, s: &SeenFd) -> std::io::Result<File> {
+    let copy = s.copy(held).map_err(std::io::Error::other)?;
+    if s.reads() { Ok(File::from(copy)) } else { File::open(format!("/proc/self/fd/{}", copy.as_raw_fd())) }
+}
+
+/// Files that are none, by the names the kernel gives them.
+fn special(link: &[u8]) -> Option<&'static str> {
+    if link.starts_with(b"/memfd:") {
+        Some("memory files (memfd_create) are not supported")
+    } else if link.starts_with(b"/secretmem") {
+        Some("secret memory (memfd_secret) is not supported")
+    } else if !link.starts_with(b"/") {
+        Some("not supported")
+    } else {
+        None
+    }
+}
+
+/// Why a file system's files can't be opened again by name, if so.
+fn file_system(s: &SeenFd) -> Result<Option<&'static str>, Error> {
+    const PROC: i64 = 0x9fa0;
+    /// Kinds whose files are objects of the kernel rather than files: linux/magic.h.
+    const REFUSED: [(i64, &str); 8] = [
+        (0x5049_4446, "process descriptors (pidfd) are not supported"),
+        (0x6e73_6673, "namespace descriptors are not supported"),
+        (0x1980_0202, "POSIX message queues are not supported"),
+        (0x9584_58f6, "huge pages of hugetlbfs are not supported"),
+        (0xcafe_4a11, "BPF objects are not supported"),
+        (0x6462_6720, "files of debugfs are not supported"),
+        (0x7472_6163, "files of tracefs are not supported"),
+        (0x5345_434d, "secret memory (memfd_secret) is not supported"),
+    ];
+    let path = format!("/proc/{}/fd/{}", s.host, s.fd);
+    let kind = nix::sys::statfs::statfs(path.as_str())
+        .map_err(|e| Error::of(s.host, "asking for a file system")(e.into()))?
+        .filesystem_type()
+        .0 as i64;
+    let of_a_process =
+        |name: &[u8]| name.strip_prefix(b"/proc/").is_some_and(|n| n.first().is_some_and(u8::is_ascii_digit));
+    if kind == PROC && of_a_process(&s.link) {
+        return Ok(Some(OF_A_PROCESS));
+    }
+    Ok(REFUSED.iter().find(|(magic, _)| *magic == kind).map(|(_, reason)| *reason))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_that_are_none() {
+        assert!(special(b"/memfd:x (deleted)").is_some());
+        assert!(special(b"net:[4026531840]").is_some());
+        assert!(special(b"/tmp/memfd:x").is_none());
+    }
+}

@@ -1,0 +1,44 @@
+//! From ids as we see them to ids as the program sees them.
+
+use std::collections::HashMap;
+
+use crate::model::Pid;
+use crate::proc;
+use crate::tracer::Held;
+
+use super::Error;
+
+/// Ids of the tree's threads, processes and groups.
+#[derive(Debug, Default)]
+pub(super) struct Inside {
+    threads: HashMap<i32, Pid>,
+    processes: HashMap<i32, Pid>,
+    groups: HashMap<i32, Pid>,
+}
+
+impl Inside {
+    pub fn of(held: &Held) -> Result<Inside, Error> {
+        let mut out = Inside::default();
+        for p in held.processes.iter().filter(|p| !p.threads.is_empty()) {
+            out.processes.insert(p.host, p.pid);
+            out.groups.insert(proc::stat(p.host).map_err(Error::proc(p.host))?.pgrp, p.pgid);
+            out.threads.extend(p.threads.iter().map(|t| (t.host, t.tid)));
+        }
+        Ok(out)
+    }
+
+    /// A thread of the tree.
+    pub fn thread(&self, host: i32) -> Option<Pid> {
+        self.threads.get(&host).copied()
+    }
+
+    /// A process of the tree.
+    pub fn process(&self, host: i32) -> Option<Pid> {
+        self.processes.get(&host).copied()
+    }
+
+    /// A process group that members of the tree are in.
+    pub fn group(&self, host: i32) -> Option<Pid> {
+        self.groups.get(&host).copied()
+    }
+}

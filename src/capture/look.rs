@@ -1,0 +1,80 @@
+//! The first half of a save: all that can be seen of a held tree from outside, and all that stands in the way.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use crate::model::tree::Tree;
+use crate::tracer::{Held, HeldProcess};
+
+use super::contents::Contents;
+use super::mapped::Mapped;
+use super::memory::{SharedAnon, Whole};
+use super::refusals::Refusals;
+use super::{Error, Inside, fd, gone, memory, namespaces, process, sharing, thread, tree};
+
+/// What was seen.
+#[derive(Debug)]
+pub(super) struct Looked {
+    pub tree: Tree,
+    pub processes: Vec<LookedProcess>,
+    pub fds: fd::Captured,
+    pub contents: Contents,
+    pub mapped: Mapped,
+    pub shared: SharedAnon,
+    pub inside: Inside,
+    pub refusals: Refusals,
+}
+
+/// What was seen of one living process.
+#[derive(Debug)]
+pub(super) struct LookedProcess {
+    /// Index among the held processes.
+    pub index: usize,
+    pub seen: process::Seen,
+    pub memory: memory::Seen,
+}
+
+/// Fails if the save was given up.
+pub(super) fn unless_cancelled(cancel: &AtomicBool) -> Result<(), Error> {
+    if cancel.load(Ordering::Relaxed) { Err(Error::Cancelled) } else { Ok(()) }
+}
+
+/// The root of a held tree and its index.
+pub(super) fn root_of(held: &Held, host: i32) -> Result<(usize, &HeldProcess), Error> {
+    held.processes.iter().enumerate().find(|(_, p)| p.host == host).ok_or(Error::Vanished { pid: host })
+}
+
+/// Looks at everything. `root` and `reaper` as we see them.
+pub(super) fn look(held: &Held, root: i32, reaper: Option<i32>, cancel: &AtomicBool) -> Result<Looked, Error> {
+    let (root_index, root) = root_of(held, root)?;
+    let mut refusals = Refusals::default();
+    let view = namespaces::look(held, root, &mut refusals)?;
+    sharing::look(held, &mut refusals)?;
+    let inside = Inside::of(held)?;
+    let mut mapped = Mapped::default();
+    let mut shared = SharedAnon::default();
+    let mut maps_of_gone = Vec::new();
+    let mut processes = Vec::new();
+    for (index, p) in held.processes.iter().enumerate().filter(|(_, p)| !p.threads.is_empty()) {
+        unless_cancelled(cancel)?;
+        thread::look(p, &mut refusals)?;
+        let seen = process::look(p, &view, &mut mapped, &mut refusals)?;
+        let mut whole = Whole {
+            view: &view,
+            mapped: &mut mapped,
+            shared: &mut shared,
+            gone: &mut maps_of_gone,
+            refusals: &mut refusals,
+        };
+        let memory = memory::look(p, index, &seen.stat, &mut whole)?;
+        processes.push(LookedProcess { index, seen, memory });
+    }
+    unless_cancelled(cancel)?;
+    let mut contents = Contents::default();
+    let fds = fd::capture(held, root_index, &view, &inside, &mut contents, &mut refusals)?;
+    unless_cancelled(cancel)?;
+    if refusals.0.is_empty() {
+        gone::capture(held, &maps_of_gone, &mut mapped, &mut contents)?;
+    }
+    let tree = tree::capture(held, root, reaper)?;
+    Ok(Looked { tree, processes, fds, contents, mapped, shared, inside, refusals })
+}

@@ -1,0 +1,140 @@
+//! Files that memory is mapped from or that are executed: found again by name, each once for the whole tree.
+
+use std::collections::HashMap;
+use std::fs::Metadata;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+
+use crate::model::files::Content;
+use crate::model::memory::{FileStamp, MappedFile};
+use crate::model::{Hex, Name};
+use crate::proc::elf;
+
+use super::view::{Place, View};
+
+/// The files so far.
+#[derive(Debug, Default)]
+pub(super) struct Mapped {
+    entries: Vec<Entry>,
+    /// By name as the kernel shows it, device and inode: most mappings of a tree are of a few libraries.
+    seen: HashMap<(Vec<u8>, u64, u64), u32>,
+}
+
+#[derive(Debug)]
+struct Entry {
+    file: MappedFile,
+    key: (u64, u64),
+    present: bool,
+    device: Option<(u64, u64)>,
+    examined: bool,
+}
+
+impl Mapped {
+    /// The index of a file, which is added if it is new. `executed`: its build id is wanted.
+    pub fn add(&mut self, view: &View, name: &[u8], dev: u64, ino: u64, executed: bool) -> u32 {
+        let seen_as = (name.to_vec(), dev, ino);
+        let index = match self.seen.get(&seen_as) {
+            Some(&index) => index,
+            None => {
+                let index = self.insert(view.find(name, dev, ino), (dev, ino));
+                self.seen.insert(seen_as, index);
+                index
+            }
+        };
+        if let Some(entry) = self.entries.get_mut(index as usize) {
+            if executed && entry.present && !entry.examined {
+                entry.examined = true;
+                entry.file.stamp.build_id = view.open(&entry.file.path.0).ok().and_then(|f| elf::build_id(&f)).map(Hex);
+            }
+        }
+        index
+    }
+
+    fn insert(&mut self, place: Place, key: (u64, u64)) -> u32 {
+        let entry = match place {
+            Place::Present { path, meta } => {
+                // The same file by way of `maps` and of /proc/PID/exe, whose device numbers may differ.
+                if let Some(twin) = self.entries.iter().position(|e| e.present && e.file.path.0 == path) {
+                    return twin as u32;
+                }
+                let kind = meta.file_type();
+                Entry {
+                    file: MappedFile { path: Name(path), stamp: stamp(&meta), content: None },
+                    key: (meta.dev(), meta.ino()),
+                    present: true,
+                    device: (kind.is_char_device() || kind.is_block_device())
+                        .then(|| (libc::major(meta.rdev()).into(), libc::minor(meta.rdev()).into())),
+                    examined: false,
+                }
+            }
+            Place::Gone { path } => Entry {
+                file: MappedFile {
+                    path: Name(path),
+                    stamp: FileStamp { size: 0, mtime: 0, build_id: None },
+                    content: None,
+                },
+                key,
+                present: false,
+                device: None,
+                examined: false,
+            },
+        };
+        self.entries.push(entry);
+        (self.entries.len() - 1) as u32
+    }
+
+    /// Its path; of a deleted file the last one.
+    pub fn path(&self, index: u32) -> Name {
+        self.entries.get(index as usize).map(|e| e.file.path.clone()).unwrap_or_default()
+    }
+
+    /// Major and minor number, if it is a device.
+    pub fn device(&self, index: u32) -> Option<(u64, u64)> {
+        self.entries.get(index as usize)?.device
+    }
+
+    /// Files that are gone and have no content yet: index, device and inode.
+    pub fn without_content(&self) -> Vec<(u32, (u64, u64))> {
+        let lacking = |(_, e): &(usize, &Entry)| !e.present && e.file.content.is_none();
+        self.entries.iter().enumerate().filter(lacking).map(|(i, e)| (i as u32, e.key)).collect()
+    }
+
+    /// Sets the content of a deleted file.
+    pub fn set_content(&mut self, index: u32, content: Content) {
+        if let Some(entry) = self.entries.get_mut(index as usize) {
+            entry.file.stamp.size = content.size;
+            entry.file.content = Some(content);
+        }
+    }
+
+    /// For the model.
+    pub fn into_files(self) -> Vec<MappedFile> {
+        self.entries.into_iter().map(|e| e.file).collect()
+    }
+}
+
+/// What a file is like; without its build id.
+pub(super) fn stamp(meta: &Metadata) -> FileStamp {
+    let mtime = meta.mtime().saturating_mul(1_000_000_000).saturating_add(meta.mtime_nsec());
+    FileStamp { size: meta.size(), mtime, build_id: None }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_is_listed_once() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let meta = file.as_file().metadata().unwrap();
+        let name = file.path().as_os_str().as_encoded_bytes();
+        let mut mapped = Mapped::default();
+        let first = mapped.add(&View::ours(), name, meta.dev(), meta.ino(), false);
+        assert_eq!(mapped.add(&View::ours(), name, meta.dev() + 1, meta.ino(), true), first);
+        let gone = mapped.add(&View::ours(), b"/nowhere/x (deleted)", 1, 2, false);
+        assert_eq!(mapped.without_content(), [(gone, (1, 2))]);
+        mapped.set_content(gone, Content { id: 7, size: 99 });
+        assert_eq!(mapped.without_content(), []);
+        let files = mapped.into_files();
+        assert_eq!((files.len(), files[1].path.0.as_slice(), files[1].stamp.size), (2, &b"/nowhere/x"[..], 99));
+    }
+}

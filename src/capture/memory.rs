@@ -1,0 +1,385 @@
+//! An address space: which mappings there are, and which of their pages can't be had again.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::os::fd::AsFd;
+
+use crate::image::Run;
+use crate::model::memory::{Backing, Memory, Vdso, Vma};
+use crate::model::process::MmFields;
+use crate::model::{Addr, Hex, Name};
+use crate::proc::{self, smaps::Mapping, stat::Stat};
+use crate::sys::mem::{PageQuery, page, pagemap_scan};
+use crate::tracer::HeldProcess;
+
+use super::Error;
+use super::mapped::Mapped;
+use super::refusals::Refusals;
+use super::view::View;
+
+/// First address that is not the program's.
+const TOP: u64 = 1 << 47;
+
+/// What was seen of an address space.
+#[derive(Debug)]
+pub(super) struct Seen {
+    /// Lacks the current brk.
+    pub memory: Memory,
+    /// Private pages to be saved.
+    pub runs: Vec<Run>,
+}
+
+/// Where a piece of shared anonymous memory is mapped.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Sharer {
+    /// Index of the process among the held ones.
+    pub process: usize,
+    pub addr: u64,
+    pub offset: u64,
+    pub len: u64,
+    /// Some of it is in swap.
+    pub swapped: bool,
+}
+
+/// Shared anonymous memory of the whole tree, by inode.
+#[derive(Debug, Default)]
+pub(super) struct SharedAnon {
+    index: HashMap<((u32, u32), u64), u32>,
+    /// For each object, who maps it.
+    pub objects: Vec<Vec<Sharer>>,
+}
+
+impl SharedAnon {
+    fn add(&mut self, m: &Mapping, process: usize) -> u32 {
+        let next = self.objects.len() as u32;
+        let index = *self.index.entry((m.dev, m.inode)).or_insert(next);
+        if index == next {
+            self.objects.push(Vec::new());
+        }
+        if let Some(sharers) = self.objects.get_mut(index as usize) {
+            sharers.push(Sharer { process, addr: m.start, offset: m.offset, len: m.len(), swapped: m.swap > 0 });
+        }
+        index
+    }
+}
+
+/// Where the mappings of files that are gone can be read: by file index.
+pub(super) type GoneMaps = Vec<(u32, Sharer, bool)>;
+
+/// What is collected for the tree as a whole.
+#[derive(Debug)]
+pub(super) struct Whole<'a> {
+    pub view: &'a View,
+    pub mapped: &'a mut Mapped,
+    pub shared: &'a mut SharedAnon,
+    pub gone: &'a mut GoneMaps,
+    pub refusals: &'a mut Refusals,
+}
+
+/// Looks at the memory of process `index` of the held ones.
+pub(super) fn look(p: &HeldProcess, index: usize, stat: &Stat, whole: &mut Whole<'_>) -> Result<Seen, Error> {
+    let maps = proc::smaps(p.host).map_err(Error::proc(p.host))?;
+    let mut vmas = Vec::with_capacity(maps.len());
+    let mut wanted = Vec::new();
+    for m in &maps {
+        if is_kernels(&m.name) {
+            continue;
+        }
+        if let Some(reason) = unsupported(m) {
+            whole.refusals.add(p.pid, describe(m), reason, "");
+            continue;
+        }
+        let backing = match backing(m, index, whole) {
+            Ok(backing) => backing,
+            Err(reason) => {
+                whole.refusals.add(p.pid, describe(m), reason, "");
+                continue;
+            }
+        };
+        let private = !m.shared;
+        // Pages that may be dropped at any time are not worth keeping (MAP_DROPPABLE: random state of the vDSO).
+        if private && !m.flags.has(*b"dp") {
+            wanted.push((m.start, m.end));
+        }
+        vmas.push(vma(m, backing));
+    }
+    let runs = clip(&pages(p, &maps, whole.refusals)?, &wanted);
+    let memory = Memory { fields: fields(p, stat)?, vmas, vdso: vdso(p, &maps)? };
+    Ok(Seen { memory, runs })
+}
+
+fn is_kernels(name: &[u8]) -> bool {
+    name.starts_with(b"[vvar") || name == b"[vdso]" || name == b"[vsyscall]"
+}
+
+fn describe(m: &Mapping) -> String {
+    let name = if m.name.is_empty() { "anonymous".into() } else { String::from_utf8_lossy(&m.name) };
+    format!("mapping {:#x} ({name})", m.start)
+}
+
+/// What can't be saved whatever is behind it.
+fn unsupported(m: &Mapping) -> Option<&'static str> {
+    const FLAGS: [([u8; 2], &str); 10] = [
+        (*b"ht", "huge pages of hugetlbfs are not supported"),
+        (*b"ss", "shadow stacks are not supported"),
+        (*b"um", "userfaultfd is not supported"),
+        (*b"uw", "userfaultfd is not supported"),
+        (*b"ui", "userfaultfd is not supported"),
+        (*b"io", "memory of a device is not supported"),
+        (*b"pf", "memory of a device is not supported"),
+        (*b"mm", "memory of a device is not supported"),
+        (*b"gu", "guard pages (MADV_GUARD_INSTALL) are not supported"),
+        (*b"mt", "memory tags are not supported"),
+    ];
+    if m.end > TOP {
+        return Some("addresses beyond 47 bits are not supported");
+    }
+    if m.pkey != 0 {
+        return Some("protection keys are not supported");
+    }
+    FLAGS.iter().find(|(flag, _)| m.flags.has(*flag)).map(|(_, reason)| *reason)
+}
+
+fn backing(m: &Mapping, process: usize, whole: &mut Whole<'_>) -> Result<Backing, &'static str> {
+    if m.inode == 0 {
+        return match m.name.as_slice() {
+            b"" | b"[heap]" | b"[stack]" => Ok(Backing::Anon),
+            _ if m.anon_name().is_some() => Ok(Backing::Anon),
+            _ => Err("a mapping of the kernel's own is not supported"),
+        };
+    }
+    let anonymous_shared = m.name == b"/dev/zero (deleted)" || m.name.starts_with(b"[anon_shmem:");
+    if m.shared && anonymous_shared {
+        return Ok(Backing::SharedAnon { object: whole.shared.add(m, process), offset: m.offset });
+    }
+    let starts = |prefix: &[u8]| m.name.starts_with(prefix);
+    if starts(b"/memfd:") {
+        return Err("memory files (memfd_create) are not supported");
+    }
+    if starts(b"/SYSV") {
+        return Err("System V shared memory is not supported");
+    }
+    if starts(b"/secretmem") {
+        return Err("secret memory (memfd_secret) is not supported");
+    }
+    if starts(b"/[aio]") {
+        return Err("asynchronous I/O (io_setup) is not supported");
+    }
+    if starts(b"/anon_hugepage") {
+        return Err("huge pages of hugetlbfs are not supported");
+    }
+    if starts(b"anon_inode:") || starts(b"socket:") || !starts(b"/") {
+        return Err("memory of a kernel object is not supported");
+    }
+    let dev = libc::makedev(m.dev.0, m.dev.1);
+    let file = whole.mapped.add(whole.view, &m.name, dev, m.inode, m.prot & 4 != 0);
+    match whole.mapped.device(file) {
+        // A private mapping of /dev/zero is anonymous memory.
+        Some((1, 5)) if !m.shared => return Ok(Backing::Anon),
+        Some(_) => return Err("memory of a device is not supported"),
+        None => {}
+    }
+    let sharer = Sharer { process, addr: m.start, offset: m.offset, len: m.len(), swapped: false };
+    whole.gone.push((file, sharer, m.shared));
+    Ok(Backing::File { file, offset: m.offset, shared: m.shared, may_write: m.flags.has(*b"mw") })
+}
+
+fn vma(m: &Mapping, backing: Backing) -> Vma {
+    const ADVICE: [([u8; 2], i32); 8] = [
+        (*b"rr", libc::MADV_RANDOM),
+        (*b"sr", libc::MADV_SEQUENTIAL),
+        (*b"dc", libc::MADV_DONTFORK),
+        (*b"mg", libc::MADV_MERGEABLE),
+        (*b"hg", libc::MADV_HUGEPAGE),
+        (*b"nh", libc::MADV_NOHUGEPAGE),
+        (*b"dd", libc::MADV_DONTDUMP),
+        (*b"wf", libc::MADV_WIPEONFORK),
+    ];
+    let has = |flag| m.flags.has(flag);
+    Vma {
+        start: Addr(m.start),
+        end: Addr(m.end),
+        prot: m.prot,
+        backing,
+        grows_down: has(*b"gd"),
+        no_reserve: has(*b"nr"),
+        locked: has(*b"lo").then(|| has(*b"lf")),
+        sealed: has(*b"sl"),
+        advice: ADVICE.iter().filter(|(flag, _)| has(*flag)).map(|(_, advice)| *advice).collect(),
+        pkey: m.pkey,
+        anon_name: m.anon_name().map(|name| Name(name.to_vec())),
+    }
+}
+
+fn fields(p: &HeldProcess, stat: &Stat) -> Result<MmFields, Error> {
+    let auxv = proc::read(&format!("{}/auxv", p.host)).map_err(Error::proc(p.host))?;
+    Ok(MmFields {
+        start_code: Addr(stat.start_code),
+        end_code: Addr(stat.end_code),
+        start_data: Addr(stat.start_data),
+        end_data: Addr(stat.end_data),
+        start_brk: Addr(stat.start_brk),
+        brk: Addr(stat.start_brk),
+        start_stack: Addr(stat.start_stack),
+        arg_start: Addr(stat.arg_start),
+        arg_end: Addr(stat.arg_end),
+        env_start: Addr(stat.env_start),
+        env_end: Addr(stat.env_end),
+        auxv: Hex(auxv),
+    })
+}
+
+/// The kernel's own code page and the data pages right before it.
+fn vdso(p: &HeldProcess, maps: &[Mapping]) -> Result<Option<Vdso>, Error> {
+    const LARGEST: u64 = 1 << 20;
+    let Some(at) = maps.iter().position(|m| m.name == b"[vdso]" && m.len() <= LARGEST) else { return Ok(None) };
+    let Some(code) = maps.get(at) else { return Ok(None) };
+    let mut vvar_start = code.start;
+    for m in maps.iter().take(at).rev() {
+        if !m.name.starts_with(b"[vvar") || m.end != vvar_start {
+            break;
+        }
+        vvar_start = m.start;
+    }
+    let mut bytes = vec![0u8; code.len() as usize];
+    p.read(Addr(code.start), &mut bytes).map_err(Error::of(p.host, "reading the vDSO"))?;
+    Ok(Some(Vdso { vvar_start: Addr(vvar_start), start: Addr(code.start), end: Addr(code.end), code: Hex(bytes) }))
+}
+
+/// Every page of the process that is neither a file's nor the zero page.
+fn pages(p: &HeldProcess, maps: &[Mapping], refusals: &mut Refusals) -> Result<Vec<(Addr, Addr)>, Error> {
+    let (Some(first), Some(last)) = (maps.first(), maps.iter().rfind(|m| m.end <= TOP)) else { return Ok(Vec::new()) };
+    let (start, end) = (Addr(first.start), Addr(last.end));
+    let failed = |e| Error::of(p.host, "reading the page map")(e);
+    let pagemap = File::open(format!("/proc/{}/pagemap", p.host)).map_err(failed)?;
+    // Kernels before 6.15 don't know guard pages in this interface.
+    let guards = PageQuery { any: page::GUARD, ..PageQuery::default() };
+    if let Ok(found) = pagemap_scan(pagemap.as_fd(), start, end, guards) {
+        for (start, _) in found {
+            let reason = "guard pages (MADV_GUARD_INSTALL) are not supported";
+            refusals.add(p.pid, format!("mapping at {start}"), reason, "");
+        }
+    }
+    let other = page::PFNZERO | page::FILE;
+    let query = PageQuery { inverted: other, all: other, any: page::PRESENT | page::SWAPPED };
+    pagemap_scan(pagemap.as_fd(), start, end, query).map_err(failed)
+}
+
+/// The parts of `pages` within each of `wanted`; both ascending. A run never reaches over two mappings.
+fn clip(pages: &[(Addr, Addr)], wanted: &[(u64, u64)]) -> Vec<Run> {
+    let mut out: Vec<Run> = Vec::new();
+    let mut wanted = wanted.iter().peekable();
+    for &(Addr(from), Addr(to)) in pages {
+        let mut from = from;
+        while let Some(&&(start, end)) = wanted.peek() {
+            if end <= from {
+                wanted.next();
+                continue;
+            }
+            if start >= to {
+                break;
+            }
+            let (s, e) = (from.max(start), to.min(end));
+            out.push(Run { start: s, len: e - s });
+            from = e;
+            if from >= to {
+                break;
+            }
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn runs(runs: &[Run]) -> Vec<(u64, u64)> {
+        runs.iter().map(|r| (r.start, r.start + r.len)).collect()
+    }
+
+    #[test]
+    fn pages_are_clipped_to_mappings() {
+        let pages = [(Addr(0), Addr(10)), (Addr(20), Addr(40)), (Addr(50), Addr(60))];
+        let got = runs(&clip(&pages, &[(5, 8), (8, 30), (35, 55), (70, 80)]));
+        assert_eq!(got, [(5, 8), (8, 10), (20, 30), (35, 40), (50, 55)]);
+        assert_eq!(runs(&clip(&pages, &[])), []);
+        assert_eq!(runs(&clip(&[], &[(0, 9)])), []);
+    }
+
+    proptest! {
+        #[test]
+        fn clipping_keeps_exactly_the_common_part(a in "[.#]{0,40}", b in "[.#]{0,40}") {
+            let spans = |text: &str| {
+                let mut out: Vec<(u64, u64)> = Vec::new();
+                for (i, c) in text.bytes().enumerate().filter(|(_, c)| *c == b'#') {
+                    let _ = c;
+                    match out.last_mut() {
+                        Some(last) if last.1 == i as u64 => last.1 += 1,
+                        _ => out.push((i as u64, i as u64 + 1)),
+                    }
+                }
+                out
+            };
+            let both: String = a.bytes().zip(b.bytes()).map(|(x, y)| if x == b'#' && y == b'#' { '#' } else { '.' }).collect();
+            let pages: Vec<(Addr, Addr)> = spans(&a).into_iter().map(|(s, e)| (Addr(s), Addr(e))).collect();
+            prop_assert_eq!(runs(&clip(&pages, &spans(&b))), spans(&both));
+        }
+    }
+
+    fn mapping(text: &str) -> Mapping {
+        proc::smaps::parse(text.as_bytes()).unwrap().remove(0)
+    }
+
+    #[test]
+    fn flags_become_advice_and_refusals() {
+        let m = mapping("1000-2000 rw-p 00000000 00:00 0 [anon:x]\nVmFlags: rd wr gd nr lo lf dc hg dd sl\n");
+        assert_eq!(unsupported(&m), None);
+        let v = vma(&m, Backing::Anon);
+        assert!(v.grows_down && v.no_reserve && v.sealed);
+        assert_eq!((v.locked, v.advice), (Some(true), vec![10, 14, 16]));
+        assert_eq!(v.anon_name, Some(Name::from("x")));
+        assert!(unsupported(&mapping("1000-2000 rw-p 00000000 00:00 0\nVmFlags: rd ht\n")).is_some());
+        assert!(unsupported(&mapping("1000-2000 rw-p 00000000 00:00 0\nProtectionKey: 1\n")).is_some());
+    }
+
+    fn with_whole<T>(f: impl FnOnce(&mut Whole<'_>) -> T) -> T {
+        f(&mut Whole {
+            view: &View::ours(),
+            mapped: &mut Mapped::default(),
+            shared: &mut SharedAnon::default(),
+            gone: &mut Vec::new(),
+            refusals: &mut Refusals::default(),
+        })
+    }
+
+    #[test]
+    fn what_is_behind_a_mapping() {
+        with_whole(|whole| {
+            let mut of = |text: &str| backing(&mapping(text), 0, whole);
+            assert_eq!(of("1000-2000 rw-p 00000000 00:00 0 [heap]\n"), Ok(Backing::Anon));
+            assert_eq!(
+                of("1000-2000 rw-s 00001000 00:01 55 /dev/zero (deleted)\n"),
+                Ok(Backing::SharedAnon { object: 0, offset: 4096 })
+            );
+            assert_eq!(
+                of("1000-2000 rw-s 00000000 00:01 56 [anon_shmem:n]\n"),
+                Ok(Backing::SharedAnon { object: 1, offset: 0 })
+            );
+            assert_eq!(
+                of("8000-9000 rw-s 00000000 00:01 55 /dev/zero (deleted)\n"),
+                Ok(Backing::SharedAnon { object: 0, offset: 0 })
+            );
+            for refused in [
+                "1000-2000 rw-s 00000000 00:01 57 /memfd:x (deleted)\n",
+                "1000-2000 rw-s 00000000 00:01 57 /SYSV00000000 (deleted)\n",
+                "1000-2000 rw-s 00000000 00:01 57 /[aio] (deleted)\n",
+                "1000-2000 rw-s 00000000 00:01 57 anon_inode:[io_uring]\n",
+                "1000-2000 r-xp 00000000 00:00 0 [uprobes]\n",
+            ] {
+                assert!(of(refused).is_err(), "{refused}");
+            }
+        });
+    }
+}

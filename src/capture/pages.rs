@@ -1,0 +1,53 @@
+//! The memory of the held tree as the image writer asks for it.
+
+use std::io;
+
+use crate::image::PageSource;
+use crate::model::Addr;
+use crate::tracer::HeldProcess;
+
+use super::memory::Sharer;
+use super::shared::locate;
+
+/// Where the pages of a part of the image come from.
+#[derive(Debug)]
+pub(super) enum Origin {
+    /// The address space of a held process, by index.
+    Process(usize),
+    /// A shared object, through these mappings.
+    Shared(Vec<Sharer>),
+}
+
+/// All parts.
+#[derive(Debug)]
+pub(super) struct Pages<'a> {
+    pub processes: &'a [HeldProcess],
+    pub origins: Vec<Origin>,
+}
+
+impl Pages<'_> {
+    fn read(&self, process: usize, addr: Addr, buf: &mut [u8]) -> io::Result<()> {
+        self.processes.get(process).ok_or(io::ErrorKind::NotFound)?.read(addr, buf)
+    }
+}
+
+impl PageSource for Pages<'_> {
+    fn fill(&self, part: usize, addr: u64, buf: &mut [u8]) -> io::Result<()> {
+        match self.origins.get(part).ok_or(io::ErrorKind::NotFound)? {
+            Origin::Process(index) => self.read(*index, Addr(addr), buf),
+            Origin::Shared(cover) => {
+                let mut offset = addr;
+                let mut rest = buf;
+                while !rest.is_empty() {
+                    let (process, at, room) = locate(cover, offset).ok_or(io::ErrorKind::UnexpectedEof)?;
+                    let len = rest.len().min(usize::try_from(room).unwrap_or(usize::MAX));
+                    let (now, later) = rest.split_at_mut(len);
+                    self.read(process, at, now)?;
+                    offset += len as u64;
+                    rest = later;
+                }
+                Ok(())
+            }
+        }
+    }
+}

@@ -1,0 +1,158 @@
+//! What belongs to one process as a whole.
+
+use std::os::unix::fs::MetadataExt;
+
+use crate::model::memory::Memory;
+use crate::model::process::{Credentials, Exe, Limit, Process};
+use crate::model::signals::Action;
+use crate::model::thread::Thread;
+use crate::model::tree::State;
+use crate::model::{Addr, Name};
+use crate::proc::{self, stat::Stat, status::Status};
+use crate::tracer::HeldProcess;
+
+use super::Error;
+use super::mapped::Mapped;
+use super::refusals::Refusals;
+use super::signals;
+use super::timers;
+use super::view::View;
+
+const PR_GET_PDEATHSIG: u64 = 2;
+const PR_GET_DUMPABLE: u64 = 3;
+const PR_GET_SECUREBITS: u64 = 27;
+const PR_GET_CHILD_SUBREAPER: u64 = 37;
+const PR_GET_THP_DISABLE: u64 = 42;
+
+/// What was seen of a process without touching it.
+#[derive(Debug)]
+pub(super) struct Seen {
+    pub status: Status,
+    pub stat: Stat,
+    pub exe: Exe,
+    cwd: Name,
+    root: Name,
+}
+
+/// Reads what can be read from outside, and refuses what can't be saved.
+pub(super) fn look(p: &HeldProcess, view: &View, mapped: &mut Mapped, refusals: &mut Refusals) -> Result<Seen, Error> {
+    let status = proc::status(p.host).map_err(Error::proc(p.host))?;
+    let stat = proc::stat(p.host).map_err(Error::proc(p.host))?;
+    let mut refuse = |reason: &str, hint: &str| refusals.add(p.pid, "process", reason, hint);
+    if matches!(p.state, State::Zombie { .. }) {
+        refuse("its main thread has ended while others live", "");
+    }
+    if status.seccomp != 0 {
+        refuse("it is under a seccomp filter: not supported", "");
+    }
+    if status.shadow_stack {
+        refuse("it uses a shadow stack: not supported", "start it with GLIBC_TUNABLES=glibc.cpu.x86_shstk=off");
+    }
+    if p.threads.iter().any(|t| t.regs.cs == 0x23) {
+        refuse("it runs 32-bit code: not supported", "");
+    }
+    let differ = |ids: &[u32; 4]| ids.iter().any(|id| id != &ids[0]);
+    if !nix::unistd::geteuid().is_root() && (differ(&status.uid) || differ(&status.gid)) {
+        refuse(
+            "its real, effective and saved ids differ: they can't be set again without privilege",
+            "save it as root",
+        );
+    }
+    let cwd = directory(p, "cwd", "working directory", view, refusals)?;
+    let root = directory(p, "root", "root directory", view, refusals)?;
+    let link = proc::link(&format!("{}/exe", p.host)).map_err(Error::proc(p.host))?;
+    let meta =
+        std::fs::metadata(format!("/proc/{}/exe", p.host)).map_err(Error::of(p.host, "looking at the executable"))?;
+    let file = mapped.add(view, &link, meta.dev(), meta.ino(), true);
+    let exe = Exe { path: mapped.path(file), file };
+    Ok(Seen { status, stat, exe, cwd, root })
+}
+
+fn directory(
+    p: &HeldProcess,
+    link: &str,
+    what: &'static str,
+    view: &View,
+    refusals: &mut Refusals,
+) -> Result<Name, Error> {
+    let path = format!("{}/{link}", p.host);
+    let name = proc::link(&path).map_err(Error::proc(p.host))?;
+    let meta = std::fs::metadata(format!("/proc/{path}")).map_err(Error::of(p.host, "looking at the directories"))?;
+    let same = view.stat(&name).is_some_and(|there| (there.dev(), there.ino()) == (meta.dev(), meta.ino()));
+    if !same {
+        let object = format!("{what} {}", String::from_utf8_lossy(&name));
+        refusals.add(
+            p.pid,
+            object,
+            "it is deleted or out of sight: not supported",
+            "let the program change to another",
+        );
+    }
+    Ok(Name(name))
+}
+
+/// Completes a process with what only it can tell, by system calls run in it. `memory` lacks its brk.
+pub(super) fn capture(
+    p: &mut HeldProcess,
+    seen: Seen,
+    mut memory: Memory,
+    threads: Vec<Thread>,
+    inside: &super::Inside,
+) -> Result<Process, Error> {
+    let host = p.host;
+    let Seen { status, exe, cwd, root, .. } = seen;
+    let limits = proc::limits(host).map_err(Error::proc(host))?.map(|(soft, hard)| Limit { soft, hard }).to_vec();
+    let timers_listed = proc::timers(host).map_err(Error::proc(host))?;
+    let mut remote = p.remote(0)?;
+    let prctl = |remote: &mut crate::tracer::Remote<'_>, what, arg: u64| {
+        remote.call("prctl", libc::SYS_prctl, [what, arg, 0, 0, 0, 0])
+    };
+    let dumpable = prctl(&mut remote, PR_GET_DUMPABLE, 0)? as u32;
+    let securebits = prctl(&mut remote, PR_GET_SECUREBITS, 0)? as u32;
+    let thp_disable = prctl(&mut remote, PR_GET_THP_DISABLE, 0)? & 1 == 1;
+    let scratch = remote.scratch();
+    prctl(&mut remote, PR_GET_PDEATHSIG, scratch.0)?;
+    prctl(&mut remote, PR_GET_CHILD_SUBREAPER, scratch.0 + 4)?;
+    let mut words = [0u8; 8];
+    remote.read(scratch, &mut words)?;
+    let [a, b, c, d, e, f, g, h] = words;
+    let (pdeath_signal, subreaper) = (i32::from_ne_bytes([a, b, c, d]), i32::from_ne_bytes([e, f, g, h]) != 0);
+    memory.fields.brk = Addr(remote.call("brk", libc::SYS_brk, [0; 6])?);
+    let actions: Vec<Action> = signals::actions(&mut remote, status.sig_caught | status.sig_ignored)?;
+    // Timers before pending signals: one that goes off in between is then seen twice, not missed, and a standard
+    // signal that is sent twice is still one.
+    let itimers = timers::itimers(&mut remote)?;
+    let timers = timers::posix(&mut remote, &timers_listed, inside)?;
+    drop(remote);
+    Ok(Process {
+        pid: p.pid,
+        exe,
+        cwd,
+        root,
+        umask: status.umask,
+        limits,
+        credentials: Credentials {
+            uid: status.uid,
+            gid: status.gid,
+            groups: status.groups,
+            caps: status.caps,
+            securebits,
+        },
+        dumpable,
+        subreaper,
+        no_new_privs: status.no_new_privs,
+        pdeath_signal,
+        thp_disable,
+        personality: proc::hex_number(&format!("{host}/personality")).map_err(Error::proc(host))? as u32,
+        oom_score_adj: proc::number(&format!("{host}/oom_score_adj")).map_err(Error::proc(host))? as i32,
+        // Absent where core dumps are not built in.
+        coredump_filter: proc::hex_number(&format!("{host}/coredump_filter")).unwrap_or(0x33) as u32,
+        memory,
+        actions,
+        pending: signals::pending(host, true)?,
+        itimers,
+        timers,
+        fds: Vec::new(),
+        threads,
+    })
+}

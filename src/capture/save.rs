@@ -1,0 +1,193 @@
+//! A save from beginning to end.
+
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{SigSet, Signal};
+
+use crate::image::{Part, Sink, Writer, process_part, shared_part};
+use crate::model::Checkpoint;
+use crate::model::manifest::Manifest;
+use crate::model::memory::{self, SharedObjects};
+use crate::model::process::Process;
+use crate::proc;
+use crate::sys::{tasks, wait};
+use crate::tracer::{Held, HeldProcess, hold};
+
+use super::contents::Contents;
+use super::look::{Looked, LookedProcess, look, root_of, unless_cancelled};
+use super::pages::{Origin, Pages};
+use super::{After, Error, Inside, Output, Request, Saved, files, manifest, process, shared, thread};
+
+/// Saves a tree: holds it, looks at it, writes the image, lets it go (or stops or ends it).
+///
+/// # Errors
+/// Whatever goes wrong, the tree goes on as if nothing had been, and no half image is left.
+pub fn save(request: &Request<'_>) -> Result<Saved, Error> {
+    let begun = Instant::now();
+    // A limit on file sizes is to be an error (EFBIG), not our death. The thread ends with the save, or the program does.
+    let mut too_large = SigSet::empty();
+    too_large.add(Signal::SIGXFSZ);
+    too_large.thread_block().map_err(|e| Error::io("blocking", "SIGXFSZ")(e.into()))?;
+    // What can fail or take its time without the tree goes first.
+    let (sink, path) = match &request.output {
+        Output::File(path) => (Sink::File(path.clone()), Some(path.clone())),
+        Output::Stream(file) => {
+            (Sink::Stream(file.try_clone().map_err(Error::io("duplicating", "the output stream"))?), None)
+        }
+    };
+    let mut writer = Writer::create(sink)?;
+    let mut manifest = manifest::prepare(&request.name)?;
+    let (mut held, looked) = hold_and_look(request)?;
+    let since = held.since;
+    tracing::debug!(after = ?since.elapsed(), "looked");
+    let (_, root) = root_of(&held, request.root)?;
+    manifest::complete(&mut manifest, root)?;
+    let Taken { checkpoint, parts, origins, contents } = take(&mut held, looked, manifest, request)?;
+    tracing::debug!(after = ?since.elapsed(), "taken");
+    let pages = Pages { processes: &held.processes, origins };
+    let written = writer.write(&checkpoint, &parts, &pages, &contents.blobs, request.cancel);
+    written.map_err(|error| who_is_gone(&held).map_or(error.into(), |pid| Error::Vanished { pid }))?;
+    unless_cancelled(request.cancel)?;
+    tracing::debug!(after = ?since.elapsed(), "written");
+    let (bytes, stopped) = match request.after {
+        After::Continue => {
+            held.release()?;
+            let stopped = since.elapsed();
+            (writer.commit()?, stopped)
+        }
+        // Once it is stopped or dead there is no way back: the image comes first.
+        After::Stop => {
+            let bytes = writer.commit()?;
+            stop(&held)?;
+            held.release()?;
+            (bytes, since.elapsed())
+        }
+        After::Kill => {
+            let bytes = writer.commit()?;
+            kill(&held)?;
+            (bytes, since.elapsed())
+        }
+    };
+    Ok(Saved {
+        path,
+        bytes,
+        processes: checkpoint.tree.members.len(),
+        threads: checkpoint.processes.iter().map(|p| p.threads.len()).sum(),
+        stopped,
+        took: begun.elapsed(),
+    })
+}
+
+/// The tree, standing still, with nothing that cannot be saved. What is refused but gone in a moment (a thread that
+/// reads its own /proc/self/maps as it starts) is waited for, the tree running.
+fn hold_and_look(request: &Request<'_>) -> Result<(Held, Looked), Error> {
+    const TRIES: u32 = 20;
+    const PAUSE: Duration = Duration::from_millis(5);
+    let mut tries = 0;
+    loop {
+        let held = hold(&request.hold())?;
+        let looked = look(&held, request.root, request.reaper, request.cancel)?;
+        let refusals = &looked.refusals.0;
+        if refusals.is_empty() {
+            return Ok((held, looked));
+        }
+        tries += 1;
+        if tries == TRIES || refusals.iter().any(|r| r.reason != files::OF_A_PROCESS) {
+            return Err(Error::Refused(looked.refusals.0));
+        }
+        held.release()?;
+        std::thread::sleep(PAUSE);
+    }
+}
+
+/// What goes into the image.
+#[derive(Debug)]
+struct Taken {
+    checkpoint: Checkpoint,
+    parts: Vec<Part>,
+    origins: Vec<Origin>,
+    contents: Contents,
+}
+
+/// The second half of a save: what only the program itself can tell.
+fn take(held: &mut Held, looked: Looked, manifest: Manifest, request: &Request<'_>) -> Result<Taken, Error> {
+    let Looked { tree, processes: seen, mut fds, contents, mapped, shared, inside, .. } = looked;
+    let (mut processes, mut parts, mut origins) = (Vec::new(), Vec::new(), Vec::new());
+    for LookedProcess { index, seen, memory } in seen {
+        let Some(p) = held.processes.get_mut(index) else { continue };
+        let mut process = take_process(p, seen, memory.memory, &inside, request)?;
+        process.fds = fds.descriptors.remove(&index).unwrap_or_default();
+        parts.push(Part { name: process_part(process.pid), runs: memory.runs });
+        origins.push(Origin::Process(index));
+        processes.push(process);
+    }
+    let mut anon = Vec::new();
+    for (index, sharers) in shared.objects.iter().enumerate() {
+        unless_cancelled(request.cancel)?;
+        let cover = shared::cover(sharers);
+        let swapped = sharers.iter().any(|s| s.swapped);
+        let runs = shared::resident(held, &cover, swapped)?;
+        anon.push(memory::SharedAnon { size: shared::size(sharers) });
+        parts.push(Part { name: shared_part(index), runs });
+        origins.push(Origin::Shared(cover));
+    }
+    let shared = SharedObjects { anon, mapped: mapped.into_files() };
+    let checkpoint = Checkpoint { manifest, tree, processes, files: fds.files, shared };
+    Ok(Taken { checkpoint, parts, origins, contents })
+}
+
+fn take_process(
+    p: &mut HeldProcess,
+    seen: process::Seen,
+    memory: memory::Memory,
+    inside: &Inside,
+    request: &Request<'_>,
+) -> Result<Process, Error> {
+    let mut threads = Vec::with_capacity(p.threads.len());
+    for index in 0..p.threads.len() {
+        unless_cancelled(request.cancel)?;
+        threads.push(thread::capture(p, index)?);
+    }
+    process::capture(p, seen, memory, threads, inside)
+}
+
+/// A process that was killed while it was held, if one was: whatever failed then failed because of that.
+fn who_is_gone(held: &Held) -> Option<i32> {
+    let dead = |pid| proc::stat(pid).map_or(true, |stat| matches!(stat.state, b'Z' | b'X'));
+    held.processes.iter().filter(|p| !p.threads.is_empty()).map(|p| p.host).find(|&pid| dead(pid))
+}
+
+/// Leaves every process as SIGSTOP would.
+fn stop(held: &Held) -> Result<(), Error> {
+    use std::os::fd::AsFd;
+    for p in held.processes.iter().filter(|p| !p.threads.is_empty()) {
+        tasks::pidfd_kill(p.pidfd.as_fd(), libc::SIGSTOP).map_err(Error::of(p.host, "stopping"))?;
+    }
+    Ok(())
+}
+
+/// Ends every process, and sees to it that their parents hear of it.
+fn kill(held: &Held) -> Result<(), Error> {
+    use std::os::fd::AsFd;
+    let alive = || held.processes.iter().filter(|p| !p.threads.is_empty());
+    for p in alive() {
+        match tasks::pidfd_kill(p.pidfd.as_fd(), libc::SIGKILL) {
+            Err(e) if e.raw_os_error() != Some(libc::ESRCH) => return Err(Error::of(p.host, "ending")(e)),
+            _ => {}
+        }
+    }
+    for p in alive() {
+        // The leader's death shows after that of the others.
+        for t in p.threads.iter().rev() {
+            while let Ok(event) = wait::wait(t.host) {
+                if event == wait::Event::Dead {
+                    if t.host != p.host || p.host_ppid != std::process::id() as i32 {
+                        let _ = wait::reap(t.host);
+                    }
+                    break;
+                }
+            }
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,106 @@
+//! Shared anonymous memory: each piece once, read through any process that maps it.
+
+use crate::image::Run;
+use crate::model::Addr;
+use crate::tracer::{Held, SCRATCH_LEN};
+
+use super::Error;
+use super::memory::Sharer;
+
+const PAGE: u64 = 4096;
+
+/// Bytes of an object: up to the furthest that anybody maps.
+pub(super) fn size(sharers: &[Sharer]) -> u64 {
+    sharers.iter().map(|s| s.offset.saturating_add(s.len)).max().unwrap_or(0)
+}
+
+/// The mappings to read an object through: ascending, not overlapping.
+pub(super) fn cover(sharers: &[Sharer]) -> Vec<Sharer> {
+    let mut sorted = sharers.to_vec();
+    sorted.sort_by_key(|s| (s.offset, std::cmp::Reverse(s.len)));
+    let mut out: Vec<Sharer> = Vec::new();
+    let mut done = 0;
+    for s in sorted {
+        let end = s.offset.saturating_add(s.len);
+        let from = s.offset.max(done);
+        if from < end {
+            let skip = from - s.offset;
+            out.push(Sharer { addr: s.addr + skip, offset: from, len: end - from, ..s });
+            done = end;
+        }
+    }
+    out
+}
+
+/// The pages of an object that exist. Page tables don't tell: they show what each process has touched, not what is
+/// there. mincore(2) knows the page cache; of what is in swap only the amount is known, and then all is taken.
+pub(super) fn resident(held: &mut Held, cover: &[Sharer], swapped: bool) -> Result<Vec<Run>, Error> {
+    let mut runs = Vec::new();
+    if swapped {
+        cover.iter().for_each(|s| push(&mut runs, s.offset, s.len));
+        return Ok(runs);
+    }
+    for s in cover {
+        let Some(process) = held.processes.get_mut(s.process) else { continue };
+        let mut remote = process.remote(0)?;
+        let scratch = remote.scratch();
+        let mut at = 0;
+        while at < s.len {
+            let pages = ((s.len - at) / PAGE).min(SCRATCH_LEN);
+            if pages == 0 {
+                break;
+            }
+            let args = [s.addr + at, pages * PAGE, scratch.0, 0, 0, 0];
+            remote.call("mincore", libc::SYS_mincore, args)?;
+            let mut present = vec![0u8; pages as usize];
+            remote.read(scratch, &mut present)?;
+            for (i, _) in present.iter().enumerate().filter(|(_, byte)| **byte & 1 == 1) {
+                push(&mut runs, s.offset + at + i as u64 * PAGE, PAGE);
+            }
+            at += pages * PAGE;
+        }
+    }
+    Ok(runs)
+}
+
+fn push(runs: &mut Vec<Run>, start: u64, len: u64) {
+    match runs.last_mut() {
+        Some(last) if last.start + last.len == start => last.len += len,
+        _ => runs.push(Run { start, len }),
+    }
+}
+
+/// Where byte `offset` of an object is, and how many bytes follow it there.
+pub(super) fn locate(cover: &[Sharer], offset: u64) -> Option<(usize, Addr, u64)> {
+    let at = cover.partition_point(|s| s.offset + s.len <= offset);
+    let s = cover.get(at).filter(|s| s.offset <= offset)?;
+    let skip = offset - s.offset;
+    Some((s.process, Addr(s.addr + skip), s.len - skip))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sharer(process: usize, addr: u64, offset: u64, len: u64) -> Sharer {
+        Sharer { process, addr, offset, len, swapped: false }
+    }
+
+    #[test]
+    fn overlapping_views_cover_an_object_once() {
+        let sharers = [
+            sharer(0, 0x10000, 0x3000, 0x2000),
+            sharer(1, 0x50000, 0, 0x4000),
+            sharer(2, 0x90000, 0x8000, 0x1000),
+            sharer(3, 0xa0000, 0x1000, 0x1000),
+        ];
+        let cover = cover(&sharers);
+        let flat: Vec<_> = cover.iter().map(|s| (s.process, s.addr, s.offset, s.len)).collect();
+        assert_eq!(flat, [(1, 0x50000, 0, 0x4000), (0, 0x11000, 0x4000, 0x1000), (2, 0x90000, 0x8000, 0x1000)]);
+        assert_eq!(size(&sharers), 0x9000);
+        assert_eq!(locate(&cover, 0x3fff), Some((1, Addr(0x53fff), 1)));
+        assert_eq!(locate(&cover, 0x4000), Some((0, Addr(0x11000), 0x1000)));
+        assert_eq!(locate(&cover, 0x5000), None);
+        assert_eq!(locate(&cover, 0x9000), None);
+    }
+}

@@ -1,0 +1,56 @@
+//! Signal actions and pending signals.
+
+use crate::model::Addr;
+use crate::model::signals::{Action, Pending};
+use crate::sys::ptrace;
+use crate::tracer::{Remote, SCRATCH_LEN};
+
+use super::Error;
+use super::thread::words;
+
+/// Bytes of the kernel's `struct sigaction`: handler, flags, restorer, mask.
+const ACTION: u64 = 32;
+const SIGCHLD: i32 = 17;
+
+/// The actions of the signals in `set` (bit n-1 for signal n), and of SIGCHLD, whose flags count also without a handler.
+pub(super) fn actions(remote: &mut Remote<'_>, set: u64) -> Result<Vec<Action>, Error> {
+    const { assert!(64 * ACTION <= SCRATCH_LEN) }
+    let set = set | 1 << (SIGCHLD - 1);
+    let wanted: Vec<i32> = (1..=64).filter(|n| set >> (n - 1) & 1 == 1).collect();
+    let scratch = remote.scratch();
+    for (slot, &signal) in wanted.iter().enumerate() {
+        let at = scratch.0 + slot as u64 * ACTION;
+        remote.call("rt_sigaction", libc::SYS_rt_sigaction, [signal as u64, 0, at, 8, 0, 0])?;
+    }
+    let mut bytes = vec![0u8; wanted.len() * ACTION as usize];
+    remote.read(scratch, &mut bytes)?;
+    Ok(wanted.iter().zip(bytes.chunks_exact(ACTION as usize)).filter_map(|(&n, b)| action(n, b)).collect())
+}
+
+/// One action, unless it is the default.
+fn action(signal: i32, bytes: &[u8]) -> Option<Action> {
+    let [handler, flags, restorer, mask] = words(bytes);
+    let default = [handler, flags, restorer, mask] == [0; 4];
+    (!default).then_some(Action { signal, handler: Addr(handler), flags, restorer: Addr(restorer), mask })
+}
+
+/// Queued signals of a thread, or (`shared`) of its process.
+pub(super) fn pending(tid: i32, shared: bool) -> Result<Vec<Pending>, Error> {
+    ptrace::pending(tid, shared).map_err(Error::of(tid, "reading the pending signals"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_defaults_are_left_out() {
+        assert_eq!(action(17, &[0; 32]), None);
+        let mut bytes = [0; 32];
+        bytes[8] = 2; // SA_NOCLDWAIT
+        assert_eq!(action(17, &bytes).map(|a| (a.signal, a.handler, a.flags)), Some((17, Addr(0), 2)));
+        let mut bytes = [0; 32];
+        bytes[0] = 1;
+        assert_eq!(action(13, &bytes).map(|a| a.handler), Some(Addr(1)));
+    }
+}

@@ -1,0 +1,59 @@
+//! A dry run: what a save would hold, and what stands in its way.
+
+use crate::model::{Name, Pid, Refusal};
+use crate::tracer::hold;
+
+use super::look::look;
+use super::{Error, Request};
+
+/// What a save would find.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Survey {
+    /// The processes, parents first; zombies have no threads.
+    pub processes: Vec<Surveyed>,
+    /// Each thing that can't be saved.
+    pub refusals: Vec<Refusal>,
+}
+
+/// One process of a survey.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Surveyed {
+    /// Its pid as it sees it.
+    pub pid: Pid,
+    /// Its pid as we see it.
+    pub host: i32,
+    /// Its command name.
+    pub comm: Name,
+    /// Its threads.
+    pub threads: usize,
+    /// Bytes of private memory that the image would hold.
+    pub memory: u64,
+    /// Open descriptors.
+    pub fds: usize,
+}
+
+/// Holds the tree for a moment and says what a save would do. Writes nothing, runs nothing in the program.
+///
+/// # Errors
+/// If the tree can't be held or looked at. Things that can't be saved are no error but in the survey.
+pub fn check(request: &Request<'_>) -> Result<Survey, Error> {
+    let held = hold(&request.hold())?;
+    let looked = look(&held, request.root, request.reaper, request.cancel)?;
+    let mut processes = Vec::new();
+    for (index, p) in held.processes.iter().enumerate() {
+        if !super::tree::belongs(&held, p) {
+            continue;
+        }
+        let memory = looked.processes.iter().find(|l| l.index == index).map_or(&[][..], |l| &l.memory.runs);
+        processes.push(Surveyed {
+            pid: p.pid,
+            host: p.host,
+            comm: p.comm.clone(),
+            threads: p.threads.len(),
+            memory: memory.iter().map(|run| run.len).sum(),
+            fds: looked.fds.descriptors.get(&index).map_or(0, Vec::len),
+        });
+    }
+    held.release()?;
+    Ok(Survey { processes, refusals: looked.refusals.0 })
+}

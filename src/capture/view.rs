@@ -1,0 +1,107 @@
+//! The file system as the program sees it.
+//!
+//! A resumed tree lives in a mount namespace of its own. Its paths are resolved from the root directory of its
+//! namespace, which `/proc/PID/root` leads to; they hold no symbolic links, because the kernel made them up.
+
+use std::fs::{File, Metadata};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
+use std::path::PathBuf;
+
+/// Where paths of the program start.
+#[derive(Debug, Clone, Default)]
+pub(super) struct View {
+    root: Option<i32>,
+}
+
+/// What has become of a file that the program knows under some name.
+#[derive(Debug, Clone)]
+pub(super) enum Place {
+    /// It is there.
+    Present { path: Vec<u8>, meta: Box<Metadata> },
+    /// It is no longer there (or another file is): the last name it had.
+    Gone { path: Vec<u8> },
+}
+
+impl View {
+    /// Our own view.
+    pub fn ours() -> View {
+        View::default()
+    }
+
+    /// The view of a process in another mount namespace, by its pid as we see it.
+    pub fn of(pid: i32) -> View {
+        View { root: Some(pid) }
+    }
+
+    fn path(&self, path: &[u8]) -> PathBuf {
+        let path = std::ffi::OsStr::from_bytes(path);
+        match self.root {
+            None => PathBuf::from(path),
+            Some(pid) => {
+                let mut full = std::ffi::OsString::from(format!("/proc/{pid}/root"));
+                full.push(path);
+                PathBuf::from(full)
+            }
+        }
+    }
+
+    /// stat(2) of an absolute path.
+    pub fn stat(&self, path: &[u8]) -> Option<Metadata> {
+        path.starts_with(b"/").then(|| std::fs::metadata(self.path(path)).ok()).flatten()
+    }
+
+    /// Opens an absolute path for reading.
+    pub fn open(&self, path: &[u8]) -> std::io::Result<File> {
+        File::open(self.path(path))
+    }
+
+    /// Finds the file that the kernel shows as `name`. A name that ends in ` (deleted)` may be a real one.
+    /// `dev` as stat(2) has it; the numbers in `maps` differ from it on some file systems, so that it only counts
+    /// against a name that looks deleted.
+    pub fn find(&self, name: &[u8], dev: u64, ino: u64) -> Place {
+        let deleted = name.strip_suffix(b" (deleted)");
+        if let Some(meta) = self.stat(name) {
+            if meta.ino() == ino && (meta.dev() == dev || deleted.is_none()) {
+                return Place::Present { path: name.to_vec(), meta: Box::new(meta) };
+            }
+        }
+        Place::Gone { path: deleted.unwrap_or(name).to_vec() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_that_is_really_called_deleted() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("x (deleted)");
+        std::fs::write(&path, "1").unwrap();
+        let name = path.as_os_str().as_bytes();
+        let meta = std::fs::metadata(&path).unwrap();
+        assert!(matches!(View::ours().find(name, meta.dev(), meta.ino()), Place::Present { path, .. } if path == name));
+        let Place::Gone { path } = View::ours().find(name, meta.dev(), meta.ino() + 1) else { panic!() };
+        assert!(path.ends_with(b"/x"));
+    }
+
+    #[test]
+    fn a_replaced_file_is_gone() {
+        let dir = tempfile::tempdir().unwrap();
+        let (a, b) = (dir.path().join("a"), dir.path().join("b"));
+        std::fs::write(&a, "1").unwrap();
+        std::fs::write(&b, "2").unwrap();
+        let meta = std::fs::metadata(&a).unwrap();
+        std::fs::rename(&b, &a).unwrap();
+        let place = View::ours().find(a.as_os_str().as_bytes(), meta.dev(), meta.ino());
+        assert!(matches!(place, Place::Gone { path } if path == a.as_os_str().as_bytes()));
+    }
+
+    #[test]
+    fn through_another_process() {
+        let view = View::of(std::process::id() as i32);
+        assert_eq!(view.stat(b"/usr").unwrap().ino(), View::ours().stat(b"/usr").unwrap().ino());
+        assert!(view.stat(b"usr").is_none());
+    }
+}

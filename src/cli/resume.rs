@@ -1,0 +1,246 @@
+//! `ckpt resume`: start a saved tree again.
+
+use std::ffi::OsString;
+use std::fs::File;
+use std::io::{Read, Write};
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+
+use clap::builder::FalseyValueParser;
+use clap::{Args, ValueEnum};
+use nix::sys::signal::kill;
+
+use super::exit::{Exit, Outcome};
+use super::run::{absolute, become_supervisor, ended, name as chosen_name};
+use super::say::{self, Talk};
+use super::table::{harmless, table};
+use super::{Done, open, units};
+use crate::model::Name;
+use crate::restore::{self, Options};
+use crate::supervise::keep::{self, Job, Signals, keep};
+use crate::supervise::{Failure, FailureKind, engine, name, start, template};
+use crate::sys::spawn::{self, Background};
+
+/// Start a saved tree again, where it was held
+///
+/// In the foreground the exit status is the program's own.
+#[derive(Debug, Args)]
+pub struct ResumeArgs {
+    /// The image, - for standard input, or the name of a job whose newest image in this directory is meant
+    #[arg(value_name = "IMAGE|-|NAME")]
+    image: PathBuf,
+    /// Only show the plan and each conflict; create nothing
+    #[arg(long, env = "CKPT_DRY_RUN", value_parser = FalseyValueParser::new())]
+    dry_run: bool,
+    /// Run in the background; return when the program is running
+    #[arg(long, env = "CKPT_DETACH", value_parser = FalseyValueParser::new())]
+    detach: bool,
+    /// Pids of the program
+    #[arg(long, value_enum, env = "CKPT_PIDS", default_value_t = Pids::Auto)]
+    pids: Pids,
+    /// Clocks of the program
+    #[arg(long, value_enum, env = "CKPT_CLOCK", default_value_t = Clock::Keep)]
+    clock: Clock,
+    /// How much of the image to verify first
+    #[arg(long, value_enum, env = "CKPT_VERIFY", default_value_t = Verify::Full)]
+    verify: Verify,
+    /// Standard input: a file, ours (inherit), or as in the image, with ours for what led outside the program
+    #[arg(long, value_name = "FILE|inherit|image", env = "CKPT_STDIN", default_value = "image")]
+    stdin: OsString,
+    /// Standard output, likewise
+    #[arg(long, value_name = "FILE|inherit|image", env = "CKPT_STDOUT", default_value = "image")]
+    stdout: OsString,
+    /// Standard error, likewise
+    #[arg(long, value_name = "FILE|inherit|image", env = "CKPT_STDERR", default_value = "image")]
+    stderr: OsString,
+    /// Name of the job [default: as it was] [env: CKPT_NAME=]
+    #[arg(short, long)]
+    name: Option<String>,
+    /// Take the way meant for an image from another kernel, whose vDSO differs: for tests
+    #[arg(long, hide = true, env = "CKPT_FOREIGN_VDSO", value_parser = FalseyValueParser::new())]
+    foreign_vdso: bool,
+    #[command(flatten)]
+    talk: Talk,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Pids {
+    /// The same, in a pid namespace of its own; where the host forbids that, say so and stop
+    Auto,
+    /// The same as auto
+    Private,
+    /// Its own, in our pid namespace: needs privilege, and free pids
+    Host,
+    /// New ones: programs that remember pids, as threaded ones do, may fail
+    Fresh,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Clock {
+    /// Monotonic clocks go on from where they were
+    Keep,
+    /// Monotonic clocks are the host's
+    Now,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Verify {
+    /// Everything
+    Full,
+    /// All but the contents of memory and files
+    Meta,
+    /// The same as meta: all but the contents is always checked
+    None,
+}
+
+impl ResumeArgs {
+    fn options(&self) -> Result<Options, Failure> {
+        let cancel = spawn::cancel_by_signal()
+            .map_err(|error| Failure::new(FailureKind::Failed, format!("cannot watch for signals: {error}"), ""))?;
+        let stdio = |text: &OsString| match text.to_str() {
+            Some("inherit") => restore::Stdio::Inherit,
+            Some("image") => restore::Stdio::Image,
+            _ => restore::Stdio::File(text.into()),
+        };
+        Ok(Options {
+            pids: match self.pids {
+                Pids::Auto => restore::Pids::Auto,
+                Pids::Private => restore::Pids::Private,
+                Pids::Host => restore::Pids::Host,
+                Pids::Fresh => restore::Pids::Fresh,
+            },
+            clock: match self.clock {
+                Clock::Keep => restore::Clock::Keep,
+                Clock::Now => restore::Clock::Now,
+            },
+            verify: match self.verify {
+                Verify::Full => restore::Verify::Full,
+                Verify::Meta => restore::Verify::Meta,
+                Verify::None => restore::Verify::None,
+            },
+            stdio: [stdio(&self.stdin), stdio(&self.stdout), stdio(&self.stderr)],
+            cancel,
+            foreign_vdso: self.foreign_vdso,
+        })
+    }
+}
+
+pub fn run(args: ResumeArgs) -> Done {
+    args.talk.start();
+    if args.dry_run {
+        return show_plan(&args);
+    }
+    if !args.detach {
+        return resume(args, None);
+    }
+    let split = spawn::to_background()
+        .map_err(|error| Failure::new(FailureKind::Failed, format!("cannot go to the background: {error}"), ""))?;
+    match split {
+        Background::Command { outcome } => {
+            let mut status = [0];
+            let told = File::from(outcome).read_exact(&mut status);
+            Ok(told.map_or(Outcome::Ours(Exit::CannotRun), |()| Outcome::Reported(status[0])))
+        }
+        Background::Job { outcome } => resume(args, Some(outcome)),
+    }
+}
+
+fn show_plan(args: &ResumeArgs) -> Done {
+    let (image, _) = open::find(&args.image)?;
+    let plan = engine::plan(&image, &args.options()?)?;
+    let tree = &image.checkpoint().tree;
+    let members = tree.members.iter().map(|member| {
+        let [pid, ppid, pgid, sid] = [member.pid, member.ppid, member.pgid, member.sid].map(|pid| pid.to_string());
+        [pid, ppid, pgid, sid, harmless(&member.comm.display())]
+    });
+    let list = |words: Vec<String>| if words.is_empty() { "none".to_owned() } else { words.join(" ") };
+    let summary = plan.summary;
+    let mut text = table(["PID", "PPID", "PGID", "SID", "COMMAND"], &[0, 1, 2, 3], members);
+    text.push_str(&format!("pids        {}\n", summary.pids));
+    text.push_str(&format!("namespaces  {}\n", list(summary.namespaces)));
+    text.push_str(&format!("stand-ins   {}\n", list(summary.stand_ins.iter().map(ToString::to_string).collect())));
+    summary.notes.iter().for_each(|note| text.push_str(&format!("note        {}\n", harmless(note))));
+    say::data(&text);
+    if plan.conflicts.is_empty() {
+        return Ok(Outcome::Ours(Exit::Ok));
+    }
+    Err(Failure::refused("resume", plan.conflicts))
+}
+
+fn resume(args: ResumeArgs, report: Option<OwnedFd>) -> Done {
+    let talk = args.talk;
+    let mut report = Report(report);
+    let (job, signals) = match bring_to_life(args, &report) {
+        Ok(alive) => alive,
+        Err(failure) if report.0.is_some() => {
+            let exit = Exit::from(failure.kind);
+            let exit = if exit == Exit::Failed { Exit::CannotRun } else { exit };
+            say::failure(&failure); // before the command in the foreground ends
+            report.tell(exit);
+            return Ok(Outcome::Ours(exit));
+        }
+        Err(failure) => return Err(failure),
+    };
+    report.tell(Exit::Ok);
+    Ok(ended(keep(job, signals)?, talk))
+}
+
+/// What the command in the foreground waits for.
+struct Report(Option<OwnedFd>);
+
+impl Report {
+    fn tell(&mut self, exit: Exit) {
+        if let Some(fd) = self.0.take() {
+            let _ = File::from(fd).write_all(&[exit as u8]);
+        }
+    }
+}
+
+fn bring_to_life(args: ResumeArgs, report: &Report) -> Result<(Job, Signals), Failure> {
+    // Until the image is there (it may come through a pipe, for ever) there is nothing to clean up: a ^C just ends us.
+    let (image, path) = open::find(&args.image)?;
+    let options = args.options()?;
+    let manifest = &image.checkpoint().manifest;
+    let wanted = match chosen_name(args.name) {
+        Some(name) => {
+            name::check(&name)?;
+            name
+        }
+        None => name::tame(&manifest.name),
+    };
+    let (claim, name) = start::claim_like(&wanted)?;
+    become_supervisor(c"ckpt-resume")?;
+    spawn::keep_children().map_err(|error| Failure::new(FailureKind::Failed, error, ""))?;
+    let resumed = engine::resume(&image, &options)?;
+    let signals = Signals::block()?;
+    if let Some(signal) = spawn::cancelled_by() {
+        // It came too late to cancel, so it is for the program.
+        let _ = kill(nix::unistd::Pid::from_raw(resumed.root), signal);
+    }
+    for note in &resumed.notes {
+        args.talk.line(note);
+    }
+    let sentence = format!(
+        "resumed {name} ({}, {}, pid {}, took {})",
+        units::count(resumed.processes, "process", "processes"),
+        units::count(resumed.threads, "thread", "threads"),
+        resumed.root,
+        units::seconds(resumed.took.as_secs_f64())
+    );
+    // In the foreground standard error is the program's, too.
+    if report.0.is_some() {
+        args.talk.line(sentence)
+    } else {
+        tracing::info!("{sentence}")
+    }
+    let command = vec![Name::from(path.as_path())];
+    let output = output_beside(&path)?;
+    let program = keep::Program::Resumed { root: resumed.root, init: resumed.init, status: resumed.status };
+    Ok((Job { name, claim, program, command, output }, signals))
+}
+
+/// New images of a resumed job go to the directory of the one it came from, if there is one.
+fn output_beside(path: &Path) -> Result<PathBuf, Failure> {
+    let directory = path.parent().filter(|_| path != Path::new("-")).unwrap_or(Path::new(""));
+    absolute(&directory.join(template::DEFAULT))
+}

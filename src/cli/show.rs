@@ -1,0 +1,171 @@
+//! `ckpt show`: what is in an image, for people.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use clap::Args;
+use clap::builder::FalseyValueParser;
+use serde::Serialize;
+
+use super::exit::{Exit, Outcome};
+use super::table::{harmless, table};
+use super::{Done, open, say, units};
+use crate::image::Image;
+use crate::model::fd::{Kind, OpenFile};
+use crate::model::manifest::Manifest;
+use crate::model::process::Process;
+use crate::model::tree::{Member, State, Tree};
+
+/// Show what is in an image
+#[derive(Debug, Args)]
+pub struct ShowArgs {
+    /// The image, or - for standard input
+    #[arg(value_name = "IMAGE")]
+    image: PathBuf,
+    /// As JSON
+    #[arg(long, env = "CKPT_JSON", value_parser = FalseyValueParser::new())]
+    json: bool,
+}
+
+/// The JSON of `ckpt show`.
+#[derive(Serialize)]
+struct Shown<'a> {
+    manifest: &'a Manifest,
+    bytes: u64,
+    tree: &'a Tree,
+    processes: Vec<Summary>,
+}
+
+#[derive(Serialize)]
+struct Summary {
+    pid: i32,
+    comm: String,
+    exe: String,
+    cwd: String,
+    threads: usize,
+    mappings: usize,
+    /// Bytes of memory that the image holds for this process alone.
+    memory: u64,
+    fds: Vec<ShownFd>,
+}
+
+#[derive(Serialize)]
+struct ShownFd {
+    fd: i32,
+    kind: &'static str,
+    what: String,
+    access: &'static str,
+}
+
+pub fn run(args: &ShowArgs) -> Done {
+    let image = open::open(&args.image)?;
+    let checkpoint = image.checkpoint();
+    let sizes: BTreeMap<&str, u64> = image.parts().iter().map(|part| (part.name.as_str(), part.len)).collect();
+    let members: BTreeMap<i32, &Member> = checkpoint.tree.members.iter().map(|it| (it.pid.0, it)).collect();
+    let summaries = checkpoint.processes.iter().map(|process| {
+        let comm = members.get(&process.pid.0).map(|member| member.comm.display()).unwrap_or_default();
+        let memory = sizes.get(process.pid.to_string().as_str()).copied().unwrap_or_default();
+        summary(process, comm, memory, &checkpoint.files)
+    });
+    let shown = Shown {
+        manifest: &checkpoint.manifest,
+        bytes: image.file().metadata().map_or(0, |meta| meta.len()),
+        tree: &checkpoint.tree,
+        processes: summaries.collect(),
+    };
+    if args.json {
+        say::json(&say::with_schema("ckpt.show/1", &shown));
+    } else {
+        say::data(&text(&image, &shown));
+    }
+    Ok(Outcome::Ours(Exit::Ok))
+}
+
+fn summary(process: &Process, comm: String, memory: u64, files: &[OpenFile]) -> Summary {
+    let fds = process.fds.iter().filter_map(|descriptor| {
+        let file = files.get(descriptor.file as usize)?;
+        let (kind, what) = describe(&file.kind);
+        let access = match file.flags & 3 {
+            0 => "r",
+            1 => "w",
+            _ => "rw",
+        };
+        Some(ShownFd { fd: descriptor.fd, kind, what, access })
+    });
+    Summary {
+        pid: process.pid.0,
+        comm,
+        exe: process.exe.path.display(),
+        cwd: process.cwd.display(),
+        threads: process.threads.len(),
+        mappings: process.memory.vmas.len(),
+        memory,
+        fds: fds.collect(),
+    }
+}
+
+fn describe(kind: &Kind) -> (&'static str, String) {
+    match kind {
+        Kind::Regular(file) => {
+            let deleted = if file.content.is_some() { " (deleted)" } else { "" };
+            ("file", format!("{}{deleted} at {}", file.path.display(), file.offset))
+        }
+        Kind::Directory(directory) => ("directory", directory.path.display()),
+        Kind::Device(device) => ("device", device.path.display()),
+        Kind::Pipe(end) => {
+            let name = end.fifo.as_ref().map_or_else(|| format!("pipe {}", end.pipe), |path| path.display());
+            let held = end.content.map_or(0, |content| content.size);
+            ("pipe", format!("{name}, {} in it", units::bytes(held)))
+        }
+        Kind::Eventfd(eventfd) => ("eventfd", format!("count {}", eventfd.count)),
+        Kind::Timerfd(timerfd) => ("timerfd", format!("clock {}", timerfd.clock)),
+        Kind::Signalfd(signalfd) => ("signalfd", format!("mask {:#x}", signalfd.mask)),
+        Kind::Epoll(epoll) => ("epoll", units::count(epoll.targets.len(), "target", "targets")),
+        Kind::Stdio(stdio) => {
+            let stream = ["input", "output", "error"].get(usize::try_from(stdio.role).unwrap_or(usize::MAX));
+            ("stdio", format!("standard {}, was {}", stream.unwrap_or(&"stream"), stdio.was))
+        }
+    }
+}
+
+fn text(image: &Image, shown: &Shown<'_>) -> String {
+    let manifest = shown.manifest;
+    let memory: u64 = image.parts().iter().map(|part| part.len).sum();
+    let head = [
+        ("name", manifest.name.clone()),
+        ("taken", format!("{} by {}", manifest.created, manifest.writer)),
+        ("on", format!("{}, Linux {}, {}", manifest.host.name, manifest.host.kernel, manifest.cpu.model)),
+        ("size", format!("{}, of which memory {}", units::bytes(shown.bytes), units::bytes(memory))),
+        ("format", format!("{} requires [{}]", manifest.format, manifest.requires.join(", "))),
+    ];
+    let mut text: String = head.iter().map(|(key, value)| format!("{key:8}{}\n", harmless(value))).collect();
+    let memory_of: BTreeMap<i32, &Summary> = shown.processes.iter().map(|it| (it.pid, it)).collect();
+    text.push('\n');
+    text.push_str(&table(
+        ["PID", "PPID", "PGID", "SID", "STATE", "THREADS", "MEMORY", "FDS", "COMMAND"],
+        &[0, 1, 2, 3, 5, 6, 7],
+        shown.tree.members.iter().map(|member| {
+            let [pid, ppid, pgid, sid] = [member.pid, member.ppid, member.pgid, member.sid].map(|pid| pid.to_string());
+            let state = match member.state {
+                State::Alive => "alive".into(),
+                State::Stopped { signal } => format!("stopped by {signal}"),
+                State::Zombie { status } => format!("zombie ({status:#x})"),
+            };
+            let of = memory_of.get(&member.pid.0);
+            let number = |of: Option<usize>| of.map_or_else(|| "-".into(), |number| number.to_string());
+            let memory = of.map_or_else(|| "-".into(), |of| units::bytes(of.memory));
+            let (threads, fds) = (number(of.map(|of| of.threads)), number(of.map(|of| of.fds.len())));
+            [pid, ppid, pgid, sid, state, threads, memory, fds, harmless(&member.comm.display())]
+        }),
+    ));
+    for process in &shown.processes {
+        let heading = format!("pid {} ({}): {} in {}", process.pid, process.comm, process.exe, process.cwd);
+        text.push_str(&format!("\n{}\n", harmless(&heading)));
+        let rows = process
+            .fds
+            .iter()
+            .map(|fd| [fd.fd.to_string(), fd.access.to_owned(), fd.kind.to_owned(), harmless(&fd.what)]);
+        text.push_str(&table(["FD", "ACCESS", "KIND", "WHAT"], &[0], rows));
+    }
+    text
+}

@@ -1,0 +1,47 @@
+//! Contents of deleted files and of pipes.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+
+/// The content of a file or pipe, kept as member `files/ID.data`.
+#[derive(Debug)]
+pub struct Blob {
+    /// Its number, which [`crate::model::files::Content::id`] names.
+    pub id: u32,
+    /// Bytes.
+    pub size: u64,
+    /// Where they come from.
+    pub source: BlobSource,
+}
+
+/// Where the bytes of a blob come from.
+#[derive(Debug)]
+pub enum BlobSource {
+    /// They are here; exactly `size` of them.
+    Bytes(Vec<u8>),
+    /// The first `size` bytes of a file. Only ever read by position: its offset may belong to the program too.
+    File(File),
+    /// `size` bytes of a file from this position on.
+    Range(File, u64),
+}
+
+impl BlobSource {
+    /// Fills `buf` with the bytes at `at`.
+    ///
+    /// # Errors
+    /// `UnexpectedEof` where there are not so many.
+    pub(super) fn read(&self, buf: &mut [u8], at: u64) -> io::Result<()> {
+        let eof = || io::Error::from(io::ErrorKind::UnexpectedEof);
+        match self {
+            BlobSource::Bytes(bytes) => {
+                let start = usize::try_from(at).map_err(|_| eof())?;
+                let end = start.checked_add(buf.len()).ok_or_else(eof)?;
+                buf.copy_from_slice(bytes.get(start..end).ok_or_else(eof)?);
+                Ok(())
+            }
+            BlobSource::File(file) => file.read_exact_at(buf, at),
+            BlobSource::Range(file, start) => file.read_exact_at(buf, start.checked_add(at).ok_or_else(eof)?),
+        }
+    }
+}

@@ -1,0 +1,226 @@
+//! Whether what a checkpoint says can be: everything it refers to exists, and everything is where it may be.
+//!
+//! Writer and reader share this, so that nothing is written that would not be read, and code that resumes can rely on
+//! it whoever made the image.
+
+use std::collections::{HashMap, HashSet};
+
+use super::pages::Run;
+use super::{ADDRESS_END, PAGE, names};
+use crate::model::fd::Kind;
+use crate::model::files::Content;
+use crate::model::memory::{Backing, Memory, SharedObjects, Vma};
+use crate::model::process::Process;
+use crate::model::signals::Pending;
+use crate::model::tree::State;
+use crate::model::{Checkpoint, Pid};
+
+type Check = Result<(), String>;
+
+/// Checks a checkpoint against the runs of its parts by name and the sizes of its contents by id.
+pub(super) fn check(c: &Checkpoint, parts: &HashMap<&str, &[Run]>, blobs: &HashMap<u32, u64>) -> Check {
+    if c.manifest.page_size != PAGE {
+        return Err(format!("pages of {} bytes", c.manifest.page_size));
+    }
+    tree(c)?;
+    let mut tids = HashSet::new();
+    for process in &c.processes {
+        let pid = process.pid;
+        threads(process, &mut tids).map_err(|e| format!("pid {pid}: {e}"))?;
+        descriptors(process, c.files.len()).map_err(|e| format!("pid {pid}: {e}"))?;
+        signals(process).map_err(|e| format!("pid {pid}: {e}"))?;
+        if process.exe.file as usize >= c.shared.mapped.len() {
+            return Err(format!("pid {pid}: its executable is mapped file {}, which is not there", process.exe.file));
+        }
+        mappings(&process.memory, &c.shared).map_err(|e| format!("pid {pid}: {e}"))?;
+        let part = parts.get(names::process_part(pid).as_str());
+        let part = part.ok_or_else(|| format!("pid {pid}: its memory is missing"))?;
+        private_runs(part, &process.memory.vmas).map_err(|e| format!("pid {pid}: {e}"))?;
+    }
+    for (index, object) in c.shared.anon.iter().enumerate() {
+        if object.size == 0 || object.size % PAGE != 0 || object.size > ADDRESS_END {
+            return Err(format!("shared memory {index} of {} bytes", object.size));
+        }
+        // Without a part it is all zeros.
+        if let Some(part) = parts.get(names::shared_part(index).as_str()) {
+            runs(part, object.size).map_err(|e| format!("shared memory {index}: {e}"))?;
+        }
+    }
+    files(c, blobs)
+}
+
+/// Processes and their kinship.
+fn tree(c: &Checkpoint) -> Check {
+    let tree = &c.tree;
+    let all: HashSet<Pid> = tree.members.iter().map(|m| m.pid).collect();
+    let alive: HashSet<Pid> =
+        tree.members.iter().filter(|m| !matches!(m.state, State::Zombie { .. })).map(|m| m.pid).collect();
+    let described: HashSet<Pid> = c.processes.iter().map(|p| p.pid).collect();
+    if all.len() != tree.members.len() || described.len() != c.processes.len() {
+        return Err("two processes have the same pid".to_owned());
+    }
+    if let Some(pid) = all.iter().chain(&tree.outside).find(|pid| pid.0 <= 0) {
+        return Err(format!("a process with pid {pid}"));
+    }
+    if tree.root != c.manifest.root || !all.contains(&tree.root) {
+        return Err(format!("the root {} is not in the tree", tree.root));
+    }
+    if let Some(pid) = alive.symmetric_difference(&described).next() {
+        return Err(format!("pid {pid} is either alive and not described or described and not alive"));
+    }
+    let mut seen = HashSet::new();
+    for member in &tree.members {
+        if all.contains(&member.ppid) && !seen.contains(&member.ppid) {
+            return Err(format!("pid {} comes before its parent {}", member.pid, member.ppid));
+        }
+        seen.insert(member.pid);
+        if let State::Stopped { signal } = member.state {
+            signal_number(signal).map_err(|e| format!("pid {}: {e}", member.pid))?;
+        }
+    }
+    Ok(())
+}
+
+fn threads(process: &Process, tids: &mut HashSet<Pid>) -> Check {
+    if process.threads.first().map(|t| t.tid) != Some(process.pid) {
+        return Err("its first thread is not its leader".to_owned());
+    }
+    for thread in &process.threads {
+        if thread.tid.0 <= 0 || !tids.insert(thread.tid) {
+            return Err(format!("thread {} is there twice or cannot be", thread.tid));
+        }
+        thread.pending.iter().try_for_each(pending)?;
+    }
+    Ok(())
+}
+
+fn descriptors(process: &Process, files: usize) -> Check {
+    let mut last = -1;
+    for fd in &process.fds {
+        if fd.fd <= last {
+            return Err(format!("fd {} is out of order", fd.fd));
+        }
+        last = fd.fd;
+        if fd.file as usize >= files {
+            return Err(format!("fd {} is open file {}, which is not there", fd.fd, fd.file));
+        }
+    }
+    Ok(())
+}
+
+fn signals(process: &Process) -> Check {
+    process.actions.iter().try_for_each(|action| signal_number(action.signal))?;
+    process.pending.iter().try_for_each(pending)
+}
+
+fn pending(pending: &Pending) -> Check {
+    signal_number(pending.signal)?;
+    match pending.info.0.len() {
+        128 => Ok(()),
+        other => Err(format!("a pending signal with {other} bytes of information")),
+    }
+}
+
+fn signal_number(signal: i32) -> Check {
+    if (1..=64).contains(&signal) { Ok(()) } else { Err(format!("a signal {signal}")) }
+}
+
+fn mappings(memory: &Memory, shared: &SharedObjects) -> Check {
+    let mut last = 0;
+    for vma in &memory.vmas {
+        let (start, end) = (vma.start.0, vma.end.0);
+        let wrong = |why: &str| Err(format!("mapping {start:#x}-{end:#x} {why}"));
+        if start % PAGE != 0 || end % PAGE != 0 || start >= end || end > ADDRESS_END {
+            return wrong("cannot be");
+        }
+        if start < last {
+            return wrong("is out of order or overlaps another");
+        }
+        last = end;
+        match vma.backing {
+            Backing::Anon => {}
+            Backing::File { file, offset, .. } => {
+                if file as usize >= shared.mapped.len() {
+                    return wrong(&format!("is of mapped file {file}, which is not there"));
+                }
+                if offset % PAGE != 0 || offset.checked_add(end - start).is_none_or(|e| i64::try_from(e).is_err()) {
+                    return wrong(&format!("starts at byte {offset} of a file"));
+                }
+            }
+            Backing::SharedAnon { object, offset } => {
+                let Some(object) = shared.anon.get(object as usize) else {
+                    return wrong(&format!("is of shared memory {object}, which is not there"));
+                };
+                if offset % PAGE != 0 || offset.checked_add(end - start).is_none_or(|e| e > object.size) {
+                    return wrong("reaches beyond its shared memory");
+                }
+            }
+        }
+    }
+    let Some(vdso) = &memory.vdso else { return Ok(()) };
+    let (vvar, start, end) = (vdso.vvar_start.0, vdso.start.0, vdso.end.0);
+    let aligned = [vvar, start, end].iter().all(|a| a % PAGE == 0);
+    if !aligned || vvar > start || start >= end || end > ADDRESS_END || end - start != vdso.code.0.len() as u64 {
+        return Err(format!("a vdso at {start:#x}-{end:#x} with vvar at {vvar:#x} and {} bytes", vdso.code.0.len()));
+    }
+    match memory.vmas.iter().find(|vma| vma.start.0 < end && vvar < vma.end.0) {
+        Some(vma) => Err(format!("mapping {:#x}-{:#x} overlaps the vdso", vma.start.0, vma.end.0)),
+        None => Ok(()),
+    }
+}
+
+/// Runs in ascending order, of whole pages, below `limit`.
+fn runs(runs: &[Run], limit: u64) -> Check {
+    let mut last = 0;
+    for run in runs {
+        let end = run.end().filter(|&end| end <= limit);
+        match end {
+            Some(end) if run.start % PAGE == 0 && run.len % PAGE == 0 && run.len > 0 && run.start >= last => last = end,
+            _ => return Err(format!("{} bytes of pages at {:#x} cannot be", run.len, run.start)),
+        }
+    }
+    Ok(())
+}
+
+/// Runs that lie inside private mappings, each inside one.
+fn private_runs(part: &[Run], vmas: &[Vma]) -> Check {
+    runs(part, ADDRESS_END)?;
+    let mut vmas = vmas.iter().peekable();
+    for run in part {
+        while vmas.next_if(|vma| vma.end.0 <= run.start).is_some() {}
+        let inside = vmas.peek().is_some_and(|vma| {
+            let private = matches!(vma.backing, Backing::Anon | Backing::File { shared: false, .. });
+            private && vma.start.0 <= run.start && run.end().is_some_and(|end| end <= vma.end.0)
+        });
+        if !inside {
+            return Err(format!("{} bytes of pages at {:#x} are not of one private mapping", run.len, run.start));
+        }
+    }
+    Ok(())
+}
+
+fn files(c: &Checkpoint, blobs: &HashMap<u32, u64>) -> Check {
+    let content = |content: &Option<Content>| match content {
+        Some(content) if blobs.get(&content.id) != Some(&content.size) => {
+            Err(format!("its content {} of {} bytes is not there", content.id, content.size))
+        }
+        _ => Ok(()),
+    };
+    for (index, file) in c.files.iter().enumerate() {
+        let result = match &file.kind {
+            Kind::Regular(regular) => content(&regular.content),
+            Kind::Pipe(pipe) => content(&pipe.content),
+            Kind::Epoll(epoll) => match epoll.targets.iter().find(|t| t.file as usize >= c.files.len()) {
+                Some(target) => Err(format!("it watches open file {}, which is not there", target.file)),
+                None => Ok(()),
+            },
+            Kind::Stdio(stdio) if !(0..=2).contains(&stdio.role) => Err(format!("standard stream {}", stdio.role)),
+            _ => Ok(()),
+        };
+        result.map_err(|e| format!("open file {index}: {e}"))?;
+    }
+    for (index, file) in c.shared.mapped.iter().enumerate() {
+        content(&file.content).map_err(|e| format!("mapped file {index}: {e}"))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,187 @@
+//! Threads that work through a list of jobs, each with a buffer of its own.
+
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Condvar, Mutex, PoisonError};
+
+use super::buffer::Buffer;
+use super::error::{Error, Result};
+
+/// The state a crew shares.
+pub(super) struct Crew<'a> {
+    cancel: &'a AtomicBool,
+    next: AtomicUsize,
+    failed: AtomicBool,
+    turn: Mutex<usize>,
+    turned: Condvar,
+}
+
+impl<'a> Crew<'a> {
+    /// A crew that stops, with [`Error::Cancelled`], soon after `cancel` was raised.
+    pub(super) fn new(cancel: &'a AtomicBool) -> Crew<'a> {
+        Crew {
+            cancel,
+            next: AtomicUsize::new(0),
+            failed: AtomicBool::new(false),
+            turn: Mutex::new(0),
+            turned: Condvar::new(),
+        }
+    }
+
+    /// Does jobs `0..jobs` on `threads` threads (this one is among them) with buffers of `buffer` bytes. Jobs are begun
+    /// in order; what they returned comes back with their numbers, in no order.
+    ///
+    /// # Errors
+    /// The error of a job that failed; no other is begun after that.
+    pub(super) fn run<R: Send>(
+        &self,
+        threads: usize,
+        jobs: usize,
+        buffer: usize,
+        work: impl Fn(usize, &mut [u8]) -> Result<R> + Sync,
+    ) -> Result<Vec<(usize, R)>> {
+        let one = || {
+            let _guard = FailOnPanic(self);
+            self.work(jobs, buffer, &work).inspect_err(|_| self.fail())
+        };
+        if threads <= 1 || jobs <= 1 {
+            return one();
+        }
+        let results = std::thread::scope(|scope| {
+            let others: Vec<_> = (1..threads.min(jobs)).map(|_| scope.spawn(one)).collect();
+            let mut results = vec![one()];
+            for other in others {
+                results.push(other.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
+            }
+            results
+        });
+        let mut all = Vec::with_capacity(jobs);
+        let mut cancelled = None;
+        for result in results {
+            match result {
+                Ok(mut done) => all.append(&mut done),
+                Err(Error::Cancelled) => cancelled = Some(Error::Cancelled),
+                Err(e) => return Err(e),
+            }
+        }
+        cancelled.map_or(Ok(all), Err)
+    }
+
+    fn work<R>(
+        &self,
+        jobs: usize,
+        buffer: usize,
+        work: &impl Fn(usize, &mut [u8]) -> Result<R>,
+    ) -> Result<Vec<(usize, R)>> {
+        let mut buffer = Buffer::new(buffer);
+        let mut done = Vec::new();
+        loop {
+            self.go_on()?;
+            let job = self.next.fetch_add(1, Ordering::Relaxed);
+            if job >= jobs {
+                return Ok(done);
+            }
+            done.push((job, work(job, buffer.bytes())?));
+        }
+    }
+
+    /// # Errors
+    /// [`Error::Cancelled`] when it is time to stop.
+    pub(super) fn go_on(&self) -> Result<()> {
+        match self.cancel.load(Ordering::Relaxed) || self.failed.load(Ordering::Relaxed) {
+            true => Err(Error::Cancelled),
+            false => Ok(()),
+        }
+    }
+
+    /// Does `act` when all jobs before `job` have done theirs. Each job must come here exactly once, or none at all.
+    pub(super) fn in_turn<T>(&self, job: usize, act: impl FnOnce() -> Result<T>) -> Result<T> {
+        let mut turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        while *turn != job {
+            self.go_on()?;
+            turn = self.turned.wait(turn).unwrap_or_else(PoisonError::into_inner);
+        }
+        drop(turn);
+        let result = act()?;
+        *self.turn.lock().unwrap_or_else(PoisonError::into_inner) = job + 1;
+        self.turned.notify_all();
+        Ok(result)
+    }
+
+    fn fail(&self) {
+        // With the lock held, so that nobody is between the look at the flag and the wait.
+        let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        self.failed.store(true, Ordering::Relaxed);
+        self.turned.notify_all();
+    }
+}
+
+/// A job that panics must not leave the others waiting for their turn for ever.
+struct FailOnPanic<'a>(&'a Crew<'a>);
+
+impl Drop for FailOnPanic<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.fail();
+        }
+    }
+}
+
+/// Threads that pay for a job of this size.
+pub(super) fn threads_for(bytes: u64) -> usize {
+    const WORTH_A_THREAD: u64 = 4 << 20;
+    if bytes < WORTH_A_THREAD {
+        return 1;
+    }
+    std::thread::available_parallelism().map_or(1, usize::from).clamp(2, 4)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_job_is_done_once_and_turns_are_kept() {
+        let cancel = AtomicBool::new(false);
+        let crew = Crew::new(&cancel);
+        let order = Mutex::new(Vec::new());
+        let done = crew.run(4, 1000, 1, |job, _| {
+            crew.in_turn(job, || {
+                order.lock().unwrap().push(job);
+                Ok(job * 2)
+            })
+        });
+        let mut done = done.unwrap();
+        done.sort_unstable();
+        assert_eq!(done, (0..1000).map(|j| (j, j * 2)).collect::<Vec<_>>());
+        assert_eq!(order.into_inner().unwrap(), (0..1000).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn one_failure_ends_it_all() {
+        let cancel = AtomicBool::new(false);
+        let crew = Crew::new(&cancel);
+        let result = crew.run(4, 1000, 1, |job, _| {
+            crew.in_turn(job, || match job {
+                500 => Err(Error::NotAFile { path: "x".into() }),
+                501.. => panic!("begun after the failure"),
+                _ => Ok(()),
+            })
+        });
+        assert!(matches!(result, Err(Error::NotAFile { .. })));
+    }
+
+    #[test]
+    fn a_panic_ends_it_all_too() {
+        let cancel = AtomicBool::new(false);
+        let crew = Crew::new(&cancel);
+        let run =
+            || crew.run(3, 100, 1, |job, _| crew.in_turn(job, || if job == 7 { panic!("seven") } else { Ok(()) }));
+        assert!(std::panic::catch_unwind(std::panic::AssertUnwindSafe(run)).is_err());
+    }
+
+    #[test]
+    fn a_raised_flag_cancels() {
+        let cancel = AtomicBool::new(true);
+        assert!(matches!(Crew::new(&cancel).run(1, 1, 1, |_, _| Ok(())), Err(Error::Cancelled)));
+    }
+}

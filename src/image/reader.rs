@@ -1,0 +1,673 @@
+//! Opening an image.
+
+use std::collections::HashMap;
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+use nix::errno::Errno;
+use nix::fcntl::OFlag;
+use nix::sys::memfd::{MFdFlags, memfd_create};
+use serde::de::DeserializeOwned;
+
+use super::digest::Digest;
+use super::end::{self, End};
+use super::error::{Error, Result};
+use super::header::BLOCK;
+use super::pages::{self, Run};
+use super::walk::{Found, Source, Walk};
+use super::{MAX_MEMBERS, MAX_METADATA, PAGE, check, names, schema};
+use crate::model::manifest::{FORMAT, KNOWN_FEATURES};
+use crate::model::process::Process;
+use crate::model::{Checkpoint, Pid};
+
+/// An open image whose metadata is sound and makes sense; its memory and file contents are not looked at before
+/// [`Image::verify`].
+#[derive(Debug)]
+pub struct Image {
+    pub(super) source: Source,
+    checkpoint: Checkpoint,
+    parts: Vec<PartLocation>,
+    blobs: HashMap<u32, (u64, u64)>,
+    members: Vec<Member>,
+    /// Bytes of a page member that share one digest.
+    pub(super) chunk: u64,
+}
+
+/// Where the pages of a process or of a piece of shared memory are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PartLocation {
+    /// [`super::process_part`] or [`super::shared_part`].
+    pub name: String,
+    /// In ascending order, not overlapping; their pages follow each other in the file without gaps.
+    pub runs: Vec<Run>,
+    /// Offset in the file of the first page's first byte; a multiple of 4096.
+    pub data_offset: u64,
+    /// Bytes of all pages.
+    pub len: u64,
+    before: Vec<u64>,
+}
+
+impl PartLocation {
+    /// Every run with the offset in the file of its first byte.
+    pub fn located(&self) -> impl Iterator<Item = (Run, u64)> + '_ {
+        self.runs.iter().zip(&self.before).map(|(run, before)| (*run, self.data_offset + before))
+    }
+
+    /// Where in the file the byte at `addr` is, and how many bytes of its run are left from there.
+    pub fn find(&self, addr: u64) -> Option<(u64, u64)> {
+        let at = self.runs.partition_point(|run| run.start <= addr).checked_sub(1)?;
+        let (run, before) = (self.runs.get(at)?, self.before.get(at)?);
+        let skip = addr - run.start;
+        (skip < run.len).then(|| (self.data_offset + before + skip, run.len - skip))
+    }
+}
+
+/// One member of the tar file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Member {
+    /// Its name. Never to be used as a path.
+    pub name: String,
+    /// Where its bytes are in the file.
+    pub offset: u64,
+    /// How many there are.
+    pub size: u64,
+    /// Their digest; none for page members, which have one for every chunk.
+    pub digest: Option<Digest>,
+}
+
+impl Image {
+    /// Opens and checks the image of this name. What is not a regular file is read to its end first.
+    ///
+    /// # Errors
+    /// As [`Image::from_file`].
+    pub fn open(path: &Path) -> Result<Image> {
+        let name = path.display().to_string();
+        let file = File::open(path).map_err(Error::io("open", &*name))?;
+        Image::from_file(file, &name)
+    }
+
+    /// Checks the image in `file`, called `name` in messages. What is not a regular file is spooled.
+    ///
+    /// # Errors
+    /// [`Error::NotAnImage`], [`Error::Truncated`], [`Error::Altered`], [`Error::Newer`], [`Error::UnknownFeatures`],
+    /// [`Error::Inconsistent`], [`Error::TooLarge`], [`Error::Io`].
+    pub fn from_file(file: File, name: &str) -> Result<Image> {
+        let meta = file.metadata().map_err(Error::io("look at", name))?;
+        if meta.is_dir() {
+            return Err(Error::NotAnImage { image: name.to_owned(), what: "it is a directory".to_owned() });
+        }
+        if !meta.is_file() {
+            return Image::spool(file, name);
+        }
+        Image::load(Source { file, name: name.to_owned(), len: meta.len() })
+    }
+
+    /// Copies a stream into a nameless temporary file and opens that.
+    ///
+    /// # Errors
+    /// As [`Image::from_file`], and [`Error::NoSpace`].
+    pub fn spool(mut stream: impl Read, name: &str) -> Result<Image> {
+        let dir = std::env::temp_dir();
+        let mut file = nameless(&dir)?;
+        let len =
+            io::copy(&mut stream, &mut file).map_err(|e| Error::writing(&dir, "make a copy of the image in", e))?;
+        Image::load(Source { file, name: name.to_owned(), len })
+    }
+
+    /// What the image says.
+    pub fn checkpoint(&self) -> &Checkpoint {
+        &self.checkpoint
+    }
+
+    /// Where pages are: a part for every process, and one for every piece of shared memory that is not all zeros.
+    pub fn parts(&self) -> &[PartLocation] {
+        &self.parts
+    }
+
+    /// The part of this name.
+    pub fn part(&self, name: &str) -> Option<&PartLocation> {
+        self.parts.iter().find(|part| part.name == name)
+    }
+
+    /// The pages of this process.
+    pub fn pages_of(&self, pid: Pid) -> Option<&PartLocation> {
+        self.part(&names::process_part(pid))
+    }
+
+    /// Offset and size in the file of the content with this id.
+    pub fn blob(&self, id: u32) -> Option<(u64, u64)> {
+        self.blobs.get(&id).copied()
+    }
+
+    /// Ids of all contents, in ascending order.
+    pub fn blob_ids(&self) -> Vec<u32> {
+        let mut ids: Vec<_> = self.blobs.keys().copied().collect();
+        ids.sort_unstable();
+        ids
+    }
+
+    /// The file itself. Read it by position only.
+    pub fn file(&self) -> &File {
+        &self.source.file
+    }
+
+    /// Its name, for messages.
+    pub fn name(&self) -> &str {
+        &self.source.name
+    }
+
+    /// Bytes of the file.
+    pub fn size(&self) -> u64 {
+        self.source.len
+    }
+
+    /// All members, in order.
+    pub fn members(&self) -> &[Member] {
+        &self.members
+    }
+
+    fn load(source: Source) -> Result<Image> {
+        let mut walk = Walk::new(&source);
+        let first = first_member(&source, &mut walk)?;
+        let mut metadata = Metadata { source: &source, left: MAX_METADATA };
+        check_head(&source, &metadata.bytes(&first)?)?;
+        let (found, end) = all_members(&source, walk, first, &mut metadata)?;
+        let members = sealed(&source, found, &end)?;
+
+        let by_name: HashMap<&str, &Member> = members.iter().map(|m| (m.name.as_str(), m)).collect();
+        if by_name.len() != members.len() {
+            return Err(source.inconsistent("two members have the same name"));
+        }
+        let checkpoint = read_checkpoint(&members, &by_name, &mut metadata)?;
+
+        let mut blobs = HashMap::new();
+        for member in &members {
+            if let Some(id) = names::blob_of(&member.name) {
+                blobs.insert(id, (member.offset, member.size));
+            }
+        }
+        let mut parts = Vec::new();
+        for process in &checkpoint.processes {
+            parts.extend(read_part(names::process_part(process.pid), &by_name, &mut metadata, end.chunk)?);
+        }
+        for object in 0..checkpoint.shared.anon.len() {
+            parts.extend(read_part(names::shared_part(object), &by_name, &mut metadata, end.chunk)?);
+        }
+        let runs = parts.iter().map(|p| (p.name.as_str(), p.runs.as_slice())).collect();
+        let sizes = blobs.iter().map(|(&id, &(_, size))| (id, size)).collect();
+        check::check(&checkpoint, &runs, &sizes).map_err(|what| source.inconsistent(what))?;
+        Ok(Image { checkpoint, parts, blobs, members, chunk: end.chunk, source })
+    }
+}
+
+/// A file without a name: in `dir`, or in memory where that file system has no such thing.
+fn nameless(dir: &Path) -> Result<File> {
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).mode(0o600).custom_flags(OFlag::O_TMPFILE.bits());
+    match options.open(dir) {
+        Err(e) if e.raw_os_error() == Some(Errno::EOPNOTSUPP as i32) => {
+            memfd_create(c"ckpt image", MFdFlags::MFD_CLOEXEC)
+                .map(File::from)
+                .map_err(|e| Error::writing(dir, "replace a temporary file in", e.into()))
+        }
+        other => other.map_err(|e| Error::writing(dir, "make a temporary file in", e)),
+    }
+}
+
+/// The first member, which tells an image from anything else.
+fn first_member(source: &Source, walk: &mut Walk<'_>) -> Result<Found> {
+    let no_image = |what: &str| Error::NotAnImage { image: source.name.clone(), what: what.to_owned() };
+    let mut start = [0; names::MANIFEST.len()];
+    let known = start.len().min(usize::try_from(source.len).unwrap_or(usize::MAX));
+    source.read(start.get_mut(..known).unwrap_or_default(), 0)?;
+    if !names::MANIFEST.as_bytes().starts_with(start.get(..known).unwrap_or_default()) {
+        return Err(no_image("it does not start with a member ckpt.json"));
+    }
+    match walk.next()? {
+        Some(found) if found.name == names::MANIFEST => Ok(found),
+        _ => Err(no_image("its first member is not ckpt.json")),
+    }
+}
+
+/// Refuses what a later program wrote and we would misunderstand. Before anything else is looked at, as anything else
+/// may be different then.
+fn check_head(source: &Source, bytes: &[u8]) -> Result<()> {
+    let head: schema::Head = serde_json::from_slice(bytes).map_err(|_| source.altered(names::MANIFEST))?;
+    if head.format > u64::from(FORMAT) {
+        return Err(Error::Newer { image: source.name.clone(), found: head.format, known: FORMAT });
+    }
+    let mut unknown = head.requires;
+    unknown.retain(|name| !KNOWN_FEATURES.contains(&name.as_str()));
+    if unknown.is_empty() { Ok(()) } else { Err(Error::UnknownFeatures { image: source.name.clone(), names: unknown }) }
+}
+
+/// All members, the last of them the end mark, whose content comes too.
+fn all_members(
+    source: &Source,
+    mut walk: Walk<'_>,
+    first: Found,
+    metadata: &mut Metadata<'_>,
+) -> Result<(Vec<Found>, End)> {
+    let mut found = vec![first];
+    loop {
+        // Zeros may also be pages that were never written.
+        let Some(member) = walk.next()? else { return Err(source.truncated("its end mark is missing")) };
+        if found.len() >= MAX_MEMBERS {
+            return Err(source.too_large(format!("more than {MAX_MEMBERS} members")));
+        }
+        let last = member.name == names::END;
+        found.push(member);
+        if last {
+            break;
+        }
+    }
+    let end = match found.last() {
+        Some(last) => end::decode(&metadata.bytes(last)?).ok_or_else(|| source.altered(names::END))?,
+        None => return Err(source.truncated("its end mark is missing")),
+    };
+    let mut trailer = [0; 2 * BLOCK as usize];
+    if source.len.saturating_sub(walk.at()) < trailer.len() as u64 {
+        return Err(source.truncated("its last blocks are missing"));
+    }
+    source.read(&mut trailer, walk.at())?;
+    if trailer.iter().any(|&b| b != 0) {
+        return Err(source.altered("what follows END.json"));
+    }
+    Ok((found, end))
+}
+
+/// The members, if they are those that the end mark lists.
+fn sealed(source: &Source, found: Vec<Found>, end: &End) -> Result<Vec<Member>> {
+    if found.len() != end.members.len() + 1 {
+        return Err(source.altered(format!("{} members where there were {}", found.len(), end.members.len() + 1)));
+    }
+    let mut listed = end.members.iter();
+    let mut members = Vec::with_capacity(found.len());
+    for Found { name, offset, size } in found {
+        let digest = match listed.next() {
+            Some(listed) if (&listed.name, listed.size) == (&name, size) => listed.digest,
+            None => None,
+            Some(_) => return Err(source.altered(name)),
+        };
+        members.push(Member { name, offset, size, digest });
+    }
+    if end.chunk == 0 || end.chunk % PAGE != 0 || end.chunk > 64 << 20 {
+        return Err(source.inconsistent(format!("chunks of {} bytes", end.chunk)));
+    }
+    Ok(members)
+}
+
+/// Reads metadata, up to a limit in all.
+pub(super) struct Metadata<'a> {
+    source: &'a Source,
+    left: u64,
+}
+
+impl<'a> Metadata<'a> {
+    pub(super) fn new(source: &'a Source) -> Metadata<'a> {
+        Metadata { source, left: MAX_METADATA }
+    }
+
+    fn bytes(&mut self, member: &Found) -> Result<Vec<u8>> {
+        self.read(member.offset, member.size)
+    }
+
+    fn read(&mut self, offset: u64, size: u64) -> Result<Vec<u8>> {
+        self.left = self
+            .left
+            .checked_sub(size)
+            .ok_or_else(|| self.source.too_large(format!("more than {MAX_METADATA} bytes of metadata")))?;
+        let mut bytes = vec![0; size as usize];
+        self.source.read(&mut bytes, offset)?;
+        Ok(bytes)
+    }
+
+    /// The bytes of a member that are as they were written.
+    pub(super) fn sound(&mut self, member: &Member) -> Result<Vec<u8>> {
+        let bytes = self.read(member.offset, member.size)?;
+        if member.digest != Some(Digest::of(&bytes)) {
+            return Err(self.source.altered(&*member.name));
+        }
+        Ok(bytes)
+    }
+
+    fn json<T: DeserializeOwned>(&mut self, member: &Member, schema: &str) -> Result<T> {
+        let bytes = self.sound(member)?;
+        schema::read(schema, &bytes).map_err(|e| self.source.inconsistent(format!("{}: {e}", member.name)))
+    }
+
+    fn named<T: DeserializeOwned>(&mut self, by_name: &ByName<'_>, name: &str, schema: &str) -> Result<T> {
+        let member = by_name.get(name).ok_or_else(|| self.source.inconsistent(format!("{name} is missing")))?;
+        self.json(member, schema)
+    }
+}
+
+type ByName<'a> = HashMap<&'a str, &'a Member>;
+
+fn read_checkpoint(members: &[Member], by_name: &ByName<'_>, metadata: &mut Metadata<'_>) -> Result<Checkpoint> {
+    let mut processes = Vec::new();
+    for member in members {
+        if let Some(pid) = names::process_of(&member.name) {
+            let process: Process = metadata.json(member, schema::PROCESS)?;
+            if process.pid != pid {
+                return Err(metadata.source.inconsistent(format!("{} is about pid {}", member.name, process.pid)));
+            }
+            processes.push(process);
+        }
+    }
+    let files: schema::Files = metadata.named(by_name, names::FILES, schema::FILES)?;
+    Ok(Checkpoint {
+        manifest: metadata.named(by_name, names::MANIFEST, schema::MANIFEST)?,
+        tree: metadata.named(by_name, names::TREE, schema::TREE)?,
+        processes,
+        files: files.files,
+        shared: metadata.named(by_name, names::SHARED, schema::SHARED)?,
+    })
+}
+
+/// The part of this name, if the image has it; whether it must is for [`check`] to say.
+fn read_part(
+    name: String,
+    by_name: &ByName<'_>,
+    metadata: &mut Metadata<'_>,
+    chunk: u64,
+) -> Result<Option<PartLocation>> {
+    let source = metadata.source;
+    let Some(index) = by_name.get(names::runs(&name).as_str()) else { return Ok(None) };
+    let runs = pages::decode(&metadata.sound(index)?);
+    let runs = runs.ok_or_else(|| source.inconsistent(format!("{} has an odd length", index.name)))?;
+    let wrong = || source.inconsistent(format!("the pages of {name} are not those of its run index"));
+    let pages = by_name.get(names::pages(&name).as_str()).ok_or_else(wrong)?;
+    let sums = by_name.get(names::sums(&name).as_str()).ok_or_else(wrong)?;
+    let (before, len) = pages::bytes_before(&runs).ok_or_else(wrong)?;
+    if len != pages.size || sums.size != len.div_ceil(chunk) * 32 {
+        return Err(wrong());
+    }
+    if pages.offset % PAGE != 0 {
+        return Err(source.inconsistent(format!("{} is not aligned (was the image repacked?)", pages.name)));
+    }
+    Ok(Some(PartLocation { name, runs, data_offset: pages.offset, len, before }))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::FileExt;
+    use std::path::PathBuf;
+    use std::process::Command;
+
+    use proptest::prelude::*;
+
+    use super::super::sample::{NEVER, checkpoint, parts, write};
+    use super::super::{Part, rewrite};
+    use super::*;
+
+    fn image_bytes() -> Vec<u8> {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("image");
+        write(&path, &parts()).unwrap();
+        std::fs::read(path).unwrap()
+    }
+
+    fn open(bytes: &[u8]) -> Result<Image> {
+        Image::spool(bytes, "it")
+    }
+
+    /// The pages of a part.
+    type Pages = (String, Vec<Run>, Vec<u8>);
+
+    /// Everything an image holds, or why it does not.
+    fn content(bytes: &[u8]) -> Result<(Checkpoint, Vec<Pages>, Vec<Vec<u8>>)> {
+        let image = open(bytes)?;
+        image.verify(1, &NEVER)?;
+        let at = |offset: u64, size: u64| {
+            let mut bytes = vec![0; size as usize];
+            image.file().read_exact_at(&mut bytes, offset).unwrap();
+            bytes
+        };
+        let pages = |p: &PartLocation| (p.name.clone(), p.runs.clone(), at(p.data_offset, p.len));
+        let blobs = image.blob_ids().into_iter().map(|id| image.blob(id).unwrap());
+        let blobs = blobs.map(|(offset, size)| at(offset, size)).collect();
+        Ok((image.checkpoint().clone(), image.parts().iter().map(pages).collect(), blobs))
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(400))]
+        #[test]
+        fn changed_bytes_are_noticed(changes in proptest::collection::vec((any::<prop::sample::Index>(), 1u8..), 1..4)) {
+            let whole = image_bytes();
+            let mut bytes = whole.clone();
+            for (at, by) in changes {
+                bytes[at.index(whole.len())] ^= by;
+            }
+            if let Ok(found) = content(&bytes) {
+                prop_assert!(found == content(&whole).unwrap());
+            }
+        }
+
+        #[test]
+        fn bytes_put_in_or_left_out_are_noticed(at in any::<prop::sample::Index>(), len in 1usize..2000, put in any::<bool>()) {
+            let whole = image_bytes();
+            let at = at.index(whole.len());
+            let mut bytes = whole[..at].to_vec();
+            if put {
+                bytes.extend(vec![0x20; len]);
+                bytes.extend(&whole[at..]);
+            } else {
+                bytes.extend(&whole[(at + len).min(whole.len())..]);
+            }
+            if let Ok(found) = content(&bytes) {
+                prop_assert!(found == content(&whole).unwrap());
+            }
+        }
+    }
+
+    #[test]
+    fn every_cut_is_a_truncation() {
+        let whole = image_bytes();
+        for len in (0..whole.len()).step_by(97).chain([whole.len() - 1]) {
+            assert!(matches!(open(&whole[..len]), Err(Error::Truncated { .. })), "{len}");
+        }
+        // A writer that died: the file is as long as it was to be, but holds zeros.
+        let mut hole = whole.clone();
+        let from = hole.len() / 2 / 512 * 512;
+        hole[from..].fill(0);
+        assert!(!matches!(open(&hole), Ok(_) | Err(Error::NotAnImage { .. })));
+    }
+
+    #[test]
+    fn other_files_are_no_images() {
+        let tar = |name: &str| {
+            let mut tar = tar::Builder::new(Vec::new());
+            let mut header = tar::Header::new_ustar();
+            header.set_size(3);
+            tar.append_data(&mut header, name, &b"abc"[..]).unwrap();
+            tar.into_inner().unwrap()
+        };
+        for other in [b"#!/bin/sh\n".to_vec(), vec![0; 5000], tar("other.json"), tar("ckpt.json.bak")] {
+            assert!(matches!(open(&other), Err(Error::NotAnImage { .. })));
+        }
+        assert!(matches!(open(&tar("ckpt.json")), Err(Error::Altered { .. })));
+        assert!(matches!(Image::open(Path::new("/")), Err(Error::NotAnImage { .. })));
+        assert!(matches!(Image::open(Path::new("/nonexistent")), Err(Error::Io { step: "open", .. })));
+    }
+
+    #[test]
+    fn altered_members_are_named() {
+        let whole = image_bytes();
+        let image = open(&whole).unwrap();
+        for member in image.members().iter().filter(|m| m.size > 0) {
+            let mut bytes = whole.clone();
+            bytes[(member.offset + member.size / 2) as usize] ^= 1;
+            match content(&bytes) {
+                Err(Error::Altered { member: name, .. }) if member.name.ends_with(".sums") => {
+                    assert_eq!(name, member.name);
+                }
+                Err(Error::Altered { member: name, .. }) => assert_eq!(name, member.name),
+                // What cannot be read as a manifest of ours at all may also look like a later one.
+                other => panic!("{}: {other:?}", member.name),
+            }
+        }
+    }
+
+    fn edited(edit: impl FnOnce(&mut Checkpoint)) -> Result<Image> {
+        let dir = tempfile::tempdir().unwrap();
+        let (from, to) = (dir.path().join("from"), dir.path().join("to"));
+        write(&from, &parts()).unwrap();
+        rewrite(&Image::open(&from)?, &to, edit)?;
+        Image::open(&to)
+    }
+
+    #[test]
+    fn rewriting_keeps_all_but_the_edit() {
+        let image = edited(|c| c.manifest.name = "other".into()).unwrap();
+        image.verify(0, &NEVER).unwrap();
+        assert_eq!(image.checkpoint().manifest.name, "other");
+        let mut expected = checkpoint();
+        expected.manifest.name = "other".into();
+        assert_eq!(image.checkpoint(), &expected);
+        let all: Vec<_> = image.parts().iter().map(|p| Part { name: p.name.clone(), runs: p.runs.clone() }).collect();
+        assert_eq!(all, parts());
+        assert_eq!(image.blob_ids(), [0, 7]);
+    }
+
+    #[test]
+    fn later_formats_and_features_are_refused_by_name() {
+        let newer = edited(|c| c.manifest.format = FORMAT + 6);
+        assert!(matches!(newer, Err(Error::Newer { found, known: FORMAT, .. }) if found == u64::from(FORMAT) + 6));
+        match edited(|c| c.manifest.requires = vec!["tardis".into()]) {
+            Err(Error::UnknownFeatures { names, .. }) => assert_eq!(names, ["tardis"]),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn contradictions_are_refused() {
+        use crate::model::memory::Backing;
+        use crate::model::{Addr, Hex};
+        type Edit = fn(&mut Checkpoint);
+        let edits: [(&str, Edit); 22] = [
+            ("root", |c| c.tree.root = Pid(7)),
+            ("twice", |c| c.tree.members[1].pid = Pid(100)),
+            ("cycle", |c| c.tree.members[0].ppid = Pid(101)),
+            ("zombie alive", |c| c.tree.members[1].state = crate::model::tree::State::Zombie { status: 0 }),
+            ("negative pid", |c| c.tree.outside.push(Pid(-1))),
+            ("file", |c| c.processes[1].fds[1].file = 2),
+            ("fd order", |c| c.processes[1].fds[1].fd = 3),
+            ("exe", |c| c.processes[0].exe.file = 1),
+            ("leader", |c| c.processes[0].threads[0].tid = Pid(103)),
+            ("no thread", |c| c.processes[0].threads.clear()),
+            ("unaligned", |c| c.processes[0].memory.vmas[0].start.0 += 1),
+            ("order", |c| c.processes[0].memory.vmas.swap(0, 1)),
+            ("overlap", |c| c.processes[1].memory.vmas[0].end.0 += PAGE),
+            ("beyond", |c| c.processes[1].memory.vmas[3].end = Addr((1 << 47) + PAGE)),
+            ("run outside", |c| drop(c.processes[0].memory.vmas.remove(1))),
+            ("run in shared", |c| c.processes[0].memory.vmas[1].backing = Backing::SharedAnon { object: 0, offset: 0 }),
+            ("mapped file", |c| {
+                let file = Backing::File { file: 9, offset: 0, shared: false, may_write: false };
+                c.processes[0].memory.vmas[0].backing = file;
+            }),
+            ("shared object", |c| c.shared.anon.clear()),
+            ("shared size", |c| c.shared.anon[0].size = PAGE),
+            ("content", |c| c.shared.mapped[0].content = Some(crate::model::files::Content { id: 0, size: 6 })),
+            ("page size", |c| c.manifest.page_size = 65536),
+            ("siginfo", |c| {
+                let pending = crate::model::signals::Pending { signal: 10, info: Hex(vec![0; 127]) };
+                c.processes[0].pending.push(pending);
+            }),
+        ];
+        for (what, edit) in edits {
+            let result = edited(edit);
+            assert!(matches!(result, Err(Error::Inconsistent { .. })), "{what}: {result:?}");
+        }
+    }
+
+    /// A member of an archive made by hand.
+    fn member(name: &str, size: u64, content: &[u8]) -> Vec<u8> {
+        let mut bytes = super::super::header::Start { name, size, mtime: 0, aligned: false }.encode(0).unwrap();
+        bytes.extend(content);
+        bytes.resize(bytes.len().next_multiple_of(512), 0);
+        bytes
+    }
+
+    #[test]
+    fn claimed_sizes_take_no_memory() {
+        for size in [1 << 30, 1 << 40, u64::MAX >> 1, u64::MAX] {
+            let bytes = [member("ckpt.json", 12, b"{\"format\":1}"), member("tree.json", size, b"{}")].concat();
+            let cut = open(&bytes);
+            assert!(matches!(cut, Err(Error::Truncated { .. })), "{size}: {cut:?}");
+        }
+        // A sparse file really is as long as it says.
+        let file = tempfile::tempfile().unwrap();
+        file.write_all_at(&member("ckpt.json", 2 << 30, b"{}"), 0).unwrap();
+        file.set_len(4 << 30).unwrap();
+        assert!(matches!(Image::from_file(file, "sparse"), Err(Error::TooLarge { .. })));
+    }
+
+    #[test]
+    fn large_members_are_stepped_over() {
+        let file = tempfile::tempfile().unwrap();
+        let manifest = image_bytes()[..].to_vec();
+        let first = open(&manifest).unwrap().members()[0].clone();
+        let end = (first.offset + first.size).next_multiple_of(512);
+        let mut start = manifest[..end as usize].to_vec();
+        let size = (9 << 30) + 5;
+        start.extend(member("files/0.data", size, b""));
+        file.write_all_at(&start, 0).unwrap();
+        let next = (start.len() as u64 + size).next_multiple_of(512);
+        file.write_all_at(&member("last", 3, b"abc"), next).unwrap();
+        let source = Source { len: file.metadata().unwrap().len(), file, name: "it".into() };
+        let mut walk = Walk::new(&source);
+        let found: Vec<_> = (0..3).map(|_| walk.next().unwrap().unwrap()).map(|f| (f.name, f.size)).collect();
+        assert_eq!(found[1..], [("files/0.data".into(), size), ("last".into(), 3)]);
+    }
+
+    #[test]
+    fn tar_lists_and_extracts_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let path: PathBuf = dir.path().join("image");
+        write(&path, &parts()).unwrap();
+        let tar = |args: &[&str]| {
+            let out = Command::new("tar").args(args).arg(&path).current_dir(dir.path()).output().unwrap();
+            assert!(out.status.success() && out.stderr.is_empty(), "{}", String::from_utf8_lossy(&out.stderr));
+            String::from_utf8(out.stdout).unwrap()
+        };
+        let image = Image::open(&path).unwrap();
+        let names: Vec<_> = image.members().iter().map(|m| m.name.as_str()).collect();
+        assert_eq!(tar(&["tf"]).lines().collect::<Vec<_>>(), names);
+        assert!(tar(&["tvf"]).lines().all(|line| line.starts_with("-rw-------")));
+        tar(&["xf"]);
+        for member in image.members() {
+            let mut bytes = vec![0; member.size as usize];
+            image.file().read_exact_at(&mut bytes, member.offset).unwrap();
+            assert!(std::fs::read(dir.path().join(&member.name)).unwrap() == bytes, "{}", member.name);
+        }
+    }
+
+    #[test]
+    fn members_nobody_knows_are_ignored_and_verified() {
+        let whole = image_bytes();
+        let image = open(&whole).unwrap();
+        let last = image.members().last().unwrap();
+        // Put one more member before the end mark and list it there.
+        let extra = member("later/news.json", 4, b"news");
+        let at = last.offset as usize - 512;
+        let end_bytes = &whole[last.offset as usize..(last.offset + last.size) as usize];
+        let mut end = end::decode(end_bytes).unwrap();
+        end.members.push(end::Listed { name: "later/news.json".into(), size: 4, digest: Some(Digest::of(b"news")) });
+        let end = end::encode(&end).unwrap();
+        let mut bytes = whole[..at].to_vec();
+        bytes.extend(&extra);
+        bytes.extend(member(names::END, end.len() as u64, &end));
+        bytes.resize(bytes.len() + 1024, 0);
+        assert!(content(&bytes).unwrap() == content(&whole).unwrap());
+        bytes[at + 512] ^= 1;
+        assert!(matches!(content(&bytes), Err(Error::Altered { member, .. }) if member == "later/news.json"));
+        // The same member without the list knowing it.
+        let mut bytes = whole[..at].to_vec();
+        bytes.extend(&extra);
+        bytes.extend(&whole[at..]);
+        assert!(matches!(content(&bytes), Err(Error::Altered { .. })));
+    }
+}

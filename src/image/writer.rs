@@ -1,0 +1,405 @@
+//! Writing an image.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
+
+use super::blobs::Blob;
+use super::crew::{Crew, threads_for};
+use super::digest::Digest;
+use super::error::{Error, Result};
+use super::flusher::Flusher;
+use super::layout::{Layout, Step, What};
+use super::pages::{PageSource, Part, Run};
+use super::partial::Partial;
+use super::stream::{self, Stream};
+use super::{CHUNK, check};
+use crate::model::Checkpoint;
+
+/// Where an image goes.
+#[derive(Debug)]
+pub enum Sink {
+    /// A file of this name, which appears when it is complete.
+    File(PathBuf),
+    /// A pipe, socket or the like, written in order.
+    Stream(File),
+}
+
+/// Writes one image.
+#[derive(Debug)]
+pub struct Writer {
+    output: Output,
+    /// Bytes of the image once all of it is written.
+    written: Option<u64>,
+}
+
+#[derive(Debug)]
+enum Output {
+    File(Partial),
+    Stream(Stream),
+}
+
+impl Output {
+    fn path(&self) -> &Path {
+        match self {
+            Output::File(partial) => partial.target(),
+            Output::Stream(_) => Path::new(stream::NAME),
+        }
+    }
+
+    /// Early write-back, where there is so much to sync that it pays.
+    fn flusher(&self, payload: u64) -> Option<Flusher> {
+        match self {
+            Output::File(partial) if payload >= 4 * Flusher::SPAN => Flusher::new(partial.file()).ok(),
+            _ => None,
+        }
+    }
+
+    /// Writes at `offset`, which for a stream must be where it is.
+    fn write(&self, bytes: &[u8], offset: u64, crew: &Crew<'_>) -> Result<()> {
+        match self {
+            Output::File(partial) => {
+                let written = partial.file().write_all_at(bytes, offset);
+                written.map_err(|e| Error::writing(self.path(), "write", e))
+            }
+            Output::Stream(stream) => stream.write(bytes, crew),
+        }
+    }
+}
+
+impl Writer {
+    /// Begins an image. A file is written under a name ending in `.partial`, readable by its owner only; dropping the
+    /// writer removes it.
+    ///
+    /// # Errors
+    /// [`Error::Busy`] if another writer is at it, [`Error::NotAFile`], [`Error::NoSpace`], [`Error::Io`].
+    pub fn create(sink: Sink) -> Result<Writer> {
+        let output = match sink {
+            Sink::File(path) => Output::File(Partial::create(&path)?),
+            Sink::Stream(file) => Output::Stream(Stream::new(file)),
+        };
+        Ok(Writer { output, written: None })
+    }
+
+    /// Writes everything, once; nothing is synced. When it returns the page source is no longer needed.
+    ///
+    /// # Errors
+    /// [`Error::Inconsistent`] for what a reader would refuse, [`Error::Page`], [`Error::Blob`], [`Error::NoSpace`],
+    /// [`Error::Io`]; [`Error::Cancelled`] soon after `cancel` was raised.
+    pub fn write(
+        &mut self,
+        checkpoint: &Checkpoint,
+        parts: &[Part],
+        source: &dyn PageSource,
+        blobs: &[Blob],
+        cancel: &AtomicBool,
+    ) -> Result<()> {
+        let contradiction = |what| Error::Inconsistent { image: self.output.path().display().to_string(), what };
+        let runs: HashMap<&str, &[Run]> = parts.iter().map(|p| (p.name.as_str(), p.runs.as_slice())).collect();
+        let sizes: HashMap<u32, u64> = blobs.iter().map(|b| (b.id, b.size)).collect();
+        if runs.len() != parts.len() || sizes.len() != blobs.len() {
+            return Err(contradiction("two parts of one name or two contents of one id".to_owned()));
+        }
+        check::check(checkpoint, &runs, &sizes).map_err(contradiction)?;
+        self.write_unchecked(checkpoint, parts, source, blobs, cancel)
+    }
+
+    /// As [`Writer::write`], for a checkpoint that need not make sense.
+    pub(super) fn write_unchecked(
+        &mut self,
+        checkpoint: &Checkpoint,
+        parts: &[Part],
+        source: &dyn PageSource,
+        blobs: &[Blob],
+        cancel: &AtomicBool,
+    ) -> Result<()> {
+        if self.written.is_some() {
+            return Err(self.misuse("it is written already"));
+        }
+        let layout = Layout::new(&self.output.path().display().to_string(), checkpoint, parts, blobs)?;
+        let crew = Crew::new(cancel);
+        let flusher = self.output.flusher(layout.payload);
+        let flusher = flusher.as_ref();
+        let job = Job { layout: &layout, output: &self.output, parts, source, blobs, crew: &crew, flusher };
+        let threads = threads_for(layout.payload);
+        let digests = crew.run(threads, layout.steps.len(), layout.buffer(), |step, buf| match &self.output {
+            Output::File(_) => job.run(step, buf, |act| act()),
+            Output::Stream(_) => job.run(step, buf, |act| crew.in_turn(step, act)),
+        })?;
+        let Step { offset, what } = layout.finish(parts, digests)?;
+        if let What::Bytes(tail) = what {
+            self.output.write(&tail, offset, &crew)?;
+            self.written = Some(offset + tail.len() as u64);
+        }
+        Ok(())
+    }
+
+    /// Makes the image durable and gives it its name; of a stream nothing but the length is left to say. Returns its
+    /// length in bytes.
+    ///
+    /// # Errors
+    /// [`Error::NoSpace`], [`Error::Io`], also if nothing was written. The partial file is then removed.
+    pub fn commit(self) -> Result<u64> {
+        let Some(bytes) = self.written else { return Err(self.misuse("it is not complete")) };
+        if let Output::File(partial) = self.output {
+            partial.commit()?;
+        }
+        Ok(bytes)
+    }
+
+    fn misuse(&self, what: &'static str) -> Error {
+        Error::io("write", self.output.path().display().to_string())(io::Error::other(what))
+    }
+}
+
+/// What a worker needs to do any step.
+struct Job<'a> {
+    layout: &'a Layout,
+    output: &'a Output,
+    parts: &'a [Part],
+    source: &'a dyn PageSource,
+    blobs: &'a [Blob],
+    crew: &'a Crew<'a>,
+    flusher: Option<&'a Flusher>,
+}
+
+impl Job<'_> {
+    /// Does one step; `in_turn` runs the writing half, when its time has come.
+    fn run(
+        &self,
+        step: usize,
+        buf: &mut [u8],
+        in_turn: impl FnOnce(&mut dyn FnMut() -> Result<()>) -> Result<()>,
+    ) -> Result<Option<Digest>> {
+        let Some(Step { offset, what }) = self.layout.steps.get(step) else { return Ok(None) };
+        match what {
+            What::Bytes(bytes) => in_turn(&mut || self.output.write(bytes, *offset, self.crew)).map(|()| None),
+            &What::Blob { blob, .. } => {
+                let mut digest = None;
+                in_turn(&mut || {
+                    digest = Some(self.blob(blob, *offset, buf)?);
+                    Ok(())
+                })?;
+                Ok(digest)
+            }
+            &What::Chunk { part, index, len } => {
+                let buf = buf.get_mut(..len).unwrap_or_default();
+                self.fill(part, index * CHUNK as u64, buf)?;
+                let digest = Digest::of(buf);
+                in_turn(&mut || self.output.write(buf, *offset, self.crew))?;
+                self.flush(index, *offset + len as u64);
+                Ok(Some(digest))
+            }
+        }
+    }
+
+    /// After chunk `index` of a part, which ends at `end`, now and then: what is before it may go to the device.
+    fn flush(&self, index: u64, end: u64) {
+        const EVERY: u64 = Flusher::SPAN / CHUNK as u64;
+        if let Some(flusher) = self.flusher {
+            if index % EVERY == EVERY - 1 {
+                flusher.written(end - Flusher::SPAN, Flusher::SPAN);
+            }
+        }
+    }
+
+    /// Fills `buf` with what is at byte `from` of a part's pages.
+    fn fill(&self, part: usize, mut from: u64, mut buf: &mut [u8]) -> Result<()> {
+        let (Some(runs), Some(before)) = (self.parts.get(part), self.layout.before.get(part)) else { return Ok(()) };
+        let first = before.partition_point(|&b| b <= from).saturating_sub(1);
+        for (run, before) in runs.runs.iter().zip(before).skip(first) {
+            if buf.is_empty() {
+                break;
+            }
+            let skip = from - before;
+            let (piece, rest) = buf.split_at_mut((run.len - skip).min(buf.len() as u64) as usize);
+            let addr = run.start + skip;
+            self.source.fill(part, addr, piece).map_err(|source| Error::Page {
+                part: runs.name.clone(),
+                addr,
+                source,
+            })?;
+            from += piece.len() as u64;
+            buf = rest;
+        }
+        Ok(())
+    }
+
+    fn blob(&self, index: usize, offset: u64, buf: &mut [u8]) -> Result<Digest> {
+        let mut hasher = blake3::Hasher::new();
+        if let Some(blob) = self.blobs.get(index) {
+            let mut at = 0;
+            while at < blob.size {
+                self.crew.go_on()?;
+                let len = (blob.size - at).min(buf.len() as u64) as usize;
+                let piece = buf.get_mut(..len).unwrap_or_default();
+                blob.source.read(piece, at).map_err(|source| Error::Blob { id: blob.id, source })?;
+                hasher.update(piece);
+                self.output.write(piece, offset + at, self.crew)?;
+                at += len as u64;
+            }
+        }
+        Ok(hasher.finalize().into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+    use std::sync::atomic::Ordering;
+
+    use super::super::sample::{BASE, NEVER, Pattern, blobs, byte, checkpoint, parts, write};
+    use super::super::{BlobSource, Image, PAGE};
+    use super::*;
+
+    /// Enough pages for several threads and chunks, in runs that cross the chunks' borders.
+    fn many() -> Vec<Part> {
+        let mut all = parts();
+        all[0].runs.extend((0..40).map(|i| Run { start: BASE + (1 << 32) + i * 60 * PAGE, len: (20 + i) * PAGE }));
+        all
+    }
+
+    fn assert_pages(image: &Image, parts: &[Part]) {
+        for (index, part) in parts.iter().enumerate() {
+            let found = image.part(&part.name).unwrap();
+            assert_eq!(found.runs, part.runs);
+            assert_eq!(found.data_offset % PAGE, 0);
+            for (run, offset) in found.located() {
+                let mut bytes = vec![0; run.len as usize];
+                image.file().read_exact_at(&mut bytes, offset).unwrap();
+                assert!(bytes.iter().zip(run.start..).all(|(&b, addr)| b == byte(index, addr)), "{run:?}");
+                assert_eq!(found.find(run.start + 1), Some((offset + 1, run.len - 1)));
+            }
+            assert_eq!(found.find(0), None);
+        }
+    }
+
+    #[test]
+    fn what_is_written_is_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("image");
+        for parts in [parts(), many()] {
+            let bytes = write(&path, &parts).unwrap();
+            assert_eq!(std::fs::metadata(&path).unwrap().len(), bytes);
+            let image = Image::open(&path).unwrap();
+            assert_eq!(image.checkpoint(), &checkpoint());
+            assert_pages(&image, &parts);
+            let (offset, size) = image.blob(0).unwrap();
+            let mut content = vec![0; size as usize];
+            image.file().read_exact_at(&mut content, offset).unwrap();
+            assert_eq!(content, b"hello");
+            image.verify(0, &NEVER).unwrap();
+            assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
+        }
+    }
+
+    #[test]
+    fn a_stream_gets_the_same_bytes_as_a_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("image");
+        write(&path, &many()).unwrap();
+        let (mut reader, pipe) = io::pipe().unwrap();
+        let streamed = std::thread::scope(|scope| {
+            let writing = scope.spawn(move || {
+                let mut writer = Writer::create(Sink::Stream(File::from(std::os::fd::OwnedFd::from(pipe)))).unwrap();
+                writer.write(&checkpoint(), &many(), &Pattern, &blobs(), &NEVER).unwrap();
+                writer.commit().unwrap()
+            });
+            let mut bytes = Vec::new();
+            reader.read_to_end(&mut bytes).unwrap();
+            assert_eq!(writing.join().unwrap(), bytes.len() as u64);
+            bytes
+        });
+        assert!(streamed == std::fs::read(&path).unwrap());
+        let image = Image::spool(&streamed[..], "stdin").unwrap();
+        assert_eq!(image.checkpoint(), &checkpoint());
+        image.verify(2, &NEVER).unwrap();
+    }
+
+    #[test]
+    fn blobs_come_from_files_by_position() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, data) = (dir.path().join("image"), dir.path().join("data"));
+        let content: Vec<u8> = (0..3_000_001u32).map(|i| (i % 251) as u8).collect();
+        std::fs::write(&data, &content).unwrap();
+        let size = content.len() as u64;
+        let mut file = File::open(&data).unwrap();
+        io::Seek::seek(&mut file, io::SeekFrom::Start(99)).unwrap();
+        let more = |size| {
+            let mut all = blobs();
+            let file = file.try_clone().unwrap();
+            all.push(Blob { id: 8, size, source: BlobSource::File(file) });
+            all
+        };
+        let mut writer = Writer::create(Sink::File(path.clone())).unwrap();
+        writer.write(&checkpoint(), &many(), &Pattern, &more(size), &NEVER).unwrap();
+        writer.commit().unwrap();
+        assert_eq!(io::Seek::stream_position(&mut &file).unwrap(), 99);
+        let image = Image::open(&path).unwrap();
+        image.verify(2, &NEVER).unwrap();
+        let (offset, len) = image.blob(8).unwrap();
+        let mut found = vec![0; len as usize];
+        image.file().read_exact_at(&mut found, offset).unwrap();
+        assert!(found == content);
+
+        let mut writer = Writer::create(Sink::File(path)).unwrap();
+        let short = writer.write(&checkpoint(), &many(), &Pattern, &more(size + 1), &NEVER);
+        assert!(matches!(short, Err(Error::Blob { id: 8, .. })), "{short:?}");
+    }
+
+    /// Fails, or raises a flag, at the last address of the sample.
+    struct Trouble<'a>(Option<&'a AtomicBool>);
+
+    impl PageSource for Trouble<'_> {
+        fn fill(&self, _: usize, addr: u64, _: &mut [u8]) -> io::Result<()> {
+            match self.0 {
+                Some(flag) => flag.store(true, Ordering::Relaxed),
+                None if addr > BASE + (1 << 32) + 20 * PAGE => return Err(io::ErrorKind::NotFound.into()),
+                None => {}
+            }
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn trouble_leaves_nothing_behind() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("image");
+        let mut writer = Writer::create(Sink::File(path.clone())).unwrap();
+        let failed = writer.write(&checkpoint(), &many(), &Trouble(None), &blobs(), &NEVER);
+        assert!(matches!(failed, Err(Error::Page { .. })), "{failed:?}");
+        assert!(matches!(writer.commit(), Err(Error::Io { .. })));
+
+        let flag = AtomicBool::new(false);
+        let mut writer = Writer::create(Sink::File(path)).unwrap();
+        let cancelled = writer.write(&checkpoint(), &many(), &Trouble(Some(&flag)), &blobs(), &flag);
+        assert!(matches!(cancelled, Err(Error::Cancelled)), "{cancelled:?}");
+        drop(writer);
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn a_full_device_is_told_apart() {
+        let full = File::options().write(true).open("/dev/full").unwrap();
+        let mut writer = Writer::create(Sink::Stream(full)).unwrap();
+        let result = writer.write(&checkpoint(), &parts(), &Pattern, &blobs(), &NEVER);
+        assert!(matches!(result, Err(Error::NoSpace { .. })), "{result:?}");
+    }
+
+    #[test]
+    fn what_no_reader_would_take_is_not_written() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut writer = Writer::create(Sink::File(dir.path().join("image"))).unwrap();
+        let mut outside = parts();
+        outside[0].runs.push(Run { start: BASE + 100 * PAGE, len: PAGE });
+        let mut twice = parts();
+        twice.push(twice[0].clone());
+        for wrong in [outside, twice, parts()[1..].to_vec()] {
+            let result = writer.write(&checkpoint(), &wrong, &Pattern, &blobs(), &NEVER);
+            assert!(matches!(result, Err(Error::Inconsistent { .. })), "{result:?}");
+        }
+    }
+}

@@ -1,0 +1,232 @@
+//! The small types everything else is made of.
+
+use std::fmt;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+
+/// A process or thread id as the program sees it, in its own pid namespace.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Pid(pub i32);
+
+impl fmt::Display for Pid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// An address in the program's memory. Never a pointer of ours.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct Addr(pub u64);
+
+impl Addr {
+    /// The address `bytes` further on; `None` past the end of the address space.
+    pub fn checked_add(self, bytes: u64) -> Option<Addr> {
+        self.0.checked_add(bytes).map(Addr)
+    }
+}
+
+impl fmt::Debug for Addr {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:#x}", self.0)
+    }
+}
+
+impl fmt::Display for Addr {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:#x}", self.0)
+    }
+}
+
+impl Serialize for Addr {
+    fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        s.collect_str(&format_args!("{:#x}", self.0))
+    }
+}
+
+impl<'de> Deserialize<'de> for Addr {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        let text = std::borrow::Cow::<str>::deserialize(d)?;
+        let digits = text.strip_prefix("0x").ok_or_else(|| de::Error::custom("an address starts with 0x"))?;
+        u64::from_str_radix(digits, 16).map(Addr).map_err(de::Error::custom)
+    }
+}
+
+/// Bytes kept as hexadecimal text: register areas, signal information.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Hex(pub Vec<u8>);
+
+impl Serialize for Hex {
+    fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        s.serialize_str(&to_hex(&self.0))
+    }
+}
+
+impl<'de> Deserialize<'de> for Hex {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        let text = std::borrow::Cow::<str>::deserialize(d)?;
+        from_hex(&text).map(Hex).ok_or_else(|| de::Error::custom("not hexadecimal"))
+    }
+}
+
+fn to_hex(bytes: &[u8]) -> String {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    let mut out = String::with_capacity(bytes.len() * 2);
+    for b in bytes {
+        out.push(DIGITS[usize::from(b >> 4)] as char);
+        out.push(DIGITS[usize::from(b & 15)] as char);
+    }
+    out
+}
+
+fn from_hex(text: &str) -> Option<Vec<u8>> {
+    if text.len() % 2 != 0 {
+        return None;
+    }
+    text.as_bytes()
+        .chunks_exact(2)
+        .map(|pair| Some(((pair[0] as char).to_digit(16)? << 4 | (pair[1] as char).to_digit(16)?) as u8))
+        .collect()
+}
+
+/// A path or name as the kernel has it: any bytes. In JSON a string where it is UTF-8, else `{"hex": "…"}`.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct Name(pub Vec<u8>);
+
+impl Name {
+    /// The same bytes as a path.
+    pub fn as_path(&self) -> &Path {
+        Path::new(std::ffi::OsStr::from_bytes(&self.0))
+    }
+
+    /// What to show a person: invalid UTF-8 replaced.
+    pub fn display(&self) -> String {
+        String::from_utf8_lossy(&self.0).into_owned()
+    }
+}
+
+impl From<PathBuf> for Name {
+    fn from(path: PathBuf) -> Self {
+        Name(path.into_os_string().into_vec())
+    }
+}
+
+impl From<&Path> for Name {
+    fn from(path: &Path) -> Self {
+        Name(path.as_os_str().as_bytes().to_vec())
+    }
+}
+
+impl From<&str> for Name {
+    fn from(text: &str) -> Self {
+        Name(text.as_bytes().to_vec())
+    }
+}
+
+impl fmt::Debug for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}", String::from_utf8_lossy(&self.0))
+    }
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(untagged)]
+enum NameRepr<'a> {
+    Text(std::borrow::Cow<'a, str>),
+    Bytes { hex: Hex },
+}
+
+impl Serialize for Name {
+    fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        match std::str::from_utf8(&self.0) {
+            Ok(text) => NameRepr::Text(text.into()).serialize(s),
+            Err(_) => NameRepr::Bytes { hex: Hex(self.0.clone()) }.serialize(s),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Name {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        Ok(match NameRepr::deserialize(d)? {
+            NameRepr::Text(text) => Name(text.into_owned().into_bytes()),
+            NameRepr::Bytes { hex } => Name(hex.0),
+        })
+    }
+}
+
+/// A duration or a moment in nanoseconds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Nanos(pub i64);
+
+impl Nanos {
+    /// Nanoseconds in a second.
+    pub const PER_SECOND: i64 = 1_000_000_000;
+
+    /// From the two halves of a `timespec`; saturates where it would not fit (292 years).
+    pub fn from_parts(seconds: i64, nanos: i64) -> Nanos {
+        Nanos(seconds.saturating_mul(Self::PER_SECOND).saturating_add(nanos))
+    }
+
+    /// The two halves of a `timespec`, the second in 0..1e9.
+    pub fn parts(self) -> (i64, i64) {
+        (self.0.div_euclid(Self::PER_SECOND), self.0.rem_euclid(Self::PER_SECOND))
+    }
+}
+
+/// One thing that stands in the way of a save or a resume: what, of whom, why, and the way out.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Refusal {
+    /// Whose it is (inside pid).
+    pub pid: Pid,
+    /// The object: `fd 7 (io_uring)`, `/data/log`, `thread 4712`.
+    pub object: String,
+    /// Why it cannot be done.
+    pub reason: String,
+    /// What the user can do about it; may be empty.
+    pub hint: String,
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "pid {} {}: {}", self.pid, self.object, self.reason)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_that_are_not_utf8_survive() {
+        for bytes in [&b"/tmp/plain"[..], b"/tmp/\xff\xfe x", b"", b"a \"quoted\"\nname (deleted)"] {
+            let json = serde_json::to_string(&Name(bytes.to_vec())).unwrap();
+            assert_eq!(serde_json::from_str::<Name>(&json).unwrap().0, bytes, "{json}");
+        }
+    }
+
+    #[test]
+    fn addresses_and_bytes_round_trip() {
+        let json = serde_json::to_string(&(Addr(0x7fff_0000_1000), Hex(vec![0, 0xab, 0xff]))).unwrap();
+        assert_eq!(json, r#"["0x7fff00001000","00abff"]"#);
+        let back: (Addr, Hex) = serde_json::from_str(&json).unwrap();
+        assert_eq!(back, (Addr(0x7fff_0000_1000), Hex(vec![0, 0xab, 0xff])));
+    }
+
+    #[test]
+    fn hostile_text_is_an_error() {
+        assert!(serde_json::from_str::<Addr>("\"0x\"").is_err());
+        assert!(serde_json::from_str::<Addr>("\"0x1ffffffffffffffff\"").is_err());
+        assert!(serde_json::from_str::<Hex>("\"abc\"").is_err());
+        assert!(serde_json::from_str::<Hex>("\"zz\"").is_err());
+        assert!(serde_json::from_str::<Hex>("\"é\"").is_err());
+    }
+
+    #[test]
+    fn nanos_split_towards_the_past() {
+        assert_eq!(Nanos(-1).parts(), (-1, 999_999_999));
+        assert_eq!(Nanos::from_parts(i64::MAX, 0), Nanos(i64::MAX));
+    }
+}

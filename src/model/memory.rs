@@ -1,0 +1,133 @@
+//! An address space, and the memory and files that several of them share.
+
+use serde::{Deserialize, Serialize};
+
+use super::process::MmFields;
+use super::{Addr, Hex, Name};
+
+/// The address space of one process.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Memory {
+    /// Kernel's book-keeping addresses.
+    pub fields: MmFields,
+    /// Mappings in ascending order, without the kernel's own (`[vvar]`, `[vdso]`, `[vsyscall]`).
+    pub vmas: Vec<Vma>,
+    /// The kernel's own mappings.
+    pub vdso: Option<Vdso>,
+}
+
+/// One mapping.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Vma {
+    /// First byte.
+    pub start: Addr,
+    /// One past the last.
+    pub end: Addr,
+    /// PROT_READ 1, PROT_WRITE 2, PROT_EXEC 4.
+    pub prot: u32,
+    /// What is behind it.
+    pub backing: Backing,
+    /// Set: it grows down when touched below (stacks).
+    pub grows_down: bool,
+    /// MAP_NORESERVE.
+    pub no_reserve: bool,
+    /// Set: mlock2; the value says whether only on fault (`lf`).
+    pub locked: Option<bool>,
+    /// mseal(2).
+    pub sealed: bool,
+    /// madvise(2) advice to give again, by number (MADV_DONTFORK 10, MADV_HUGEPAGE 14, …).
+    pub advice: Vec<i32>,
+    /// Protection key; 0: none.
+    pub pkey: u32,
+    /// PR_SET_VMA_ANON_NAME.
+    pub anon_name: Option<Name>,
+}
+
+/// What is behind a mapping.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Backing {
+    /// Private and anonymous.
+    Anon,
+    /// A file; pages that the program changed (private) are in the image.
+    File {
+        /// Index into [`SharedObjects::mapped`].
+        file: u32,
+        /// Bytes into it.
+        offset: u64,
+        /// MAP_SHARED.
+        shared: bool,
+        /// Shared and may be made writable: the file was open for writing when it was mapped.
+        may_write: bool,
+    },
+    /// Shared and anonymous.
+    SharedAnon {
+        /// Index into [`SharedObjects::anon`].
+        object: u32,
+        /// Bytes into it.
+        offset: u64,
+    },
+}
+
+/// `[vdso]` with its `[vvar]` pages, which only move as one.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Vdso {
+    /// First byte of the vvar pages.
+    pub vvar_start: Addr,
+    /// First byte of the code, right after them.
+    pub start: Addr,
+    /// One past its last byte.
+    pub end: Addr,
+    /// The code itself: compared at resume, and kept where the kernel's is another.
+    pub code: Hex,
+}
+
+/// Memory and files that descriptors and mappings of several processes refer to.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct SharedObjects {
+    /// Shared anonymous memory.
+    pub anon: Vec<SharedAnon>,
+    /// Files that memory is mapped from or that are executed.
+    pub mapped: Vec<MappedFile>,
+}
+
+/// A piece of shared anonymous memory (`mmap(MAP_SHARED|MAP_ANONYMOUS)`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SharedAnon {
+    /// Bytes, page-aligned: the furthest byte that any process maps.
+    pub size: u64,
+}
+
+/// A file that memory is mapped from.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct MappedFile {
+    /// Where it was.
+    pub path: Name,
+    /// What it was like.
+    pub stamp: FileStamp,
+    /// Set for a deleted file: its content is in the image under this file id ([`super::files::Content`]).
+    pub content: Option<super::files::Content>,
+}
+
+/// What a file was like when it was saved.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FileStamp {
+    /// Bytes.
+    pub size: u64,
+    /// Last change of its content, nanoseconds since 1970.
+    pub mtime: i64,
+    /// GNU build id, of ELF files that have one.
+    pub build_id: Option<Hex>,
+}
+
+impl Vma {
+    /// Its length in bytes.
+    pub fn len(&self) -> u64 {
+        self.end.0.saturating_sub(self.start.0)
+    }
+
+    /// Whether it covers nothing, as only a damaged image has it.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}

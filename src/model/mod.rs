@@ -1,0 +1,40 @@
+//! What a checkpoint says: plain serde data, no I/O and no libc types.
+//!
+//! All pids in here are *inside* pids, as the program itself sees them. Numbers that are kernel ABI (signal numbers,
+//! open flags, `prot` bits, clock ids…) are kept as the kernel has them on x86-64.
+
+mod basic;
+pub mod epoll;
+pub mod eventfd;
+pub mod fd;
+pub mod files;
+pub mod manifest;
+pub mod memory;
+pub mod pipes;
+pub mod process;
+pub mod signalfd;
+pub mod signals;
+pub mod stdio;
+pub mod thread;
+pub mod timerfd;
+pub mod timers;
+pub mod tree;
+
+pub use basic::{Addr, Hex, Name, Nanos, Pid, Refusal};
+
+use serde::{Deserialize, Serialize};
+
+/// A whole checkpoint but for the bytes of memory and of files, which the image keeps beside it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Checkpoint {
+    /// Who wrote it, when, where, and what a reader must know.
+    pub manifest: manifest::Manifest,
+    /// The processes and how they are related.
+    pub tree: tree::Tree,
+    /// One entry for every living process of the tree (zombies are in `tree` only).
+    pub processes: Vec<process::Process>,
+    /// Open file descriptions, by id; descriptors refer to them.
+    pub files: Vec<fd::OpenFile>,
+    /// Memory shared between processes that has no file behind it, and the contents of deleted files.
+    pub shared: memory::SharedObjects,
+}

@@ -1,0 +1,121 @@
+//! What belongs to one process as a whole.
+
+use serde::{Deserialize, Serialize};
+
+use super::fd::Descriptor;
+use super::memory::Memory;
+use super::signals::{Action, Pending};
+use super::thread::Thread;
+use super::timers::{IntervalTimer, PosixTimer};
+use super::{Addr, Name, Pid};
+
+/// One living process.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Process {
+    /// Its id.
+    pub pid: Pid,
+    /// Path of its executable.
+    pub exe: Exe,
+    /// Working directory.
+    pub cwd: Name,
+    /// Root directory; `/` but for chroot.
+    pub root: Name,
+    /// File mode creation mask.
+    pub umask: u32,
+    /// Resource limits, in the order of `RLIMIT_*`.
+    pub limits: Vec<Limit>,
+    /// User, groups, capabilities.
+    pub credentials: Credentials,
+    /// `PR_GET_DUMPABLE`: 0, 1 (or 2, which can't be set again).
+    pub dumpable: u32,
+    /// `PR_GET_CHILD_SUBREAPER`.
+    pub subreaper: bool,
+    /// `PR_GET_NO_NEW_PRIVS`.
+    pub no_new_privs: bool,
+    /// `PR_GET_PDEATHSIG`; 0: none.
+    pub pdeath_signal: i32,
+    /// `PR_GET_THP_DISABLE`.
+    pub thp_disable: bool,
+    /// personality(2).
+    pub personality: u32,
+    /// /proc/PID/oom_score_adj.
+    pub oom_score_adj: i32,
+    /// /proc/PID/coredump_filter.
+    pub coredump_filter: u32,
+    /// Address space.
+    pub memory: Memory,
+    /// One for every signal 1..=64 that differs from the default.
+    pub actions: Vec<Action>,
+    /// Signals pending for the process as a whole, in order.
+    pub pending: Vec<Pending>,
+    /// ITIMER_REAL, ITIMER_VIRTUAL, ITIMER_PROF.
+    pub itimers: [IntervalTimer; 3],
+    /// timer_create(2).
+    pub timers: Vec<PosixTimer>,
+    /// Open descriptors, by number.
+    pub fds: Vec<Descriptor>,
+    /// Threads, the leader first.
+    pub threads: Vec<Thread>,
+}
+
+/// The file /proc/PID/exe points to.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Exe {
+    /// Its path.
+    pub path: Name,
+    /// What it was like, to notice a change; index into [`super::memory::SharedObjects::mapped`].
+    pub file: u32,
+}
+
+/// A soft and a hard limit; `u64::MAX` is "unlimited".
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Limit {
+    /// What the kernel enforces.
+    pub soft: u64,
+    /// How far the program may raise it.
+    pub hard: u64,
+}
+
+/// Users, groups and capabilities of a process.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Credentials {
+    /// Real, effective, saved, file system.
+    pub uid: [u32; 4],
+    /// Real, effective, saved, file system.
+    pub gid: [u32; 4],
+    /// Supplementary groups.
+    pub groups: Vec<u32>,
+    /// Inheritable, permitted, effective, bounding, ambient, as bit sets.
+    pub caps: [u64; 5],
+    /// `PR_GET_SECUREBITS`.
+    pub securebits: u32,
+}
+
+/// Fields of the kernel's mm that `PR_SET_MM_MAP` sets.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct MmFields {
+    /// Text.
+    pub start_code: Addr,
+    /// End of text.
+    pub end_code: Addr,
+    /// Initialised data.
+    pub start_data: Addr,
+    /// End of it.
+    pub end_data: Addr,
+    /// Where the heap starts.
+    pub start_brk: Addr,
+    /// Where it ends now.
+    pub brk: Addr,
+    /// Where the stack started.
+    pub start_stack: Addr,
+    /// Command line.
+    pub arg_start: Addr,
+    /// End of it.
+    pub arg_end: Addr,
+    /// Environment.
+    pub env_start: Addr,
+    /// End of it.
+    pub env_end: Addr,
+    /// The auxiliary vector, raw.
+    pub auxv: super::Hex,
+}

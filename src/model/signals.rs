@@ -1,0 +1,29 @@
+//! Signal actions and pending signals.
+
+use serde::{Deserialize, Serialize};
+
+use super::{Addr, Hex};
+
+/// One signal's disposition, as the kernel's `struct sigaction` has it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Action {
+    /// 1..=64.
+    pub signal: i32,
+    /// SIG_DFL 0, SIG_IGN 1, or the handler.
+    pub handler: Addr,
+    /// `SA_*`.
+    pub flags: u64,
+    /// `SA_RESTORER`'s address.
+    pub restorer: Addr,
+    /// Blocked while the handler runs.
+    pub mask: u64,
+}
+
+/// One queued signal.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pending {
+    /// 1..=64.
+    pub signal: i32,
+    /// The raw 128-byte `siginfo_t`, pids inside.
+    pub info: Hex,
+}

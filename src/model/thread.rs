@@ -1,0 +1,107 @@
+//! What belongs to one thread.
+
+use serde::{Deserialize, Serialize};
+
+use super::signals::Pending;
+use super::{Addr, Hex, Name, Pid};
+
+/// One thread.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Thread {
+    /// Its id; the leader's is the process's.
+    pub tid: Pid,
+    /// Its name.
+    pub comm: Name,
+    /// General registers, ready to be set: interrupted system calls already wound back.
+    pub regs: Regs,
+    /// The whole xsave area as the kernel's `NT_X86_XSTATE` gives it.
+    pub xstate: Hex,
+    /// Blocked signals, bit n-1 for signal n.
+    pub sigmask: u64,
+    /// Signals pending for this thread alone, in order.
+    pub pending: Vec<Pending>,
+    /// Alternate signal stack.
+    pub altstack: AltStack,
+    /// Robust futex list: head and length; head 0: none.
+    pub robust_list: (Addr, u64),
+    /// `set_tid_address`: cleared and woken at the thread's end; 0: none.
+    pub clear_child_tid: Addr,
+    /// rseq(2), if registered.
+    pub rseq: Option<Rseq>,
+    /// Scheduling.
+    pub sched: Sched,
+    /// CPUs it may run on, as a bit set, lowest first.
+    pub affinity: Hex,
+    /// ioprio_get(2).
+    pub io_priority: i32,
+    /// /proc/PID/timerslack_ns.
+    pub timer_slack: u64,
+}
+
+/// `user_regs_struct` of x86-64.
+#[allow(missing_docs)] // the names say it all
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Regs {
+    pub r15: u64,
+    pub r14: u64,
+    pub r13: u64,
+    pub r12: u64,
+    pub rbp: u64,
+    pub rbx: u64,
+    pub r11: u64,
+    pub r10: u64,
+    pub r9: u64,
+    pub r8: u64,
+    pub rax: u64,
+    pub rcx: u64,
+    pub rdx: u64,
+    pub rsi: u64,
+    pub rdi: u64,
+    pub orig_rax: u64,
+    pub rip: u64,
+    pub cs: u64,
+    pub eflags: u64,
+    pub rsp: u64,
+    pub ss: u64,
+    pub fs_base: u64,
+    pub gs_base: u64,
+    pub ds: u64,
+    pub es: u64,
+    pub fs: u64,
+    pub gs: u64,
+}
+
+/// sigaltstack(2).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct AltStack {
+    /// Lowest address.
+    pub sp: Addr,
+    /// `SS_*` flags as the kernel reports them.
+    pub flags: i32,
+    /// Bytes.
+    pub size: u64,
+}
+
+/// A restartable-sequences registration.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rseq {
+    /// The thread's `struct rseq`.
+    pub area: Addr,
+    /// The length it was registered with.
+    pub len: u32,
+    /// The signature before each abort handler.
+    pub signature: u32,
+}
+
+/// sched_getattr(2).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Sched {
+    /// SCHED_OTHER 0, FIFO 1, RR 2, BATCH 3, IDLE 5.
+    pub policy: u32,
+    /// `SCHED_FLAG_*`.
+    pub flags: u64,
+    /// -20..=19.
+    pub nice: i32,
+    /// Real-time priority.
+    pub priority: u32,
+}

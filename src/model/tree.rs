@@ -1,0 +1,55 @@
+//! The processes of a tree and how they are related.
+
+use serde::{Deserialize, Serialize};
+
+use super::{Name, Pid};
+
+/// Every process of the tree, and what of the world outside its processes can see.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Tree {
+    /// The root.
+    pub root: Pid,
+    /// All processes, parents before their children where the parent is in the tree.
+    pub members: Vec<Member>,
+    /// Who adopts the orphans of this tree: its `getppid()` after its parent died. 1 where nobody nearer does.
+    pub reaper: Pid,
+    /// Ids of living processes outside the tree that are parent, session leader or group leader of members.
+    pub outside: Vec<Pid>,
+}
+
+/// One process of the tree, alive or a zombie.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Member {
+    /// Its id.
+    pub pid: Pid,
+    /// Its parent's id.
+    pub ppid: Pid,
+    /// Its process group.
+    pub pgid: Pid,
+    /// Its session.
+    pub sid: Pid,
+    /// Its command name.
+    pub comm: Name,
+    /// Alive, stopped, or dead and not waited for.
+    pub state: State,
+    /// The signal its parent gets at its end; 17 (SIGCHLD) but for raw clone(2).
+    pub exit_signal: i32,
+}
+
+/// Whether a process lives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum State {
+    /// Running or sleeping.
+    Alive,
+    /// Stopped by job control, by this signal.
+    Stopped {
+        /// SIGSTOP, SIGTSTP, SIGTTIN or SIGTTOU.
+        signal: i32,
+    },
+    /// Dead, not yet waited for.
+    Zombie {
+        /// As `wait(2)` reports it.
+        status: i32,
+    },
+}

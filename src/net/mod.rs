@@ -1,0 +1,30 @@
+//! Sockets: naming one.
+
+mod tables;
+
+use crate::proc;
+
+/// What a socket is, for messages: `TCP socket, listening on 127.0.0.1:80`. `inode` as in `socket:[inode]`, `pid` a
+/// process in the socket's network namespace, as we see it.
+pub fn describe(pid: i32, inode: u64) -> String {
+    const TABLES: [(&str, tables::Name); 10] = [
+        ("tcp", tables::tcp),
+        ("tcp6", tables::tcp),
+        ("unix", tables::unix),
+        ("udp", tables::udp),
+        ("udp6", tables::udp),
+        ("netlink", tables::netlink),
+        ("raw", tables::raw),
+        ("raw6", tables::raw),
+        ("icmp", tables::icmp),
+        ("packet", tables::packet),
+    ];
+    TABLES
+        .iter()
+        .find_map(|(file, name)| {
+            // A kernel without this protocol lacks the file.
+            let text = proc::read(&format!("{pid}/net/{file}")).ok()?;
+            tables::find(&text, inode, *name)
+        })
+        .unwrap_or_else(|| "socket".to_owned())
+}

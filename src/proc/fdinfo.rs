@@ -1,0 +1,268 @@
+//! `/proc/PID/fdinfo/FD`. See proc_pid_fdinfo(5).
+
+use super::Malformed;
+use super::text::{decimal, hex, lines, octal, split_once, words};
+
+/// What is known of one open descriptor.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct FdInfo {
+    /// Read/write position in bytes.
+    pub pos: u64,
+    /// Access mode and status flags, with O_CLOEXEC.
+    pub flags: u32,
+    /// Mount it was opened through.
+    pub mnt_id: i32,
+    /// Its inode, on kernels that tell (5.14).
+    pub ino: Option<u64>,
+    /// It has POSIX, OFD or flock locks, or leases.
+    pub locks: bool,
+    /// What is particular to its kind.
+    pub detail: Detail,
+}
+
+/// What the kernel adds for some kinds of descriptor.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum Detail {
+    /// Nothing.
+    #[default]
+    None,
+    /// eventfd(2).
+    Eventfd {
+        /// Its count.
+        count: u64,
+        /// A number of the kernel's that tells instances apart.
+        id: Option<i64>,
+        /// EFD_SEMAPHORE; kernels before 6.5 don't tell.
+        semaphore: Option<bool>,
+    },
+    /// timerfd_create(2).
+    Timerfd(Timerfd),
+    /// signalfd(2): signals accepted, bit n-1 for signal n.
+    Signalfd(u64),
+    /// epoll_create(2): what it watches, in the kernel's order.
+    Epoll(Vec<Watch>),
+    /// inotify(7) with at least one watch.
+    Inotify,
+    /// fanotify(7).
+    Fanotify,
+    /// pidfd_open(2): the process, as we see it; -1: gone.
+    Pidfd(i32),
+    /// io_uring(7).
+    IoUring,
+}
+
+/// A timerfd's state.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Timerfd {
+    /// Clock id.
+    pub clock: i32,
+    /// Expirations not yet read.
+    pub ticks: u64,
+    /// Flags of the last timerfd_settime.
+    pub settime_flags: u32,
+    /// Time left: seconds, nanoseconds.
+    pub value: (i64, i64),
+    /// Period: seconds, nanoseconds.
+    pub interval: (i64, i64),
+}
+
+/// One descriptor that an epoll watches.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Watch {
+    /// The number it was added under.
+    pub fd: i32,
+    /// EPOLL* bits.
+    pub events: u32,
+    /// `epoll_data`.
+    pub data: u64,
+    /// Inode of the file.
+    pub ino: u64,
+    /// Device of its file system, as the kernel's own number (minor in the low 20 bits).
+    pub sdev: u64,
+}
+
+/// Parses the text of a file in `fdinfo`.
+///
+/// # Errors
+/// If `pos` or `flags` is missing, or a field that is there makes no sense.
+pub fn parse(bytes: &[u8]) -> Result<FdInfo, Malformed> {
+    let mut out = FdInfo::default();
+    let mut seen = 0;
+    for line in lines(bytes) {
+        if line.starts_with(b"inotify ") {
+            out.detail = Detail::Inotify;
+            continue;
+        }
+        if line.starts_with(b"fanotify ") {
+            out.detail = Detail::Fanotify;
+            continue;
+        }
+        let Some((key, value)) = split_once(line, b':') else { continue };
+        let value = value.trim_ascii();
+        match key {
+            b"pos" => seen |= 1,
+            b"flags" => seen |= 2,
+            _ => {}
+        }
+        field(&mut out, key, value).ok_or(Malformed("a field is odd"))?;
+    }
+    if seen != 3 {
+        return Err(Malformed("pos or flags is missing"));
+    }
+    Ok(out)
+}
+
+fn field(out: &mut FdInfo, key: &[u8], value: &[u8]) -> Option<()> {
+    match key {
+        // Directories of some file systems have positions with the top bit set, shown as negative numbers.
+        b"pos" => out.pos = decimal::<i64>(value)? as u64,
+        b"flags" => out.flags = octal(value)?.try_into().ok()?,
+        b"mnt_id" => out.mnt_id = decimal(value)?,
+        b"ino" => out.ino = Some(decimal(value)?),
+        b"lock" => out.locks = true,
+        b"eventfd-count" => out.detail = Detail::Eventfd { count: hex(value)?, id: None, semaphore: None },
+        b"eventfd-id" => {
+            if let Detail::Eventfd { id, .. } = &mut out.detail {
+                *id = Some(decimal(value)?);
+            }
+        }
+        b"eventfd-semaphore" => {
+            if let Detail::Eventfd { semaphore, .. } = &mut out.detail {
+                *semaphore = Some(value == b"1");
+            }
+        }
+        b"sigmask" => out.detail = Detail::Signalfd(hex(value)?),
+        b"clockid" => out.detail = Detail::Timerfd(Timerfd { clock: decimal(value)?, ..Timerfd::default() }),
+        b"ticks" | b"settime flags" | b"it_value" | b"it_interval" => {
+            if let Detail::Timerfd(timer) = &mut out.detail {
+                match key {
+                    b"ticks" => timer.ticks = decimal(value)?,
+                    b"settime flags" => timer.settime_flags = octal(value)?.try_into().ok()?,
+                    b"it_value" => timer.value = pair(value)?,
+                    _ => timer.interval = pair(value)?,
+                }
+            }
+        }
+        b"tfd" => {
+            let watch = watch(value)?;
+            match &mut out.detail {
+                Detail::Epoll(watches) => watches.push(watch),
+                other => *other = Detail::Epoll(vec![watch]),
+            }
+        }
+        b"Pid" => out.detail = Detail::Pidfd(decimal(value)?),
+        b"SqMask" => out.detail = Detail::IoUring,
+        _ => {}
+    }
+    Some(())
+}
+
+/// `(seconds, nanoseconds)`.
+fn pair(value: &[u8]) -> Option<(i64, i64)> {
+    let (seconds, nanos) = split_once(value.strip_prefix(b"(")?.strip_suffix(b")")?, b',')?;
+    Some((decimal(seconds.trim_ascii())?, decimal(nanos.trim_ascii())?))
+}
+
+/// `        3 events:       19 data:                3  pos:0 ino:40f sdev:10`; the last three came with Linux 4.13.
+fn watch(value: &[u8]) -> Option<Watch> {
+    let mut words = words(value);
+    let mut out = Watch { fd: decimal(words.next()?)?, events: 0, data: 0, ino: 0, sdev: 0 };
+    while let Some(word) = words.next() {
+        let (key, value) = split_once(word, b':')?;
+        let value = if value.is_empty() { words.next()? } else { value };
+        match key {
+            b"events" => out.events = hex(value)?.try_into().ok()?,
+            b"data" => out.data = hex(value)?,
+            b"ino" => out.ino = hex(value)?,
+            b"sdev" => out.sdev = hex(value)?,
+            _ => {}
+        }
+    }
+    Some(out)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn with(detail: &str) -> FdInfo {
+        parse(format!("pos:\t0\nflags:\t02000002\nmnt_id:\t17\nino:\t1039\n{detail}").as_bytes()).unwrap()
+    }
+
+    #[test]
+    fn plain_file_with_a_lock() {
+        let info = parse(
+            b"pos:\t108791\nflags:\t0100001\nmnt_id:\t27\nino:\t10010635\nlock:\t1: FLOCK  ADVISORY  WRITE 6467 \
+fe:00:10010638 0 EOF\n",
+        )
+        .unwrap();
+        assert_eq!((info.pos, info.flags, info.mnt_id, info.ino), (108_791, 0o100_001, 27, Some(10_010_635)));
+        assert!(info.locks);
+        assert_eq!(info.detail, Detail::None);
+    }
+
+    #[test]
+    fn an_old_kernel_and_a_huge_position() {
+        let info = parse(b"pos:\t-1\nflags:\t0100000\n").unwrap();
+        assert_eq!((info.pos, info.ino, info.locks), (u64::MAX, None, false));
+    }
+
+    #[test]
+    fn each_kind() {
+        assert_eq!(
+            with("eventfd-count:               1f\neventfd-id: 1\neventfd-semaphore: 1\n").detail,
+            Detail::Eventfd { count: 31, id: Some(1), semaphore: Some(true) }
+        );
+        assert_eq!(
+            with("eventfd-count:               1f\n").detail,
+            Detail::Eventfd { count: 31, id: None, semaphore: None }
+        );
+        assert_eq!(
+            with("clockid: 7\nticks: 3\nsettime flags: 01\nit_value: (4, 999)\nit_interval: (0, 5)\n").detail,
+            Detail::Timerfd(Timerfd { clock: 7, ticks: 3, settime_flags: 1, value: (4, 999), interval: (0, 5) })
+        );
+        assert_eq!(with("sigmask:\t0000000000000300\n").detail, Detail::Signalfd(0x300));
+        assert_eq!(
+            with(
+                "tfd:        3 events:       19 data:                3  pos:0 ino:40f sdev:10\n\
+                 tfd:       -1 events: 80000001 data: ffffffffffffffff  pos:0 ino:1 sdev:fe00000\n"
+            )
+            .detail,
+            Detail::Epoll(vec![
+                Watch { fd: 3, events: 0x19, data: 3, ino: 0x40f, sdev: 0x10 },
+                Watch { fd: -1, events: 0x8000_0001, data: u64::MAX, ino: 1, sdev: 0xfe0_0000 },
+            ])
+        );
+        assert_eq!(
+            with("tfd:        3 events:       19 data:  3\n").detail,
+            Detail::Epoll(vec![Watch { fd: 3, events: 0x19, data: 3, ino: 0, sdev: 0 }])
+        );
+        assert_eq!(with("inotify wd:1 ino:3c4a7 sdev:fe00000 mask:2\n").detail, Detail::Inotify);
+        assert_eq!(with("fanotify flags:0 event-flags:0\n").detail, Detail::Fanotify);
+        assert_eq!(with("Pid:\t6467\nNSpid:\t6467\n").detail, Detail::Pidfd(6467));
+        assert_eq!(with("SqMask:\t0x3\nSqHead:\t0\n").detail, Detail::IoUring);
+    }
+
+    #[test]
+    fn nonsense_is_an_error() {
+        assert!(parse(b"pos:\t0\n").is_err());
+        assert!(parse(b"pos:\t0\nflags:\t9\n").is_err());
+        assert!(parse(b"pos:\t0\nflags:\t0\nclockid: 1\nit_value: 4, 5\n").is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn nothing_panics(bytes: Vec<u8>) {
+            let _ = parse(&bytes);
+        }
+
+        #[test]
+        fn nothing_panics_after_each_key(
+            key in proptest::sample::select(&["tfd", "it_value", "eventfd-count", "sigmask", "pos", "flags", "Pid"][..]),
+            value: Vec<u8>,
+        ) {
+            let _ = parse(&[b"pos:\t0\nflags:\t0\nclockid: 1\n", key.as_bytes(), b":", &value[..]].concat());
+        }
+    }
+}

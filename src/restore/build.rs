@@ -1,0 +1,351 @@
+//! From nothing to a whole tree that only waits to be let go.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::atomic::Ordering;
+
+use crate::image::Image;
+use crate::model::fd::Kind;
+use crate::model::process::Process;
+use crate::model::tree::State;
+use crate::model::{Addr, Checkpoint, Pid};
+use crate::sys::{ptrace, stub as code, tasks, wait};
+use crate::tracer;
+
+use super::fd::Sources;
+use super::memory::Hold;
+use super::namespaces::{CLONE_ARGS_LEN, Init, clone_args};
+use super::stub::{Batch, Expect, LEN, Puppet};
+use super::tree::{Order, Role, Step};
+use super::{Error, Options, Pids, Plan, epoll, fd, gap, memory, process, signals, thread, timers};
+
+/// A tree that stands ready.
+#[derive(Debug)]
+pub struct Built {
+    /// Its root as we see it.
+    pub root: i32,
+    /// The same as the tree's first process sees it.
+    pub root_inside: i32,
+    /// What could not be made exactly as it was.
+    pub notes: Vec<String>,
+    ready: Vec<Puppet>,
+    /// Job-control stops to renew, by host pid.
+    stops: Vec<(i32, i32)>,
+}
+
+impl Built {
+    /// Lets everything go at once; the first process's pid.
+    pub fn go(self, mut init: Init) -> Result<i32, Error> {
+        for (pid, signal) in self.stops {
+            tasks::kill(pid, signal).map_err(|e| Error::step("stopping", pid, e))?;
+        }
+        init.tell(self.root_inside)?;
+        // From here on nobody dies with us: everything is complete, and goes on by itself even if we don't.
+        for puppet in &self.ready {
+            ptrace::set_options(puppet.host(), 0).map_err(|e| Error::step("letting go", puppet.host(), e))?;
+        }
+        ptrace::set_options(init.host(), 0).map_err(|e| Error::step("letting go", init.host(), e))?;
+        let init = init.go()?;
+        // Those who go first may end others before we come to them (exit_group, a signal): that is their business. Of
+        // a process its leader ends last, and stands before its threads in the list.
+        let mut ended = Vec::new();
+        for puppet in self.ready {
+            let tid = puppet.host();
+            if !puppet.detach()? {
+                ended.push(tid);
+            }
+        }
+        for tid in ended.into_iter().rev() {
+            let _ = wait::wait(tid).and_then(|_| wait::reap(tid));
+        }
+        Ok(init)
+    }
+}
+
+/// Builds the tree of `image` under `init`.
+pub fn tree(image: &Image, options: &Options, plan: &Plan, sources: &Sources, init: &mut Init) -> Result<Built, Error> {
+    let checkpoint = image.checkpoint();
+    let mut builder = Builder { checkpoint, options, sources, puppets: BTreeMap::new(), notes: Vec::new() };
+    let hold = builder.template(image, &plan.order, init)?;
+    builder.births(&plan.order, &hold)?;
+    for process in &checkpoint.processes {
+        builder.cancelled()?;
+        let puppet = puppet(&mut builder.puppets, process.pid)?;
+        memory::build(puppet, process, image, sources, &hold, options.foreign_vdso, &mut builder.notes)?;
+        fd::install(puppet, process, sources)?;
+    }
+    builder.descriptions()?;
+    let mut threads: Vec<(Pid, Vec<Puppet>)> = Vec::new();
+    for process in &checkpoint.processes {
+        builder.cancelled()?;
+        let others = builder.finish_process(process)?;
+        threads.push((process.pid, others));
+    }
+    builder.stand_ins(&plan.order, &hold)?;
+    builder.park(threads, &hold)
+}
+
+fn puppet(puppets: &mut BTreeMap<Pid, Puppet>, pid: Pid) -> Result<&mut Puppet, Error> {
+    puppets.get_mut(&pid).ok_or_else(|| Error::step("building", pid.0, io::Error::other("it was not made")))
+}
+
+struct Builder<'a> {
+    checkpoint: &'a Checkpoint,
+    options: &'a Options,
+    sources: &'a Sources,
+    puppets: BTreeMap<Pid, Puppet>,
+    notes: Vec<String>,
+}
+
+impl Builder<'_> {
+    fn cancelled(&self) -> Result<(), Error> {
+        if self.options.cancel.load(Ordering::Relaxed) { Err(Error::Cancelled) } else { Ok(()) }
+    }
+
+    /// The pid a process is to be given; none where the kernel chooses: always with `--pids fresh`, and with
+    /// `--pids host` for a stand-in whose place is still taken by the process it would stand for.
+    fn chosen(&self, pid: Pid) -> Option<Pid> {
+        match self.options.pids {
+            Pids::Auto | Pids::Private => Some(pid),
+            Pids::Fresh => None,
+            Pids::Host => {
+                let member = self.checkpoint.tree.members.iter().any(|m| m.pid == pid);
+                (member || !std::path::Path::new(&format!("/proc/{pid}")).exists()).then_some(pid)
+            }
+        }
+    }
+
+    /// The process all others descend from: empty but for the stub, the vDSO and the shared memory.
+    fn template(&mut self, image: &Image, order: &Order, init: &mut Init) -> Result<Hold, Error> {
+        let Some(Step::Create { parent: pid, .. }) = order.steps.first().copied() else {
+            return Err(Error::step("planning", 0, io::Error::other("no processes")));
+        };
+        let task = init.make_child(self.chosen(pid))?;
+        let host = task.tid();
+        let mut puppet = Puppet::adopt(task, code::here())?;
+        ptrace::set_sigmask(host, u64::MAX).map_err(|e| Error::step("blocking signals", host, e))?;
+        let maps = tracer::maps(host).map_err(|e| Error::step("reading maps", host, io::Error::other(e)))?;
+        let taken: Vec<(u64, u64)> = maps.iter().map(|m| (m.start, m.end)).collect();
+        let shared: u64 = self.checkpoint.shared.anon.iter().fold(0, |sum, a| sum.saturating_add(a.size));
+        let kernel: u64 = maps.iter().filter(|m| memory::is_kernels(m)).map(|m| m.end - m.start).sum();
+        let len = shared.saturating_add(LEN + kernel + 4096);
+        let base = gap::common(self.checkpoint, &taken, len).ok_or_else(|| Error::Host {
+            feature: "a free range of addresses for the restore stub".to_owned(),
+            hint: "the program fills its address space".to_owned(),
+        })?;
+        // mmap, code by the kernel's hand, then no longer writable.
+        let anywhere = [base.0, LEN, 3, (libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | 0x10_0000) as u64, u64::MAX, 0];
+        puppet.single("mmap", libc::SYS_mmap, &anywhere)?;
+        crate::sys::mem::write(host, base, code::code()).map_err(|e| Error::step("writing the stub", host, e))?;
+        puppet.single("mprotect", libc::SYS_mprotect, &[base.0, 4096, 5])?;
+        puppet.rebase(base);
+        let mut batch = puppet.batch();
+        if let Some(rseq) = ptrace::get_rseq(host).map_err(|e| Error::step("reading rseq", host, e))? {
+            let args = [rseq.area.0, u64::from(rseq.len), 1, u64::from(rseq.signature)];
+            batch.call("rseq", libc::SYS_rseq, &args);
+        }
+        signals::all_default(&mut batch);
+        // A descriptor of ours below the sources is nobody's business.
+        batch.call("close_range", libc::SYS_close_range, &[0, self.sources.base as u64 - 1, 0]);
+        let hold = memory::empty(&mut batch, &maps, base, &self.checkpoint.shared.anon);
+        puppet.run(batch)?;
+        memory::fill_shared(&mut puppet, image, self.sources, &hold)?;
+        self.puppets.insert(pid, puppet);
+        Ok(hold)
+    }
+
+    fn births(&mut self, order: &Order, hold: &Hold) -> Result<(), Error> {
+        for step in &order.steps {
+            match *step {
+                Step::Create { parent, pid, exit_signal } => self.create(parent, pid, exit_signal)?,
+                Step::Setsid(pid) => self.one(pid, "setsid", libc::SYS_setsid, &[])?,
+                Step::Setpgid(pid, group) => {
+                    let group = self.actual(group);
+                    self.one(pid, "setpgid", libc::SYS_setpgid, &[0, group as u64])?;
+                }
+                Step::Subreaper(pid) => self.one(pid, "prctl", libc::SYS_prctl, &[36, 1])?,
+                Step::End { pid, by } => self.end(pid, by)?,
+            }
+        }
+        // The dead die once groups and children are settled, before their parents' signals are.
+        for member in &self.checkpoint.tree.members {
+            if let State::Zombie { status } = member.state {
+                self.zombie(member, status, hold)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The pid a process really has in its namespace.
+    fn actual(&self, pid: Pid) -> i32 {
+        match (self.options.pids, self.puppets.get(&pid)) {
+            (Pids::Fresh | Pids::Host, Some(p)) => p.host(),
+            _ => pid.0,
+        }
+    }
+
+    fn one(&mut self, pid: Pid, name: &'static str, nr: i64, args: &[u64]) -> Result<(), Error> {
+        let puppet = puppet(&mut self.puppets, pid)?;
+        let mut batch = puppet.batch();
+        batch.call(name, nr, args);
+        puppet.run(batch).map(drop)
+    }
+
+    fn create(&mut self, parent: Pid, pid: Pid, exit_signal: i32) -> Result<(), Error> {
+        let chosen = self.chosen(pid);
+        let maker = puppet(&mut self.puppets, parent)?;
+        let base = Addr(maker.data().0 - 4096);
+        let mut batch = maker.batch();
+        clone_into(&mut batch, 0, exit_signal, chosen);
+        let (_, births) = maker.run_with_births(batch)?;
+        let born = births.into_iter().next();
+        let task = born.ok_or_else(|| Error::step("making a process", pid.0, io::Error::other("no birth")))?;
+        self.puppets.insert(pid, Puppet::adopt(task, base)?);
+        Ok(())
+    }
+
+    fn end(&mut self, pid: Pid, by: Option<Pid>) -> Result<(), Error> {
+        if let Some(helper) = self.puppets.remove(&pid) {
+            let own_namespace = matches!(self.options.pids, Pids::Auto | Pids::Private);
+            let actual = if own_namespace { pid.0 } else { helper.host() };
+            helper.exit(0)?;
+            if let Some(by) = by {
+                const WALL: u64 = 0x4000_0000;
+                self.one(by, "wait4", libc::SYS_wait4, &[actual as u64, 0, WALL, 0])?;
+            }
+        }
+        Ok(())
+    }
+
+    fn zombie(&mut self, member: &crate::model::tree::Member, status: i32, hold: &Hold) -> Result<(), Error> {
+        let Some(mut dying) = self.puppets.remove(&member.pid) else { return Ok(()) };
+        let mut batch = dying.batch();
+        process::set_name(&mut batch, &member.comm);
+        // Its core would be this program's, not the one's that died.
+        let none = batch.data(&[0; 16]);
+        batch.call("prlimit", libc::SYS_prlimit64, &[0, 4, none.0, 0]);
+        hold.let_go(&mut batch);
+        dying.run(batch)?;
+        match status & 0x7f {
+            0 => dying.exit(status >> 8 & 0xff),
+            signal => dying.die(signal),
+        }
+    }
+
+    /// What descriptions need once descriptors have their numbers.
+    fn descriptions(&mut self) -> Result<(), Error> {
+        let mut owned = vec![false; self.checkpoint.files.len()];
+        for process in &self.checkpoint.processes {
+            let puppet = puppet(&mut self.puppets, process.pid)?;
+            fd::owners(puppet, process, &self.checkpoint.files, &mut owned)?;
+            for (file, &number) in self.checkpoint.files.iter().zip(&self.sources.files) {
+                if let Kind::Epoll(e) = &file.kind {
+                    epoll::watch(puppet, process, self.sources, number, e)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// All of a process but its registers; its threads other than the leader.
+    fn finish_process(&mut self, process: &Process) -> Result<Vec<Puppet>, Error> {
+        let fresh = self.options.pids == Pids::Fresh;
+        let leader = puppet(&mut self.puppets, process.pid)?;
+        fd::close_sources(leader, self.sources)?;
+        process::set_up(leader, process, &mut self.notes)?;
+        let mut others = Vec::new();
+        for t in process.threads.iter().skip(1) {
+            others.push(thread::create(leader, t, !fresh)?);
+        }
+        for (t, puppet) in process.threads.iter().zip(std::iter::once(&mut *leader).chain(&mut others)) {
+            thread::set_up(puppet, t, fresh, &mut self.notes)?;
+        }
+        timers::create(leader, process)?;
+        let has_zombies = self
+            .checkpoint
+            .tree
+            .members
+            .iter()
+            .any(|m| m.ppid == process.pid && matches!(m.state, State::Zombie { .. }));
+        signals::set_up(leader, process, has_zombies)?;
+        for (t, puppet) in process.threads.iter().zip(std::iter::once(&mut *leader).chain(&mut others)) {
+            signals::queue(puppet, process, t, fresh)?;
+            process::drop_privileges(puppet, process)?;
+        }
+        process::last_settings(leader, process)?;
+        Ok(others)
+    }
+
+    /// Stand-ins get their loop to run.
+    fn stand_ins(&mut self, order: &Order, hold: &Hold) -> Result<(), Error> {
+        let root = self.checkpoint.tree.root;
+        for (&pid, &role) in &order.roles {
+            if !matches!(role, Role::StandIn | Role::Idle) {
+                continue;
+            }
+            let root_is_child = self.checkpoint.tree.members.iter().any(|m| m.pid == root && m.ppid == pid);
+            let root_pid = self.actual(root);
+            let puppet = puppet(&mut self.puppets, pid)?;
+            let mut batch = puppet.batch();
+            process::set_name(&mut batch, &tracer::tree::STANDIN_COMM.into());
+            let slash = batch.data(b"/\0");
+            batch.call("chdir", libc::SYS_chdir, &[slash.0]);
+            let (base, status) = (self.sources.base as u64, self.sources.status as u64);
+            batch.call("close_range", libc::SYS_close_range, &[base, status - 1, 0]);
+            let after = if root_is_child { status + 1 } else { status };
+            batch.call("close_range", libc::SYS_close_range, &[after, u64::from(u32::MAX), 0]);
+            if role == Role::Idle {
+                batch.call("prctl", libc::SYS_prctl, &[1, libc::SIGKILL as u64]);
+            }
+            hold.let_go(&mut batch);
+            puppet.run(batch)?;
+            puppet.stand_in(root_is_child.then_some((root_pid, self.sources.status)), role == Role::Idle)?;
+        }
+        Ok(())
+    }
+
+    /// Timers start, the stub goes, registers are set: nothing is left to do but to let go.
+    fn park(mut self, threads: Vec<(Pid, Vec<Puppet>)>, hold: &Hold) -> Result<Built, Error> {
+        let mut ready = Vec::new();
+        let mut stops = Vec::new();
+        let root = puppet(&mut self.puppets, self.checkpoint.tree.root)?.host();
+        let root_inside = self.actual(self.checkpoint.tree.root);
+        for (process, (pid, others)) in self.checkpoint.processes.iter().zip(threads) {
+            let mut leader = self
+                .puppets
+                .remove(&pid)
+                .ok_or_else(|| Error::step("building", pid.0, io::Error::other("it was not made")))?;
+            timers::arm(&mut leader, process)?;
+            signals::trap_action(&mut leader, process)?;
+            leader.single("munmap", libc::SYS_munmap, &[hold.base.0, LEN])?;
+            let all = std::iter::once(leader).chain(others);
+            for (t, mut puppet) in process.threads.iter().zip(all) {
+                puppet.park(&t.regs, t.sigmask)?;
+                ready.push(puppet);
+            }
+        }
+        for member in &self.checkpoint.tree.members {
+            if let State::Stopped { signal } = member.state {
+                if let Some(p) = ready.iter().find(|p| self.host_is(p, member.pid)) {
+                    stops.push((p.host(), signal));
+                }
+            }
+        }
+        ready.extend(self.puppets.into_values());
+        Ok(Built { root, root_inside, notes: self.notes, ready, stops })
+    }
+
+    fn host_is(&self, puppet: &Puppet, pid: Pid) -> bool {
+        crate::proc::status(puppet.host())
+            .is_ok_and(|s| s.tgid == puppet.host() && s.nspid.last().is_some_and(|&p| p == self.actual(pid)))
+    }
+}
+
+/// Adds a clone3 to a batch.
+pub fn clone_into(batch: &mut Batch, flags: u64, exit_signal: i32, pid: Option<Pid>) {
+    // The pid stands 128 bytes behind the start of the arguments; where that is, is known only once it is there.
+    let probe = batch.data(&[0; 160]);
+    let args = clone_args(flags, exit_signal, pid.map(|p| (p, probe.0 + 128)));
+    let at = batch.replace(probe, &args);
+    batch.call_expecting(Expect::Success, "clone3", libc::SYS_clone3, &[at.0, CLONE_ARGS_LEN as u64]);
+}

@@ -1,0 +1,236 @@
+//! Open file descriptions: all are opened here, before there is a process; every process then inherits them and gives
+//! each the numbers it had.
+
+use std::collections::HashSet;
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+
+use crate::image::Image;
+use crate::model::fd::{Kind, OpenFile};
+use crate::model::process::{Limit, Process};
+use crate::model::{Checkpoint, memory::Backing};
+use crate::sys::{fds, tasks};
+
+use super::stub::{Expect, Puppet};
+use super::{Error, Options, epoll, eventfd, files, pipes, signalfd, stdio, timerfd};
+
+const RLIMIT_NOFILE: u32 = 7;
+
+/// Numbers under which every process under construction finds things.
+#[derive(Debug)]
+pub struct Sources {
+    /// The lowest number that none of the program's own descriptors has.
+    pub base: i32,
+    /// One for every open file description of the model.
+    pub files: Vec<i32>,
+    /// One for every mapped file of the model.
+    pub mapped: Vec<Mapped>,
+    /// The image.
+    pub image: i32,
+    /// Where the root's wait status goes.
+    pub status: i32,
+}
+
+/// A mapped file, open in the ways its mappings were made: a mapping keeps the rights of its descriptor for ever.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Mapped {
+    /// For reading; of no use (-1) if nobody needs it.
+    pub read: i32,
+    /// For reading and writing.
+    pub write: i32,
+}
+
+/// The descriptors behind [`Sources`], until the first process has inherited them.
+#[derive(Debug)]
+pub struct Opened {
+    /// The numbers.
+    pub numbers: Sources,
+    owned: Vec<OwnedFd>,
+    /// The write end of the status pipe.
+    status_write: OwnedFd,
+    /// Its read end, which stays with us.
+    status_read: OwnedFd,
+}
+
+impl Opened {
+    /// Where the root's wait status is written to.
+    pub fn status(&self) -> BorrowedFd<'_> {
+        self.status_write.as_fd()
+    }
+
+    /// The first process has its copies: ours are closed, so that pipes end when the program's ends are gone.
+    pub fn after_fork(self) -> (Sources, OwnedFd) {
+        drop((self.owned, self.status_write));
+        (self.numbers, self.status_read)
+    }
+}
+
+/// Everything the model's descriptors and mappings need, open.
+pub fn open_all(image: &Image, options: &Options) -> Result<Opened, Error> {
+    let checkpoint = image.checkpoint();
+    raise_limits()?;
+    let base = highest(checkpoint).saturating_add(1);
+    let mut owned = Vec::new();
+    let mut place = |fd: OwnedFd| -> Result<i32, Error> {
+        let high = fds::dup_above(fd.as_fd(), base).map_err(|e| Error::step("numbering a descriptor", 0, e))?;
+        let number = high.as_raw_fd();
+        owned.push(high);
+        Ok(number)
+    };
+    let mut contents = files::Contents::new(image);
+    let mut all_pipes = pipes::Pipes::default();
+    let mut numbers = Vec::with_capacity(checkpoint.files.len());
+    let roles = stdio::overrides(checkpoint, options);
+    for (index, file) in checkpoint.files.iter().enumerate() {
+        let fd = match roles.get(&(index as u32)) {
+            Some(role) => stdio::open(*role, &options.stdio, file.flags)?,
+            None => open(image, options, file, &mut contents, &mut all_pipes)?,
+        };
+        if file.flags & libc::O_ASYNC as u32 != 0 {
+            fds::fcntl(fd.as_fd(), libc::F_SETFL, i64::from(file.flags))
+                .map_err(|e| Error::step("setting file flags", 0, e))?;
+        }
+        numbers.push(place(fd)?);
+    }
+    drop(all_pipes);
+    let mapped = open_mapped(checkpoint, &mut contents)?
+        .into_iter()
+        .map(|[read, write]| {
+            let mut number = |fd: Option<OwnedFd>| fd.map_or(Ok(-1), &mut place);
+            Ok(Mapped { read: number(read)?, write: number(write)? })
+        })
+        .collect::<Result<_, Error>>()?;
+    contents.finish()?;
+    let image_fd = image.file().as_fd().try_clone_to_owned().map_err(|e| Error::step("sharing the image", 0, e))?;
+    let image_number = place(image_fd)?;
+    let (status_read, write) =
+        nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC).map_err(|e| Error::step("a pipe", 0, e.into()))?;
+    let status_write = fds::dup_above(write.as_fd(), base).map_err(|e| Error::step("numbering a descriptor", 0, e))?;
+    let status = status_write.as_raw_fd();
+    let numbers = Sources { base, files: numbers, mapped, image: image_number, status };
+    Ok(Opened { numbers, owned, status_write, status_read })
+}
+
+/// All descriptors of the whole tree are open at once for a moment; memory is made and locked before a process has
+/// its own limits: until then ours count, as far as they can be raised.
+fn raise_limits() -> Result<(), Error> {
+    // RLIMIT_DATA, STACK, NPROC, NOFILE, MEMLOCK, AS, SIGPENDING.
+    for which in [2, 3, 6, RLIMIT_NOFILE, 8, 9, 11] {
+        let limit = tasks::limit(0, which).map_err(|e| Error::step("reading a limit", 0, e))?;
+        tasks::set_limit(0, which, Limit { soft: limit.hard, hard: limit.hard })
+            .map_err(|e| Error::step("raising a limit", 0, e))?;
+    }
+    Ok(())
+}
+
+/// The highest descriptor of the program, if the files of a resume do not fit between it and our limit.
+pub fn no_room(checkpoint: &Checkpoint) -> Option<i32> {
+    let highest = highest(checkpoint);
+    let hard = tasks::limit(0, RLIMIT_NOFILE).map_or(u64::MAX, |l| l.hard);
+    let needed = checkpoint.files.len() + 2 * checkpoint.shared.mapped.len() + 16;
+    (highest as u64 + needed as u64 >= hard).then_some(highest)
+}
+
+fn highest(checkpoint: &Checkpoint) -> i32 {
+    checkpoint.processes.iter().flat_map(|p| &p.fds).map(|d| d.fd).max().unwrap_or(2).max(15)
+}
+
+fn open(
+    image: &Image,
+    options: &Options,
+    file: &OpenFile,
+    contents: &mut files::Contents<'_>,
+    pipes: &mut pipes::Pipes,
+) -> Result<OwnedFd, Error> {
+    match &file.kind {
+        Kind::Regular(regular) => contents.open(regular, file.flags),
+        Kind::Directory(directory) => files::open_directory(directory, file.flags),
+        Kind::Device(device) => files::open_device(device, file.flags),
+        Kind::Pipe(end) => pipes.open(image, end, file.flags),
+        Kind::Eventfd(e) => eventfd::open(e, file.flags),
+        Kind::Timerfd(t) => timerfd::open(t, file.flags, &image.checkpoint().manifest.clocks),
+        Kind::Signalfd(s) => signalfd::open(s, file.flags),
+        Kind::Epoll(_) => epoll::open(),
+        Kind::Stdio(s) => stdio::open(s.role, &options.stdio, file.flags),
+    }
+}
+
+/// The files that mappings and executables need, each with the access its mappings want.
+fn open_mapped(
+    checkpoint: &Checkpoint,
+    contents: &mut files::Contents<'_>,
+) -> Result<Vec<[Option<OwnedFd>; 2]>, Error> {
+    let mut needed: HashSet<(u32, bool)> = HashSet::new();
+    for process in &checkpoint.processes {
+        needed.insert((process.exe.file, false));
+        for vma in &process.memory.vmas {
+            if let Backing::File { file, shared, may_write, .. } = vma.backing {
+                needed.insert((file, shared && may_write));
+            }
+        }
+    }
+    let files = checkpoint.shared.mapped.iter().zip(0u32..);
+    files
+        .map(|(file, index)| {
+            let mut open =
+                |write| needed.contains(&(index, write)).then(|| contents.open_mapped(file, write)).transpose();
+            Ok([open(false)?, open(true)?])
+        })
+        .collect()
+}
+
+/// Gives descriptors their numbers in a process.
+pub fn install(puppet: &mut Puppet, process: &Process, sources: &Sources) -> Result<(), Error> {
+    let mut batch = puppet.batch();
+    for d in &process.fds {
+        let source = source(sources, d.file)?;
+        puppet.flush_for(&mut batch, 1, 0)?;
+        let flags = if d.cloexec { libc::O_CLOEXEC } else { 0 };
+        let args = [source as u64, d.fd as u64, flags as u64];
+        batch.call_expecting(Expect::Exactly(d.fd as u64), "dup3", libc::SYS_dup3, &args);
+    }
+    puppet.run(batch).map(drop)
+}
+
+/// The number of a description's source.
+pub fn source(sources: &Sources, file: u32) -> Result<i32, Error> {
+    let missing = || Error::step("finding a description", 0, io::Error::other("not in the image"));
+    sources.files.get(file as usize).copied().ok_or_else(missing)
+}
+
+/// Owners of descriptions (F_SETOWN_EX, F_SETSIG), set once each, in a process that has them.
+pub fn owners(puppet: &mut Puppet, process: &Process, files: &[OpenFile], done: &mut [bool]) -> Result<(), Error> {
+    let mut batch = puppet.batch();
+    for d in &process.fds {
+        let Some((file, done)) = files.get(d.file as usize).zip(done.get_mut(d.file as usize)) else { continue };
+        let Some(owner) = file.owner.filter(|_| !std::mem::replace(done, true)) else { continue };
+        puppet.flush_for(&mut batch, 2, 16)?;
+        let mut ex = owner.kind.to_le_bytes().to_vec();
+        ex.extend(owner.pid.0.to_le_bytes());
+        let at = batch.data(&ex);
+        batch.call("fcntl F_SETOWN_EX", libc::SYS_fcntl, &[d.fd as u64, 15, at.0]);
+        if owner.signal != 0 {
+            batch.call("fcntl F_SETSIG", libc::SYS_fcntl, &[d.fd as u64, 10, owner.signal as u64]);
+        }
+    }
+    puppet.run(batch).map(drop)
+}
+
+/// Closes the sources in a process that has everything it needs.
+pub fn close_sources(puppet: &mut Puppet, sources: &Sources) -> Result<(), Error> {
+    let mut batch = puppet.batch();
+    batch.call("close_range", libc::SYS_close_range, &[sources.base as u64, u64::from(u32::MAX), 0]);
+    puppet.run(batch).map(drop)
+}
+
+/// Opens a path with the program's flags but for those that only matter at the first open.
+pub fn reopen(path: &std::path::Path, flags: u32) -> io::Result<File> {
+    use std::os::unix::fs::OpenOptionsExt;
+    let access = flags as i32 & libc::O_ACCMODE;
+    let once = libc::O_CREAT | libc::O_EXCL | libc::O_TRUNC | libc::O_ACCMODE | libc::O_ASYNC | libc::O_NONBLOCK;
+    let mut options = std::fs::OpenOptions::new();
+    options.read(access != libc::O_WRONLY).write(access != libc::O_RDONLY);
+    options.custom_flags(flags as i32 & !once | libc::O_NOCTTY | flags as i32 & libc::O_NONBLOCK);
+    options.open(path)
+}

@@ -1,0 +1,153 @@
+//! Regular files, directories, harmless devices; and files that had no name any more.
+
+use std::collections::HashMap;
+use std::fs::{self, File, OpenOptions, Permissions};
+use std::io::{self, Seek, SeekFrom};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use crate::image::Image;
+use crate::model::Name;
+use crate::model::files::{Content, Device, Directory, Regular};
+use crate::model::memory::MappedFile;
+
+use super::Error;
+use super::fd::reopen;
+
+/// O_NOFOLLOW stays among a file's flags, and would forbid the way through /proc, which is a link.
+const NOFOLLOW: u32 = libc::O_NOFOLLOW as u32;
+
+/// Deleted files, made anew from their content once each.
+#[derive(Debug)]
+pub struct Contents<'a> {
+    image: &'a Image,
+    made: HashMap<u32, (File, u32)>,
+}
+
+impl<'a> Contents<'a> {
+    /// None made yet.
+    pub fn new(image: &'a Image) -> Self {
+        Contents { image, made: HashMap::new() }
+    }
+
+    /// An open regular file, at its position.
+    pub fn open(&mut self, regular: &Regular, flags: u32) -> Result<OwnedFd, Error> {
+        let fail = |e| Error::file("opening", &regular.path, e);
+        let mut file = match &regular.content {
+            Some(content) => {
+                let made = self.make(&regular.path, content, regular.mode)?;
+                reopen(&own_link(made), flags & !NOFOLLOW).map_err(fail)?
+            }
+            None => reopen(regular.path.as_path(), flags).map_err(fail)?,
+        };
+        file.seek(SeekFrom::Start(regular.offset)).map_err(fail)?;
+        Ok(file.into())
+    }
+
+    /// A file to map or to execute.
+    pub fn open_mapped(&mut self, mapped: &MappedFile, write: bool) -> Result<OwnedFd, Error> {
+        let flags = if write { libc::O_RDWR } else { libc::O_RDONLY } as u32;
+        let file = match &mapped.content {
+            Some(content) => {
+                // Without the right to execute it could not be anybody's executable.
+                let made = self.make(&mapped.path, content, 0o700)?;
+                reopen(&own_link(made), flags)
+            }
+            None => reopen(mapped.path.as_path(), flags),
+        };
+        file.map(OwnedFd::from).map_err(|e| Error::file("opening", &mapped.path, e))
+    }
+
+    /// Gives the files the permissions they had, now that all that is to be open on them is.
+    pub fn finish(self) -> Result<(), Error> {
+        for (file, mode) in self.made.into_values() {
+            file.set_permissions(Permissions::from_mode(mode))
+                .map_err(|e| Error::step("setting the permissions of a deleted file", 0, e))?;
+        }
+        Ok(())
+    }
+
+    /// The file without a name, made where it was (so that it is on the same file system) and deleted again.
+    fn make(&mut self, path: &Name, content: &Content, mode: u32) -> Result<&File, Error> {
+        if !self.made.contains_key(&content.id) {
+            let fail = |e| Error::file("making the deleted file", path, e);
+            let (file, name) = create_somewhere(path.as_path(), mode).map_err(fail)?;
+            // Nobody is to find it, whatever happens from here on.
+            fs::remove_file(&name).map_err(fail)?;
+            copy(self.image, content, &file).map_err(fail)?;
+            self.made.insert(content.id, (file, mode));
+        }
+        self.made
+            .get(&content.id)
+            .map(|(file, _)| file)
+            .ok_or_else(|| Error::file("making", path, io::ErrorKind::NotFound.into()))
+    }
+}
+
+/// A new file under the old name if that is free, else beside it; where nothing can be made there, among temporary
+/// files: nobody knows it by its name any more.
+fn create_somewhere(path: &Path, mode: u32) -> io::Result<(File, PathBuf)> {
+    let elsewhere = || std::env::temp_dir().join(format!("deleted.ckpt-{}", std::process::id()));
+    create_near(path, mode).or_else(|_| create_near(&elsewhere(), mode))
+}
+
+fn create_near(path: &Path, mode: u32) -> io::Result<(File, PathBuf)> {
+    let open = |p: &Path| OpenOptions::new().read(true).write(true).create_new(true).mode(mode | 0o600).open(p);
+    match open(path) {
+        Ok(file) => return Ok((file, path.to_owned())),
+        Err(e) if e.kind() != io::ErrorKind::AlreadyExists => return Err(e),
+        Err(_) => {}
+    }
+    let suffix = format!(".ckpt-{}", std::process::id());
+    let mut beside = path.as_os_str().to_owned();
+    beside.push(&suffix);
+    let beside = PathBuf::from(beside);
+    open(&beside).map(|file| (file, beside))
+}
+
+/// Copies content from the image; runs of zeroes stay holes.
+fn copy(image: &Image, content: &Content, to: &File) -> io::Result<()> {
+    let (mut from, size) = image.blob(content.id).ok_or_else(|| io::Error::other("its content is not in the image"))?;
+    to.set_len(content.size)?;
+    let mut buf = vec![0u8; 256 * 1024];
+    let mut at = 0;
+    while at < size.min(content.size) {
+        let want = buf.len().min((size.min(content.size) - at) as usize);
+        let piece = &mut buf[..want];
+        image.file().read_exact_at(piece, from)?;
+        if piece.iter().any(|&b| b != 0) {
+            to.write_all_at(piece, at)?;
+        }
+        at += want as u64;
+        from += want as u64;
+    }
+    Ok(())
+}
+
+/// The name under which a file of ours can be opened again with other flags.
+pub fn own_link(file: &impl AsRawFd) -> PathBuf {
+    format!("/proc/self/fd/{}", file.as_raw_fd()).into()
+}
+
+/// An open directory, at its position.
+pub fn open_directory(directory: &Directory, flags: u32) -> Result<OwnedFd, Error> {
+    let fail = |e| Error::file("opening", &directory.path, e);
+    let mut file = reopen(directory.path.as_path(), flags | libc::O_DIRECTORY as u32).map_err(fail)?;
+    if directory.offset != 0 {
+        file.seek(SeekFrom::Start(directory.offset)).map_err(fail)?;
+    }
+    Ok(file.into())
+}
+
+/// A device, if it still is the same one.
+pub fn open_device(device: &Device, flags: u32) -> Result<OwnedFd, Error> {
+    let fail = |e| Error::file("opening", &device.path, e);
+    let file = reopen(device.path.as_path(), flags).map_err(fail)?;
+    let rdev = file.metadata().map_err(fail)?.rdev();
+    if (nix::sys::stat::major(rdev), nix::sys::stat::minor(rdev)) != (u64::from(device.major), u64::from(device.minor))
+    {
+        return Err(fail(io::Error::other("it is another device now")));
+    }
+    Ok(file.into())
+}

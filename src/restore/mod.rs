@@ -1,0 +1,223 @@
+//! Model → plan → live tree; mirrors capture file by file.
+//!
+//! `plan` finds every conflict before a process exists. `resume` then opens what descriptors and mappings need
+//! (`fd`), starts the first process in new namespaces (`namespaces`), lets processes be born of each other in the
+//! order that `tree` works out, fills them (`process`, `memory`, `thread`, …) by tables of system calls
+//! (`stub`), and lets all go together. Until then everything dies with us (`PTRACE_O_EXITKILL`).
+
+mod build;
+mod epoll;
+mod eventfd;
+mod fd;
+mod files;
+mod gap;
+mod manifest;
+mod memory;
+mod namespaces;
+mod pipes;
+pub mod plan;
+mod process;
+mod signalfd;
+mod signals;
+mod stdio;
+mod stub;
+mod thread;
+mod timerfd;
+mod timers;
+mod tree;
+mod vdso;
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use crate::image::Image;
+use crate::model::Refusal;
+
+pub use plan::{Plan, Summary, plan};
+
+/// How a program is started again.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Which pids it gets.
+    pub pids: Pids,
+    /// Whether its clocks go on from where they stood.
+    pub clock: Clock,
+    /// How thoroughly the image is checked.
+    pub verify: Verify,
+    /// What stands in for its standard input, output and error.
+    pub stdio: [Stdio; 3],
+    /// Set by a signal handler to give the resume up.
+    pub cancel: &'static AtomicBool,
+    /// Take the way that is meant for an image from another kernel, whose vDSO differs. For tests.
+    pub foreign_vdso: bool,
+}
+
+/// Which pids a resumed program gets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pids {
+    /// Its own, in a new pid namespace.
+    Auto,
+    /// The same, said outright.
+    Private,
+    /// Its own, in our pid namespace: needs CAP_CHECKPOINT_RESTORE or CAP_SYS_ADMIN, and the pids to be free.
+    Host,
+    /// New ones, in our pid namespace. Programs that remember pids (any that has threads) may fail.
+    Fresh,
+}
+
+/// What clocks show after a resume.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Clock {
+    /// CLOCK_MONOTONIC and CLOCK_BOOTTIME go on from the moment of the save.
+    Keep,
+    /// They are this host's.
+    Now,
+}
+
+/// How thoroughly an image is checked before the program runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verify {
+    /// Every byte.
+    Full,
+    /// Structure and metadata.
+    Meta,
+    /// The same: opening an image checks its metadata.
+    None,
+}
+
+/// What stands in for a standard stream.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Stdio {
+    /// The stream of the resuming command, where the program's led outside the tree; else as the image has it.
+    Image,
+    /// The stream of the resuming command.
+    Inherit,
+    /// A file: read for input, appended to for output.
+    File(PathBuf),
+}
+
+/// A program that runs again.
+#[derive(Debug)]
+pub struct Resumed {
+    /// Its root as we see it.
+    pub root: i32,
+    /// The first process of its pid namespace, our child; it lives as long as the tree.
+    pub init: i32,
+    /// Readable when the root has ended: four bytes, a wait(2) status in the machine's byte order. End of file
+    /// without them: everything was killed.
+    pub status: OwnedFd,
+    /// What a person should know: what differs from before.
+    pub notes: Vec<String>,
+    /// Processes brought back, zombies included.
+    pub processes: usize,
+    /// Threads brought back.
+    pub threads: usize,
+    /// How long it took.
+    pub took: Duration,
+}
+
+/// Why a resume failed. Nothing is left behind.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Things that stand in the way, all found beforehand.
+    #[error("{} thing(s) stand in the way of a resume", .0.len())]
+    Conflicts(Vec<Refusal>),
+    /// This host lacks something.
+    #[error("this host cannot resume it: {feature}")]
+    Host {
+        /// What is missing.
+        feature: String,
+        /// The way out.
+        hint: String,
+    },
+    /// The system does not permit it.
+    #[error("not permitted: {what}")]
+    NotPermitted {
+        /// What is not.
+        what: String,
+        /// Which setting.
+        hint: String,
+    },
+    /// The image is bad.
+    #[error(transparent)]
+    Image(#[from] crate::image::Error),
+    /// It was given up.
+    #[error("given up")]
+    Cancelled,
+    /// A step failed.
+    #[error("{step} of {object}: {source}")]
+    Step {
+        /// Which.
+        step: &'static str,
+        /// Of what.
+        object: String,
+        /// Why.
+        source: io::Error,
+    },
+    /// A process under construction could not be held.
+    #[error("{step}: {source}")]
+    Tracer {
+        /// Doing what.
+        step: &'static str,
+        /// Why.
+        source: crate::tracer::Error,
+    },
+}
+
+impl Error {
+    fn tracer(step: &'static str, source: crate::tracer::Error) -> Error {
+        Error::Tracer { step, source }
+    }
+
+    fn step(step: &'static str, pid: i32, source: io::Error) -> Error {
+        Error::Step { step, object: format!("pid {pid}"), source }
+    }
+
+    fn file(step: &'static str, path: &crate::model::Name, source: io::Error) -> Error {
+        Error::Step { step, object: path.display(), source }
+    }
+}
+
+/// Starts the program in `image` again. It runs when this returns; on an error nothing of it is left.
+///
+/// Call it while this process has one thread: it forks.
+pub fn resume(image: &Image, options: &Options) -> Result<Resumed, Error> {
+    let start = Instant::now();
+    let plan = plan(image, options)?;
+    if !plan.conflicts.is_empty() {
+        return Err(Error::Conflicts(plan.conflicts));
+    }
+    let checkpoint = image.checkpoint();
+    let sources = fd::open_all(image, options)?;
+    let mut init = namespaces::Init::start(checkpoint, options, &sources)?;
+    let (sources, status) = sources.after_fork();
+    let built = std::thread::scope(|scope| {
+        // The pages are checked while the processes read them; nothing runs before both are done.
+        let check = (options.verify == Verify::Full).then(|| scope.spawn(|| image.verify(1, options.cancel)));
+        let built = build::tree(image, options, &plan, &sources, &mut init);
+        match check.map(|c| c.join()) {
+            Some(Ok(Err(error))) => Err(Error::Image(error)),
+            Some(Err(_)) => Err(Error::step("checking the image", 0, io::Error::other("the checker panicked"))),
+            _ => built,
+        }
+    })?;
+    if options.cancel.load(Ordering::Relaxed) {
+        return Err(Error::Cancelled);
+    }
+    let mut notes = plan.summary.notes;
+    notes.extend(built.notes.iter().cloned());
+    let root = built.root;
+    let init = built.go(init)?;
+    Ok(Resumed {
+        root,
+        init,
+        status,
+        notes,
+        processes: checkpoint.tree.members.len(),
+        threads: checkpoint.processes.iter().map(|p| p.threads.len()).sum(),
+        took: start.elapsed(),
+    })
+}

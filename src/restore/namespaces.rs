@@ -1,0 +1,232 @@
+//! The namespaces a resumed tree lives in, and their first process.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::fd::{AsFd, AsRawFd};
+
+use nix::sys::wait::{WaitPidFlag, waitpid};
+
+use crate::model::{Checkpoint, Nanos, Pid};
+use crate::proc;
+use crate::sys::namespaces::{InitPlan, InitStep, parse_report, start_init};
+use crate::sys::{ptrace, stub, tasks};
+use crate::tracer::task::{Running, Stopped};
+
+use super::fd::Opened;
+use super::{Clock, Error, Options, Pids};
+
+const CAP_SYS_ADMIN: u32 = 21;
+const CAP_CHECKPOINT_RESTORE: u32 = 40;
+
+/// Which namespaces a resume makes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Wanted {
+    /// A user namespace: where the privilege for the others comes from, if we have none.
+    pub user: bool,
+    /// A pid namespace, and mount and ipc namespaces with it.
+    pub pid: bool,
+    /// A time namespace.
+    pub time: bool,
+}
+
+/// Whether we may choose pids in our own pid namespace (clone(2), `set_tid`).
+pub fn may_choose_pids() -> bool {
+    effective_caps() & (1 << CAP_SYS_ADMIN | 1 << CAP_CHECKPOINT_RESTORE) != 0
+}
+
+fn effective_caps() -> u64 {
+    proc::status(std::process::id() as i32).map_or(0, |s| s.caps[2])
+}
+
+/// Which namespaces `options` ask for on this host.
+pub fn wanted(options: &Options) -> Wanted {
+    let privileged = effective_caps() & (1 << CAP_SYS_ADMIN) != 0;
+    let pid = matches!(options.pids, Pids::Auto | Pids::Private);
+    let time = options.clock == Clock::Keep && (pid || privileged);
+    Wanted { user: !privileged && pid, pid, time }
+}
+
+/// The first process of a resumed tree. Dropped before [`Init::go`], it dies and everything with it.
+#[derive(Debug)]
+pub struct Init {
+    pid: i32,
+    task: Option<Stopped>,
+    proceed: Option<File>,
+}
+
+impl Init {
+    /// Forks it into its namespaces, waits until they are in place, and seizes it.
+    pub fn start(checkpoint: &Checkpoint, options: &Options, opened: &Opened) -> Result<Init, Error> {
+        let namespaces = wanted(options);
+        let fail = |step| move |e: nix::Error| Error::step(step, 0, e.into());
+        let pipe = || nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC).map_err(fail("a pipe"));
+        let (report_read, report_write) = pipe()?;
+        let (proceed_read, proceed_write) = pipe()?;
+        let mut flags = 0;
+        if namespaces.user {
+            flags |= libc::CLONE_NEWUSER as u64;
+        }
+        if namespaces.pid {
+            flags |= (libc::CLONE_NEWPID | libc::CLONE_NEWNS | libc::CLONE_NEWIPC) as u64;
+        }
+        let (uid, gid) = (nix::unistd::geteuid(), nix::unistd::getegid());
+        let map = |id: u32| format!("{id} {id} 1").into_bytes();
+        let members = checkpoint.tree.members.iter().map(|m| m.pid);
+        let threads = checkpoint.processes.iter().flat_map(|p| p.threads.iter().map(|t| t.tid));
+        let last = members.chain(threads).max().unwrap_or(Pid(300));
+        let plan = InitPlan {
+            flags,
+            id_maps: namespaces.user.then(|| (map(uid.as_raw()), map(gid.as_raw()))),
+            time_offsets: if namespaces.time { Some(time_offsets(checkpoint)?) } else { None },
+            last_pid: last.to_string().into_bytes(),
+            report: report_write.as_fd(),
+            proceed: proceed_read.as_fd(),
+            ours: [report_read.as_raw_fd(), proceed_write.as_raw_fd()],
+            status: opened.status(),
+        };
+        let pid = start_init(&plan).map_err(|e| namespace_error("making namespaces", &e))?;
+        let mut init = Init { pid, task: None, proceed: Some(proceed_write.into()) };
+        drop((report_write, proceed_read));
+        let mut report = [0u8; 5];
+        File::from(report_read)
+            .read_exact(&mut report)
+            .map_err(|_| Error::step("starting the first process", pid, io::Error::other("it died")))?;
+        match parse_report(report) {
+            (Some(InitStep::Ready), _) => {}
+            (step, errno) => return Err(step_error(step, &io::Error::from_raw_os_error(errno))),
+        }
+        let options = ptrace::OPT_SYSGOOD | ptrace::OPT_CHILDREN | ptrace::OPT_EXITKILL;
+        let task = Running::seize(pid, options).map_err(|e| Error::step("seizing the first process", pid, e))?;
+        task.interrupt().map_err(|e| Error::tracer("stopping the first process", e))?;
+        init.task = Some(task.wait().map_err(|e| Error::tracer("stopping the first process", e))?);
+        Ok(init)
+    }
+
+    /// Its pid as we see it.
+    pub fn host(&self) -> i32 {
+        self.pid
+    }
+
+    /// Has it make a child (with pid `pid` in its namespace, where it may choose), which is stopped at birth.
+    pub fn make_child(&mut self, pid: Option<Pid>) -> Result<Running, Error> {
+        let me = self.pid;
+        let bad = |step| move |e| Error::step(step, me, e);
+        let gone = |e| Error::tracer("making the first child", e);
+        let own = ptrace::get_regs(me).map_err(bad("reading registers"))?;
+        let args_at = (own.rsp - 8192) & !63;
+        let args = clone_args(0, 0, pid.map(|p| (p, args_at + 128)));
+        crate::sys::mem::write(me, crate::model::Addr(args_at), &args).map_err(bad("writing memory"))?;
+        let mut regs = own;
+        regs.rip = stub::here().0 + stub::syscall_offset();
+        regs.rax = libc::SYS_clone3 as u64;
+        (regs.rdi, regs.rsi, regs.orig_rax) = (args_at, CLONE_ARGS_LEN as u64, u64::MAX);
+        ptrace::set_regs(me, &regs).map_err(bad("setting registers"))?;
+        let mut child = None;
+        let mut exits = 0;
+        let mut task = self.task.take().ok_or_else(|| bad("using")(io::Error::other("it is running")))?;
+        while exits < 2 {
+            task = task.cont_to_syscall(0).and_then(Running::wait).map_err(gone)?;
+            if task.is_syscall() {
+                exits += 1;
+            } else if (1..=3).contains(&task.event()) {
+                let id = ptrace::event_message(me).map_err(bad("learning of the child"))?;
+                child = Some(Running::born(id as i32));
+            }
+        }
+        let result = ptrace::get_regs(me).map_err(bad("reading registers"))?.rax as i64;
+        self.task = Some(task.park(|_| ptrace::set_regs(me, &own)).map_err(gone)?);
+        if result < 0 {
+            return Err(Error::step("making the first child", me, io::Error::from_raw_os_error(-result as i32)));
+        }
+        child.ok_or_else(|| bad("learning of the child")(io::Error::other("no event")))
+    }
+
+    /// Tells it, while it still stands, that it may go on as the adopter of orphans, and of `root` perhaps (a pid as it
+    /// sees it).
+    pub fn tell(&mut self, root: i32) -> Result<(), Error> {
+        match self.proceed.take() {
+            Some(mut proceed) => io::Write::write_all(&mut proceed, &root.to_le_bytes())
+                .map_err(|e| Error::step("starting", self.pid, e)),
+            None => Ok(()),
+        }
+    }
+
+    /// Lets it go on by itself; its pid.
+    pub fn go(mut self) -> Result<i32, Error> {
+        if let Some(task) = self.task.take() {
+            task.detach().map_err(|e| Error::tracer("letting the first process go", e))?;
+        }
+        let pid = self.pid;
+        self.pid = 0;
+        Ok(pid)
+    }
+}
+
+impl Drop for Init {
+    fn drop(&mut self) {
+        if self.pid > 0 {
+            // Everything in its pid namespace dies with it; without one, what it traced dies by EXITKILL.
+            let _ = tasks::kill(self.pid, libc::SIGKILL);
+            self.task = None;
+            // It can't end before its children, nor those before we, who trace them, have taken note of their deaths.
+            while let Ok(ended) = waitpid(None, Some(WaitPidFlag::__WALL)) {
+                if ended.pid().is_some_and(|pid| pid.as_raw() == self.pid) {
+                    break;
+                }
+            }
+        }
+    }
+}
+
+/// `struct clone_args`: flags and exit signal, and the pid to choose, as an address where it stands and its value.
+pub fn clone_args(flags: u64, exit_signal: i32, set_tid: Option<(Pid, u64)>) -> Vec<u8> {
+    let (pid, at) = set_tid.map_or((0, 0), |(p, at)| (p.0, at));
+    let words = [flags, 0, 0, 0, exit_signal as u64, 0, 0, 0, at, u64::from(at != 0), 0];
+    let mut bytes: Vec<u8> = words.iter().flat_map(|w| w.to_le_bytes()).collect();
+    bytes.resize(128, 0);
+    bytes.extend(pid.to_le_bytes());
+    bytes
+}
+
+/// Bytes of `struct clone_args` that the kernel is told of.
+pub const CLONE_ARGS_LEN: usize = 88;
+
+/// Offsets with which the clocks go on from where the program last saw them. They count from the host's clocks, not
+/// from those of a time namespace we may be in ourselves.
+fn time_offsets(checkpoint: &Checkpoint) -> Result<Vec<u8>, Error> {
+    let saved = &checkpoint.manifest.clocks;
+    let own = proc::timens_offsets(std::process::id() as i32).unwrap_or_default();
+    let offset = |id, own: i64, then: Nanos| -> Result<(i64, i64), Error> {
+        let now = tasks::clock(id).map_err(|e| Error::step("reading a clock", 0, e))?;
+        Ok(Nanos(then.0.saturating_sub(now.0).saturating_add(own)).parts())
+    };
+    let (ms, mn) = offset(libc::CLOCK_MONOTONIC, own.monotonic, saved.monotonic)?;
+    let (bs, bn) = offset(libc::CLOCK_BOOTTIME, own.boottime, saved.boottime)?;
+    Ok(format!("monotonic {ms} {mn}\nboottime {bs} {bn}\n").into_bytes())
+}
+
+fn namespace_error(what: &str, error: &io::Error) -> Error {
+    let hint = "user namespaces are off or used up here: see /proc/sys/user/max_user_namespaces, \
+                kernel.unprivileged_userns_clone and kernel.apparmor_restrict_unprivileged_userns, or resume with \
+                --pids fresh (new pids, no namespaces)";
+    match error.raw_os_error() {
+        Some(libc::EPERM | libc::ENOSPC | libc::EUSERS | libc::EACCES) => {
+            Error::NotPermitted { what: format!("{what}: {error}"), hint: hint.to_owned() }
+        }
+        _ => Error::Host { feature: format!("{what}: {error}"), hint: hint.to_owned() },
+    }
+}
+
+fn step_error(step: Option<InitStep>, error: &io::Error) -> Error {
+    let (what, hint) = match step {
+        Some(InitStep::IdMaps) => return namespace_error("mapping our user into a user namespace", error),
+        Some(InitStep::Time) => ("a time namespace", "resume with --clock now"),
+        Some(InitStep::Mounts) => ("a mount namespace", "resume with --pids fresh"),
+        Some(InitStep::Proc) => (
+            "mounting /proc in a pid namespace",
+            "parts of /proc are hidden here, as containers do; resume with --pids fresh, or outside the container",
+        ),
+        _ => ("the first process", ""),
+    };
+    Error::NotPermitted { what: format!("{what}: {error}"), hint: hint.to_owned() }
+}

@@ -1,0 +1,341 @@
+//! What a resume would do, and everything that stands in its way, found before a process exists.
+
+use std::collections::{BTreeSet, HashMap};
+use std::os::unix::fs::MetadataExt;
+
+use crate::image::Image;
+use crate::model::fd::Kind;
+use crate::model::files::Regular;
+use crate::model::memory::{Backing, MappedFile};
+use crate::model::{Checkpoint, Name, Pid, Refusal};
+use crate::proc;
+use crate::sys::cpu;
+
+use super::namespaces::{self, Wanted};
+use super::tree::{Order, order};
+use super::{Error, Options, Pids, fd, manifest, thread, vdso};
+
+/// A complete plan.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    /// What a person should know of it.
+    pub summary: Summary,
+    /// Everything that stands in the way.
+    pub conflicts: Vec<Refusal>,
+    pub(super) order: Order,
+}
+
+/// A plan in words.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct Summary {
+    /// Processes that would come back: pid and name.
+    pub processes: Vec<(Pid, Name)>,
+    /// Processes of ours that would stand for others outside the tree.
+    pub stand_ins: Vec<Pid>,
+    /// `private`, `host` or `fresh`.
+    pub pids: String,
+    /// Namespaces that would be made.
+    pub namespaces: Vec<String>,
+    /// What would differ from before.
+    pub notes: Vec<String>,
+}
+
+/// Plans the resume of `image`; creates nothing.
+pub fn plan(image: &Image, options: &Options) -> Result<Plan, Error> {
+    let checkpoint = image.checkpoint();
+    let missing = manifest::missing_features(&checkpoint.manifest.cpu, &manifest::own_flags());
+    if !missing.is_empty() {
+        return Err(Error::Host {
+            feature: format!("the processor lacks {}", missing.join(", ")),
+            hint: format!("resume on a host like the one it was saved on ({})", checkpoint.manifest.cpu.model),
+        });
+    }
+    if options.pids == Pids::Host && !namespaces::may_choose_pids() {
+        return Err(Error::NotPermitted {
+            what: "to choose pids in this pid namespace".to_owned(),
+            hint: "that needs CAP_CHECKPOINT_RESTORE or CAP_SYS_ADMIN; leave --pids out".to_owned(),
+        });
+    }
+    let wanted = namespaces::wanted(options);
+    let mut conflicts = Vec::new();
+    files(checkpoint, &mut conflicts);
+    pids(checkpoint, options, wanted, &mut conflicts);
+    credentials(checkpoint, wanted, &mut conflicts);
+    if let Some(fd) = fd::no_room(checkpoint) {
+        conflicts.push(Refusal {
+            pid: checkpoint.tree.root,
+            object: format!("fd {fd}"),
+            reason: "our limit of open files leaves no room above it for those of the whole tree".to_owned(),
+            hint: "raise the hard limit (ulimit -Hn)".to_owned(),
+        });
+    }
+    let mut notes = Vec::new();
+    for thread in checkpoint.processes.iter().flat_map(|p| &p.threads) {
+        if thread::fitted(&thread.xstate.0, cpu::xsave_len()).is_none() {
+            let (theirs, ours) = (thread.xstate.0.len(), cpu::xsave_len());
+            conflicts.push(Refusal {
+                pid: thread.tid,
+                object: "extended registers".to_owned(),
+                reason: format!("their layout ({theirs} bytes) is not this processor's ({ours} bytes)"),
+                hint: "resume on a processor of the same maker and generation".to_owned(),
+            });
+        }
+    }
+    vdso_notes(checkpoint, options, &mut conflicts, &mut notes);
+    for (file, index) in checkpoint.files.iter().zip(0u32..) {
+        if let Kind::Stdio(s) = &file.kind {
+            let ours = crate::sys::fds::is_terminal(s.role);
+            if s.terminal && !ours && checkpoint.processes.iter().any(|p| p.fds.iter().any(|d| d.file == index)) {
+                notes.push(format!(
+                    "stream {} was the terminal {}; ours, which is none, takes its place",
+                    s.role, s.was
+                ));
+            }
+        }
+    }
+    let threads: BTreeSet<Pid> = checkpoint.processes.iter().flat_map(|p| p.threads.iter().map(|t| t.tid)).collect();
+    let order = match order(&checkpoint.tree, &threads) {
+        Ok(order) => order,
+        Err(refusal) => {
+            conflicts.push(refusal);
+            Order::default()
+        }
+    };
+    let members: BTreeSet<Pid> = checkpoint.tree.members.iter().map(|m| m.pid).collect();
+    let stand_ins = order.roles.iter().filter(|(p, r)| !members.contains(p) && **r != super::tree::Role::Helper);
+    let summary = Summary {
+        processes: checkpoint.tree.members.iter().map(|m| (m.pid, m.comm.clone())).collect(),
+        stand_ins: stand_ins.map(|(&p, _)| p).collect(),
+        pids: match options.pids {
+            Pids::Auto | Pids::Private => "private",
+            Pids::Host => "host",
+            Pids::Fresh => "fresh",
+        }
+        .to_owned(),
+        namespaces: [
+            ("user", wanted.user),
+            ("pid", wanted.pid),
+            ("mount", wanted.pid),
+            ("ipc", wanted.pid),
+            ("time", wanted.time),
+        ]
+        .iter()
+        .filter(|(_, wanted)| *wanted)
+        .map(|(name, _)| (*name).to_owned())
+        .collect(),
+        notes,
+    };
+    Ok(Plan { summary, conflicts, order })
+}
+
+/// Files that must be there as they were.
+fn files(checkpoint: &Checkpoint, conflicts: &mut Vec<Refusal>) {
+    let root = checkpoint.tree.root;
+    let mut used: HashMap<u32, Pid> = HashMap::new();
+    for process in &checkpoint.processes {
+        used.entry(process.exe.file).or_insert(process.pid);
+        for vma in &process.memory.vmas {
+            if let Backing::File { file, .. } = vma.backing {
+                used.entry(file).or_insert(process.pid);
+            }
+        }
+        let here = process.cwd.as_path();
+        if !here.is_dir() {
+            conflicts.push(refusal(process.pid, &process.cwd, "the working directory is gone", "make it again"));
+        }
+    }
+    let shared: BTreeSet<u32> = checkpoint
+        .processes
+        .iter()
+        .flat_map(|p| &p.memory.vmas)
+        .filter_map(|v| match v.backing {
+            Backing::File { file, shared: true, may_write: true, .. } => Some(file),
+            _ => None,
+        })
+        .collect();
+    for (index, file) in checkpoint.shared.mapped.iter().enumerate() {
+        if let Some(&pid) = used.get(&(index as u32)) {
+            conflicts.extend(mapped(pid, file, shared.contains(&(index as u32))));
+        }
+    }
+    let written: BTreeSet<&Name> = checkpoint
+        .files
+        .iter()
+        .filter(|f| f.flags & 3 != 0)
+        .filter_map(|f| if let Kind::Regular(r) = &f.kind { Some(&r.path) } else { None })
+        .collect();
+    for file in &checkpoint.files {
+        match &file.kind {
+            Kind::Regular(r) if r.content.is_none() => {
+                conflicts.extend(regular(root, r, written.contains(&r.path)));
+            }
+            Kind::Directory(d) if !d.path.as_path().is_dir() => {
+                conflicts.push(refusal(root, &d.path, "the open directory is gone", "make it again"));
+            }
+            Kind::Device(d) if !d.path.as_path().exists() => {
+                conflicts.push(refusal(root, &d.path, "there is no such device", ""));
+            }
+            Kind::Pipe(p) => {
+                if let Some(path) = p.fifo.as_ref().filter(|p| !is_fifo(p)) {
+                    conflicts.push(refusal(root, path, "the FIFO is gone", "make it again with mkfifo"));
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
+fn is_fifo(path: &Name) -> bool {
+    use std::os::unix::fs::FileTypeExt;
+    std::fs::metadata(path.as_path()).is_ok_and(|m| m.file_type().is_fifo())
+}
+
+fn refusal(pid: Pid, path: &Name, reason: &str, hint: &str) -> Refusal {
+    Refusal { pid, object: path.display(), reason: reason.to_owned(), hint: hint.to_owned() }
+}
+
+/// A mapped file: pages that the program did not change are read from it, so it must be the same.
+fn mapped(pid: Pid, file: &MappedFile, written: bool) -> Option<Refusal> {
+    if file.content.is_some() {
+        return None;
+    }
+    let meta = match std::fs::metadata(file.path.as_path()) {
+        Ok(meta) => meta,
+        Err(e) => {
+            return Some(refusal(pid, &file.path, &format!("the mapped file is gone ({e})"), "bring it back"));
+        }
+    };
+    let hint = "the program goes on from memory that belongs to the old file: bring that back";
+    if meta.size() < file.stamp.size || meta.size() != file.stamp.size && !written {
+        let reason = format!("the mapped file had {} bytes and has {}", file.stamp.size, meta.size());
+        return Some(refusal(pid, &file.path, &reason, hint));
+    }
+    if !written && mtime(&meta) != file.stamp.mtime {
+        // A file with the same build id is the same program, installed again.
+        let same = file.stamp.build_id.is_some() && build_id(&file.path) == file.stamp.build_id;
+        return (!same).then(|| refusal(pid, &file.path, "the mapped file has changed since", hint));
+    }
+    None
+}
+
+fn build_id(path: &Name) -> Option<crate::model::Hex> {
+    let file = std::fs::File::open(path.as_path()).ok()?;
+    crate::proc::elf::build_id(&file).map(crate::model::Hex)
+}
+
+fn mtime(meta: &std::fs::Metadata) -> i64 {
+    meta.mtime().saturating_mul(1_000_000_000).saturating_add(meta.mtime_nsec())
+}
+
+/// An open file: what the program only reads must not have changed; what it writes must not have shrunk.
+fn regular(pid: Pid, file: &Regular, written: bool) -> Option<Refusal> {
+    let meta = match std::fs::metadata(file.path.as_path()) {
+        Ok(meta) => meta,
+        Err(e) => return Some(refusal(pid, &file.path, &format!("the open file is gone ({e})"), "bring it back")),
+    };
+    if !meta.is_file() {
+        return Some(refusal(pid, &file.path, "it is no regular file any more", "bring the file back"));
+    }
+    if meta.size() < file.stamp.size {
+        let reason = format!("the open file had {} bytes and has {}", file.stamp.size, meta.size());
+        return Some(refusal(pid, &file.path, &reason, "bring the old content back"));
+    }
+    if !written && (meta.size() != file.stamp.size || mtime(&meta) != file.stamp.mtime) {
+        return Some(refusal(pid, &file.path, "the open file has changed since", "bring the old content back"));
+    }
+    None
+}
+
+/// Pids that are taken, or too high for this kernel.
+fn pids(checkpoint: &Checkpoint, options: &Options, wanted: Wanted, conflicts: &mut Vec<Refusal>) {
+    if options.pids == Pids::Fresh {
+        return;
+    }
+    let max =
+        if wanted.pid && own_pid_max() { PID_MAX_LIMIT } else { proc::number("sys/kernel/pid_max").unwrap_or(32768) };
+    let members = checkpoint.tree.members.iter().map(|m| m.pid);
+    let threads = checkpoint.processes.iter().flat_map(|p| p.threads.iter().map(|t| t.tid));
+    for pid in members.chain(threads).collect::<BTreeSet<_>>() {
+        if i64::from(pid.0) >= max {
+            conflicts.push(Refusal {
+                pid,
+                object: "pid".to_owned(),
+                reason: format!("this kernel's pids end below {max}"),
+                hint: "raise /proc/sys/kernel/pid_max".to_owned(),
+            });
+        } else if !wanted.pid && std::path::Path::new(&format!("/proc/{pid}")).exists() {
+            conflicts.push(Refusal {
+                pid,
+                object: "pid".to_owned(),
+                reason: "another process has it".to_owned(),
+                hint: "resume with --pids private".to_owned(),
+            });
+        }
+    }
+}
+
+/// The kernel's PID_MAX_LIMIT on 64-bit machines, with which a new pid namespace starts.
+const PID_MAX_LIMIT: i64 = 4 << 20;
+
+/// Whether pid_max belongs to the pid namespace (Linux ≥ 6.14), so that ours says nothing about a new one.
+fn own_pid_max() -> bool {
+    let release = proc::read("sys/kernel/osrelease").unwrap_or_default();
+    let text = String::from_utf8_lossy(&release);
+    let mut numbers = text.split(|c: char| !c.is_ascii_digit()).map(|n| n.parse().unwrap_or(0));
+    (numbers.next(), numbers.next()) >= (Some(6), Some(14))
+}
+
+/// Users this process cannot become.
+fn credentials(checkpoint: &Checkpoint, wanted: Wanted, conflicts: &mut Vec<Refusal>) {
+    let (uid, gid) = (nix::unistd::geteuid().as_raw(), nix::unistd::getegid().as_raw());
+    let any_user = uid == 0 && !wanted.user;
+    let ours = proc::status(std::process::id() as i32).map_or(0, |s| s.caps[1]);
+    for process in &checkpoint.processes {
+        let c = &process.credentials;
+        if !wanted.user && c.caps[1] & !ours != 0 {
+            conflicts.push(Refusal {
+                pid: process.pid,
+                object: "capabilities".to_owned(),
+                reason: format!("it had {:#x}, of which we lack {:#x}", c.caps[1], c.caps[1] & !ours),
+                hint: "resume with as many, as root for instance".to_owned(),
+            });
+        }
+        if !any_user && (c.uid != [uid; 4] || c.gid != [gid; 4]) {
+            conflicts.push(Refusal {
+                pid: process.pid,
+                object: "user".to_owned(),
+                reason: format!("it ran as uid {} gid {}, we are uid {uid} gid {gid}", c.uid[1], c.gid[1]),
+                hint: "resume as that user, or as root".to_owned(),
+            });
+        }
+    }
+}
+
+fn vdso_notes(checkpoint: &Checkpoint, options: &Options, conflicts: &mut Vec<Refusal>, notes: &mut Vec<String>) {
+    let own = own_vdso().unwrap_or_default();
+    for process in &checkpoint.processes {
+        let Some(saved) = &process.memory.vdso else { continue };
+        if !vdso::differs(&own, saved) && !options.foreign_vdso {
+            continue;
+        }
+        if notes.is_empty() {
+            notes.push("this kernel's vDSO is another: the saved one stays, with jumps into this one".to_owned());
+        }
+        for thread in process.threads.iter().filter(|t| (saved.start.0..saved.end.0).contains(&t.regs.rip)) {
+            conflicts.push(Refusal {
+                pid: thread.tid,
+                object: "thread".to_owned(),
+                reason: "it was saved inside the vDSO, and this kernel's is another".to_owned(),
+                hint: "save it again, or resume under the kernel it was saved under".to_owned(),
+            });
+        }
+    }
+}
+
+fn own_vdso() -> Option<Vec<u8>> {
+    let me = std::process::id() as i32;
+    let maps = crate::tracer::maps(me).ok()?;
+    let m = maps.iter().find(|m| m.name == b"[vdso]")?;
+    let mut bytes = vec![0u8; usize::try_from(m.end - m.start).ok()?];
+    (crate::sys::mem::read(me, crate::model::Addr(m.start), &mut bytes).ok()? == bytes.len()).then_some(bytes)
+}

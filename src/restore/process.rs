@@ -1,0 +1,189 @@
+//! What belongs to a process as a whole.
+
+use std::fs;
+
+use crate::model::Name;
+use crate::model::process::Process;
+use crate::proc;
+use crate::sys::tasks;
+
+use super::Error;
+use super::fd::Sources;
+use super::stub::{Batch, Expect, Puppet};
+
+const PR_SET_PDEATHSIG: u64 = 1;
+const PR_SET_DUMPABLE: u64 = 4;
+const PR_SET_NAME: u64 = 15;
+const PR_SET_SECUREBITS: u64 = 28;
+const PR_SET_MM: u64 = 35;
+const PR_SET_MM_MAP: u64 = 14;
+const PR_SET_CHILD_SUBREAPER: u64 = 36;
+const PR_SET_NO_NEW_PRIVS: u64 = 38;
+const PR_SET_THP_DISABLE: u64 = 41;
+const CAPABILITY_VERSION_3: u32 = 0x2008_0522;
+
+/// A task's name, cut to the kernel's 15 bytes.
+pub fn set_name(batch: &mut Batch, name: &Name) {
+    let at = batch.path(name);
+    batch.call("prctl", libc::SYS_prctl, &[PR_SET_NAME, at.0]);
+}
+
+/// `PR_SET_MM_MAP`: the kernel's book-keeping addresses, the auxiliary vector and the executable. Comes first, while
+/// nothing of an old executable is mapped any more and nothing of the new yet (kernel/fork.c,
+/// replace_mm_exe_file). To change the executable needs a capability, which `--pids fresh` may lack: a note then.
+pub fn mm_fields(
+    puppet: &mut Puppet,
+    process: &Process,
+    sources: &Sources,
+    notes: &mut Vec<String>,
+) -> Result<(), Error> {
+    let exe = sources.mapped.get(process.exe.file as usize).map_or(-1, |m| m.read);
+    let mut batch = puppet.batch();
+    mm_map(&mut batch, process, exe, Expect::Anything);
+    let result = puppet.run(batch)?.first().copied().unwrap_or(0) as i64;
+    if result == 0 {
+        return Ok(());
+    }
+    if result == -i64::from(libc::EPERM) {
+        notes.push(format!(
+            "pid {}: /proc/PID/exe shows this program, not {}",
+            process.pid,
+            process.exe.path.display()
+        ));
+    }
+    let mut batch = puppet.batch();
+    let unchanged = if result == -i64::from(libc::EPERM) { -1 } else { exe };
+    mm_map(&mut batch, process, unchanged, Expect::Success);
+    puppet.run(batch).map(drop)
+}
+
+fn mm_map(batch: &mut Batch, process: &Process, exe: i32, expect: Expect) {
+    let f = &process.memory.fields;
+    let auxv = batch.data(&f.auxv.0);
+    let mut map: Vec<u8> = [
+        f.start_code,
+        f.end_code,
+        f.start_data,
+        f.end_data,
+        f.start_brk,
+        f.brk,
+        f.start_stack,
+        f.arg_start,
+        f.arg_end,
+        f.env_start,
+        f.env_end,
+        auxv,
+    ]
+    .iter()
+    .flat_map(|a| a.0.to_le_bytes())
+    .collect();
+    map.extend((f.auxv.0.len() as u32).to_le_bytes());
+    map.extend((exe as u32).to_le_bytes());
+    let at = batch.data(&map);
+    let args = [PR_SET_MM, PR_SET_MM_MAP, at.0, map.len() as u64, 0];
+    batch.call_expecting(expect, "prctl PR_SET_MM_MAP", libc::SYS_prctl, &args);
+}
+
+/// Directories, mask, limits, and what prctl(2) sets, but for what later steps still need differently.
+pub fn set_up(puppet: &mut Puppet, process: &Process, notes: &mut Vec<String>) -> Result<(), Error> {
+    let mut batch = puppet.batch();
+    let cwd = batch.path(&process.cwd);
+    batch.call("chdir", libc::SYS_chdir, &[cwd.0]);
+    if process.root.0 != b"/" {
+        let root = batch.path(&process.root);
+        batch.call("chroot", libc::SYS_chroot, &[root.0]);
+    }
+    batch.call("umask", libc::SYS_umask, &[u64::from(process.umask)]);
+    batch.call("personality", libc::SYS_personality, &[u64::from(process.personality)]);
+    batch.call("prctl", libc::SYS_prctl, &[PR_SET_CHILD_SUBREAPER, u64::from(process.subreaper)]);
+    if process.no_new_privs {
+        batch.call("prctl", libc::SYS_prctl, &[PR_SET_NO_NEW_PRIVS, 1]);
+    }
+    if process.thp_disable {
+        batch.call("prctl", libc::SYS_prctl, &[PR_SET_THP_DISABLE, 1]);
+    }
+    puppet.run(batch)?;
+    limits(puppet, process, notes)?;
+    let host = puppet.host();
+    for (file, value) in [
+        ("oom_score_adj", process.oom_score_adj.to_string()),
+        ("coredump_filter", format!("{:#x}", process.coredump_filter)),
+    ] {
+        let path = format!("{host}/{file}");
+        let now = proc::read(&path).unwrap_or_default();
+        let same = match file {
+            "oom_score_adj" => now.strip_suffix(b"\n") == Some(value.as_bytes()),
+            _ => proc::hex_number(&path).is_ok_and(|n| n == u64::from(process.coredump_filter)),
+        };
+        if !same {
+            if let Err(error) = fs::write(format!("/proc/{path}"), &value) {
+                notes.push(format!("pid {}: {file} could not be set to {value}: {error}", process.pid));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Resource limits, from outside. A hard limit above ours is cut: only root may raise it.
+fn limits(puppet: &Puppet, process: &Process, notes: &mut Vec<String>) -> Result<(), Error> {
+    let host = puppet.host();
+    let bad = |e| Error::step("setting limits", host, e);
+    for (which, &wanted) in process.limits.iter().enumerate() {
+        let now = tasks::limit(host, which as u32).map_err(bad)?;
+        if now == wanted {
+            continue;
+        }
+        match tasks::set_limit(host, which as u32, wanted) {
+            Ok(()) => {}
+            Err(e) if e.raw_os_error() == Some(libc::EPERM) => {
+                let mut cut = wanted;
+                cut.hard = cut.hard.min(now.hard);
+                cut.soft = cut.soft.min(cut.hard);
+                tasks::set_limit(host, which as u32, cut).map_err(bad)?;
+                notes.push(format!(
+                    "pid {}: resource limit {which} was {}, this host allows {}",
+                    process.pid, wanted.hard, cut.hard
+                ));
+            }
+            Err(e) => return Err(bad(e)),
+        }
+    }
+    Ok(())
+}
+
+/// User, groups and capabilities, for the calling thread alone: nothing that needs privilege comes after it.
+pub fn drop_privileges(puppet: &mut Puppet, process: &Process) -> Result<(), Error> {
+    let c = &process.credentials;
+    let mut batch = puppet.batch();
+    let (uid, gid) = (nix::unistd::geteuid().as_raw(), nix::unistd::getegid().as_raw());
+    if c.uid != [uid; 4] || c.gid != [gid; 4] {
+        let groups: Vec<u8> = c.groups.iter().flat_map(|g| g.to_le_bytes()).collect();
+        let at = batch.data(&groups);
+        batch.call("setgroups", libc::SYS_setgroups, &[c.groups.len() as u64, at.0]);
+        batch.call("setresgid", libc::SYS_setresgid, &[c.gid[0].into(), c.gid[1].into(), c.gid[2].into()]);
+        // Capabilities must outlive the change of user for the moment.
+        batch.call("prctl", libc::SYS_prctl, &[8, 1]);
+        batch.call("setresuid", libc::SYS_setresuid, &[c.uid[0].into(), c.uid[1].into(), c.uid[2].into()]);
+        batch.call_expecting(Expect::Anything, "prctl", libc::SYS_prctl, &[8, 0]);
+    }
+    if c.securebits != 0 {
+        batch.call("prctl", libc::SYS_prctl, &[PR_SET_SECUREBITS, u64::from(c.securebits)]);
+    }
+    let [inheritable, permitted, effective, _, _] = c.caps;
+    let header = batch.data(&[CAPABILITY_VERSION_3.to_le_bytes(), [0; 4]].concat());
+    let half = |shift: u32| [effective, permitted, inheritable].map(|set| ((set >> shift) as u32).to_le_bytes());
+    let sets = batch.data(&[half(0), half(32)].concat().concat());
+    batch.call("capset", libc::SYS_capset, &[header.0, sets.0]);
+    puppet.run(batch).map(drop)
+}
+
+/// What a change of credentials would have undone.
+pub fn last_settings(puppet: &mut Puppet, process: &Process) -> Result<(), Error> {
+    let mut batch = puppet.batch();
+    // 2 ("readable by root only") is what the kernel sets for setuid programs and nobody else can.
+    batch.call("prctl", libc::SYS_prctl, &[PR_SET_DUMPABLE, u64::from(process.dumpable == 1)]);
+    if process.pdeath_signal != 0 {
+        batch.call("prctl", libc::SYS_prctl, &[PR_SET_PDEATHSIG, process.pdeath_signal as u64]);
+    }
+    puppet.run(batch).map(drop)
+}

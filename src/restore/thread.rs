@@ -1,0 +1,133 @@
+//! Threads.
+
+use std::borrow::Cow;
+use std::io;
+
+use crate::model::Addr;
+use crate::model::thread::Thread;
+use crate::sys::{cpu, ptrace, sched};
+
+use super::Error;
+use super::build::clone_into;
+use super::process::set_name;
+use super::stub::Puppet;
+
+const PR_SET_TIMERSLACK: u64 = 29;
+/// What a thread shares with its siblings: memory, directories, descriptors, signal actions, semaphore undo, group.
+const THREAD: u64 = (libc::CLONE_VM
+    | libc::CLONE_FS
+    | libc::CLONE_FILES
+    | libc::CLONE_SIGHAND
+    | libc::CLONE_THREAD
+    | libc::CLONE_SYSVSEM) as u64;
+
+/// Makes a thread beside `leader`.
+pub fn create(leader: &mut Puppet, thread: &Thread, choose: bool) -> Result<Puppet, Error> {
+    let base = Addr(leader.data().0 - 4096);
+    let mut batch = leader.batch();
+    clone_into(&mut batch, THREAD, 0, choose.then_some(thread.tid));
+    let (_, births) = leader.run_with_births(batch)?;
+    let born = births.into_iter().next();
+    let task = born.ok_or_else(|| Error::step("making a thread", thread.tid.0, io::Error::other("no birth")))?;
+    Puppet::adopt(task, base)
+}
+
+/// All of a thread but its registers, mask and signals.
+pub fn set_up(puppet: &mut Puppet, thread: &Thread, fresh: bool, notes: &mut Vec<String>) -> Result<(), Error> {
+    let host = puppet.host();
+    let mut batch = puppet.batch();
+    set_name(&mut batch, &thread.comm);
+    if thread.robust_list.0 != Addr(0) {
+        let args = [thread.robust_list.0.0, thread.robust_list.1];
+        batch.call("set_robust_list", libc::SYS_set_robust_list, &args);
+    }
+    batch.call("set_tid_address", libc::SYS_set_tid_address, &[thread.clear_child_tid.0]);
+    let stack = &thread.altstack;
+    let mut bytes = stack.sp.0.to_le_bytes().to_vec();
+    // SS_ONSTACK (1) says where the thread was; it is not a setting.
+    bytes.extend(u64::from((stack.flags & !1) as u32).to_le_bytes());
+    bytes.extend(stack.size.to_le_bytes());
+    let at = batch.data(&bytes);
+    batch.call("sigaltstack", libc::SYS_sigaltstack, &[at.0, 0]);
+    if let Some(rseq) = &thread.rseq {
+        let args = [rseq.area.0, u64::from(rseq.len), 0, u64::from(rseq.signature)];
+        batch.call("rseq", libc::SYS_rseq, &args);
+    }
+    if thread.timer_slack != 0 {
+        batch.call("prctl", libc::SYS_prctl, &[PR_SET_TIMERSLACK, thread.timer_slack]);
+    }
+    puppet.run(batch)?;
+    if fresh {
+        // The C library keeps a thread's id where the kernel is to clear it at its end.
+        let mut old = [0u8; 4];
+        if puppet.read(thread.clear_child_tid, &mut old).is_ok() && i32::from_le_bytes(old) == thread.tid.0 {
+            puppet.write(thread.clear_child_tid, &host.to_le_bytes())?;
+        }
+    }
+    scheduling(host, thread, notes)?;
+    let area = fitted(&thread.xstate.0, cpu::xsave_len())
+        .ok_or_else(|| Error::step("setting the extended state", host, io::Error::other("another layout")))?;
+    ptrace::set_xstate(host, &area).map_err(|e| Error::step("setting the extended state", host, e))
+}
+
+/// An xsave area as this processor wants it: as it is where the size is the same; where it is not, its components
+/// have other places too, and only what every processor keeps at one place can be taken over: x87, SSE and AVX. `None`
+/// if others are in use.
+pub fn fitted(area: &[u8], len: usize) -> Option<Cow<'_, [u8]>> {
+    // Where the header starts with the set of components in use, and where AVX ends.
+    const IN_USE: usize = 512;
+    const FIXED: usize = 832;
+    if area.len() == len {
+        return Some(Cow::Borrowed(area));
+    }
+    let used = area.get(IN_USE..IN_USE + 8).and_then(|b| b.try_into().ok()).map(u64::from_le_bytes)?;
+    let fits = used & !7 == 0 && (used & 4 == 0 || area.len().min(len) >= FIXED);
+    let mut out = area.get(..area.len().min(FIXED).min(len))?.to_vec();
+    out.resize(len, 0);
+    fits.then_some(Cow::Owned(out))
+}
+
+/// Scheduling, set from outside where it differs from what the thread inherited.
+fn scheduling(host: i32, thread: &Thread, notes: &mut Vec<String>) -> Result<(), Error> {
+    let mut note = |what: &str, e: io::Error| {
+        notes.push(format!("thread {}: {what} could not be set as it was: {e}", thread.tid));
+    };
+    if sched::get(host).is_ok_and(|now| now != thread.sched) {
+        sched::set(host, &thread.sched).unwrap_or_else(|e| note("scheduling", e));
+    }
+    if sched::affinity(host).is_ok_and(|now| trimmed(&now) != trimmed(&thread.affinity.0)) {
+        sched::set_affinity(host, &thread.affinity.0).unwrap_or_else(|e| note("CPU affinity", e));
+    }
+    if sched::io_priority(host).is_ok_and(|now| now != thread.io_priority) {
+        sched::set_io_priority(host, thread.io_priority).unwrap_or_else(|e| note("I/O priority", e));
+    }
+    Ok(())
+}
+
+/// Bit sets are as long as the kernel that made them was built for.
+fn trimmed(bits: &[u8]) -> &[u8] {
+    let len = bits.iter().rposition(|&b| b != 0).map_or(0, |i| i + 1);
+    bits.get(..len).unwrap_or(bits)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn area(len: usize, used: u64) -> Vec<u8> {
+        let mut bytes = vec![7u8; len];
+        bytes[512..520].copy_from_slice(&used.to_le_bytes());
+        bytes
+    }
+
+    #[test]
+    fn only_components_with_one_place_move_between_layouts() {
+        assert_eq!(fitted(&area(2696, 0xe7), 2696).unwrap()[..], area(2696, 0xe7));
+        let wide = area(2696, 7);
+        let moved = fitted(&wide, 2440).unwrap();
+        assert_eq!((moved.len(), moved[600], moved[900]), (2440, 7, 0));
+        assert!(fitted(&area(2696, 0xe7), 2440).is_none());
+        assert!(fitted(&area(832, 7), 576).is_none());
+        assert!(fitted(&[0; 100], 832).is_none());
+    }
+}

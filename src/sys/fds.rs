@@ -1,0 +1,103 @@
+//! Descriptors: what nix has no wrapper for.
+#![allow(unsafe_code)]
+
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+
+use super::check;
+
+/// tee(2): copies up to `len` bytes from one pipe to another without taking them. Never blocks.
+pub fn tee(from: BorrowedFd<'_>, to: BorrowedFd<'_>, len: usize) -> io::Result<usize> {
+    // SAFETY: no pointers.
+    let n = unsafe { libc::tee(from.as_raw_fd(), to.as_raw_fd(), len, libc::SPLICE_F_NONBLOCK) };
+    check(n as libc::c_long).map(|n| n as usize)
+}
+
+/// FIONREAD: bytes that can be read.
+pub fn readable(fd: BorrowedFd<'_>) -> io::Result<usize> {
+    let mut n: libc::c_int = 0;
+    // SAFETY: `n` outlives the call.
+    check(unsafe { libc::ioctl(fd.as_raw_fd(), libc::FIONREAD, &raw mut n) } as libc::c_long)?;
+    Ok(n as usize)
+}
+
+/// fcntl(2) with a number as its argument.
+pub fn fcntl(fd: BorrowedFd<'_>, command: i32, arg: i64) -> io::Result<i64> {
+    // SAFETY: callers use commands whose argument is a number.
+    check(unsafe { libc::fcntl(fd.as_raw_fd(), command, arg) } as libc::c_long).map(|n| n as i64)
+}
+
+/// F_GETOWN_EX: kind (F_OWNER_TID 0, PID 1, PGRP 2) and id (0: none).
+pub fn owner(fd: BorrowedFd<'_>) -> io::Result<(i32, i32)> {
+    let mut owner = [0i32; 2];
+    // SAFETY: `struct f_owner_ex` is two ints, and outlives the call.
+    check(unsafe { libc::fcntl(fd.as_raw_fd(), 16, owner.as_mut_ptr()) } as libc::c_long)?;
+    Ok((owner[0], owner[1]))
+}
+
+/// eventfd(2).
+pub fn eventfd(flags: i32) -> io::Result<OwnedFd> {
+    // SAFETY: a fresh descriptor that nobody else owns.
+    unsafe { check(libc::syscall(libc::SYS_eventfd2, 0, flags)).map(|fd| OwnedFd::from_raw_fd(fd as i32)) }
+}
+
+/// signalfd4(2).
+pub fn signalfd(mask: u64, flags: i32) -> io::Result<OwnedFd> {
+    // SAFETY: `mask` outlives the call; a fresh descriptor that nobody else owns.
+    unsafe {
+        check(libc::syscall(libc::SYS_signalfd4, -1, &raw const mask, 8, flags))
+            .map(|fd| OwnedFd::from_raw_fd(fd as i32))
+    }
+}
+
+/// timerfd_create(2).
+pub fn timerfd(clock: i32, flags: i32) -> io::Result<OwnedFd> {
+    // SAFETY: a fresh descriptor that nobody else owns.
+    unsafe { check(libc::timerfd_create(clock, flags) as libc::c_long).map(|fd| OwnedFd::from_raw_fd(fd as i32)) }
+}
+
+/// timerfd_settime(2): first expiry and period, each as seconds and nanoseconds.
+pub fn timerfd_set(fd: BorrowedFd<'_>, flags: i32, first: (i64, i64), period: (i64, i64)) -> io::Result<()> {
+    let spec = libc::itimerspec {
+        it_interval: libc::timespec { tv_sec: period.0, tv_nsec: period.1 },
+        it_value: libc::timespec { tv_sec: first.0, tv_nsec: first.1 },
+    };
+    // SAFETY: `spec` outlives the call.
+    check(unsafe { libc::timerfd_settime(fd.as_raw_fd(), flags, &raw const spec, std::ptr::null_mut()) }.into())
+        .map(drop)
+}
+
+/// timerfd_gettime(2): the time left, as seconds and nanoseconds.
+pub fn timerfd_left(fd: BorrowedFd<'_>) -> io::Result<(i64, i64)> {
+    let zero = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    let mut spec = libc::itimerspec { it_interval: zero, it_value: zero };
+    // SAFETY: `spec` outlives the call.
+    check(unsafe { libc::timerfd_gettime(fd.as_raw_fd(), &raw mut spec) }.into())?;
+    Ok((spec.it_value.tv_sec, spec.it_value.tv_nsec))
+}
+
+/// TFD_IOC_SET_TICKS: the number of unread expirations.
+pub fn timerfd_set_ticks(fd: BorrowedFd<'_>, ticks: u64) -> io::Result<()> {
+    // SAFETY: `ticks` outlives the call.
+    check(unsafe { libc::ioctl(fd.as_raw_fd(), 0x4008_5400, &raw const ticks) }.into()).map(drop)
+}
+
+/// epoll_create1(2).
+pub fn epoll() -> io::Result<OwnedFd> {
+    // SAFETY: a fresh descriptor that nobody else owns.
+    unsafe { check(libc::epoll_create1(libc::EPOLL_CLOEXEC).into()).map(|fd| OwnedFd::from_raw_fd(fd as i32)) }
+}
+
+/// fcntl F_DUPFD: a copy with a number of at least `lowest`, open across exec and fork.
+pub fn dup_above(fd: BorrowedFd<'_>, lowest: i32) -> io::Result<OwnedFd> {
+    // SAFETY: a fresh descriptor that nobody else owns.
+    unsafe {
+        check(libc::fcntl(fd.as_raw_fd(), libc::F_DUPFD, lowest).into()).map(|fd| OwnedFd::from_raw_fd(fd as i32))
+    }
+}
+
+/// isatty(3) of one of our own standard streams.
+pub fn is_terminal(fd: i32) -> bool {
+    // SAFETY: no pointers; a number that is not open gives 0.
+    unsafe { libc::isatty(fd) == 1 }
+}

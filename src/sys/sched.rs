@@ -1,0 +1,74 @@
+//! Scheduling of other threads.
+#![allow(unsafe_code)]
+
+use std::io;
+
+use crate::model::thread::Sched;
+
+use super::check;
+
+#[repr(C)]
+#[derive(Default)]
+struct Attr {
+    size: u32,
+    policy: u32,
+    flags: u64,
+    nice: i32,
+    priority: u32,
+    runtime: u64,
+    deadline: u64,
+    period: u64,
+}
+
+/// sched_getattr(2).
+pub fn get(tid: i32) -> io::Result<Sched> {
+    let mut a = Attr::default();
+    // SAFETY: `a` outlives the call and is as long as said.
+    check(unsafe { libc::syscall(libc::SYS_sched_getattr, tid, &raw mut a, size_of::<Attr>() as u32, 0) })?;
+    Ok(Sched { policy: a.policy, flags: a.flags, nice: a.nice, priority: a.priority })
+}
+
+/// sched_setattr(2), and setpriority(2) for SCHED_IDLE, whose nice value the former leaves alone.
+pub fn set(tid: i32, sched: &Sched) -> io::Result<()> {
+    if sched.policy == libc::SCHED_IDLE as u32 {
+        // SAFETY: no memory is involved.
+        check(unsafe { libc::setpriority(libc::PRIO_PROCESS, tid as libc::id_t, sched.nice) }.into())?;
+    }
+    let a = Attr {
+        size: size_of::<Attr>() as u32,
+        policy: sched.policy,
+        flags: sched.flags,
+        nice: sched.nice,
+        priority: sched.priority,
+        ..Attr::default()
+    };
+    // SAFETY: `a` outlives the call.
+    check(unsafe { libc::syscall(libc::SYS_sched_setattr, tid, &raw const a, 0) }).map(drop)
+}
+
+/// sched_getaffinity(2), as the kernel's bit set.
+pub fn affinity(tid: i32) -> io::Result<Vec<u8>> {
+    let mut bits = vec![0u8; 1024];
+    // SAFETY: the buffer is as long as said.
+    let n = check(unsafe { libc::syscall(libc::SYS_sched_getaffinity, tid, bits.len(), bits.as_mut_ptr()) })?;
+    bits.truncate(n as usize);
+    Ok(bits)
+}
+
+/// sched_setaffinity(2).
+pub fn set_affinity(tid: i32, bits: &[u8]) -> io::Result<()> {
+    // SAFETY: the buffer is as long as said.
+    check(unsafe { libc::syscall(libc::SYS_sched_setaffinity, tid, bits.len(), bits.as_ptr()) }).map(drop)
+}
+
+/// ioprio_get(2) of a thread.
+pub fn io_priority(tid: i32) -> io::Result<i32> {
+    // SAFETY: no pointers.
+    check(unsafe { libc::syscall(libc::SYS_ioprio_get, 1, tid) }).map(|n| n as i32)
+}
+
+/// ioprio_set(2) of a thread.
+pub fn set_io_priority(tid: i32, priority: i32) -> io::Result<()> {
+    // SAFETY: no pointers.
+    check(unsafe { libc::syscall(libc::SYS_ioprio_set, 1, tid, priority) }).map(drop)
+}

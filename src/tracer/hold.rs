@@ -1,0 +1,513 @@
+//! Seizing a whole tree, to a fix-point.
+
+use std::collections::HashMap;
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::FileExt;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, OnceLock};
+use std::time::{Duration, Instant};
+
+use crate::model::thread::{Regs, Rseq};
+use crate::model::tree::State;
+use crate::model::{Addr, Name, Pid};
+use crate::sys::{self, ptrace, tasks::back_off, wait};
+use crate::{proc, tracer};
+
+use super::gadgets::Finder;
+use super::remote::Ground;
+use super::task::{Outcome, Running, Stopped};
+use super::{Error, frame, tree};
+
+/// What to hold.
+#[derive(Debug, Clone, Copy)]
+pub struct HoldRequest<'a> {
+    /// The root of the tree.
+    pub root: i32,
+    /// Who adopts its orphans, if it is a process of ours.
+    pub reaper: Option<i32>,
+    /// How long the tree may take to stand still.
+    pub timeout: Duration,
+    /// Set to give up.
+    pub cancel: &'a AtomicBool,
+}
+
+/// A tree that stands still. Dropped or released, it goes on as if nothing had been.
+#[derive(Debug)]
+pub struct Held {
+    /// Its processes, parents before children, zombies included.
+    pub processes: Vec<HeldProcess>,
+    /// When the first of them was stopped.
+    pub since: Instant,
+}
+
+/// One process of a held tree.
+#[derive(Debug)]
+pub struct HeldProcess {
+    /// Its pid as we see it.
+    pub host: i32,
+    /// Its parent's pid as we see it.
+    pub host_ppid: i32,
+    /// Its pid as it sees it.
+    pub pid: Pid,
+    /// Its parent's pid as it sees it; 0 if the parent is out of its sight.
+    pub ppid: Pid,
+    /// Its process group as it sees it.
+    pub pgid: Pid,
+    /// Its session as it sees it.
+    pub sid: Pid,
+    /// Its command name.
+    pub comm: Name,
+    /// Alive, stopped by job control, or a zombie.
+    pub state: State,
+    /// The signal its parent gets when it dies.
+    pub exit_signal: i32,
+    /// A handle that cannot come to mean another process.
+    pub pidfd: OwnedFd,
+    /// Its threads, the leader first; none for a zombie.
+    pub threads: Vec<HeldThread>,
+    pub(super) ground: Option<Ground>,
+    pub(super) finder: Arc<Mutex<Finder>>,
+    mem: OnceLock<File>,
+}
+
+/// One thread of a held process.
+#[derive(Debug)]
+pub struct HeldThread {
+    /// Its tid as we see it.
+    pub host: i32,
+    /// Its tid as it sees it.
+    pub tid: Pid,
+    /// Its registers as the kernel has them, out of any restartable sequence. See [`super::frame::for_image`].
+    pub regs: Regs,
+    /// Its blocked signals.
+    pub sigmask: u64,
+    /// Its xsave area.
+    pub xstate: Vec<u8>,
+    /// Its rseq registration.
+    pub rseq: Option<Rseq>,
+    /// The system call it is in, also where the kernel only remembers that one is to be restarted; -1: none.
+    pub call: i64,
+    pub(super) task: Option<Stopped>,
+    pub(super) borrowed: bool,
+}
+
+/// Seizes every thread of a tree and waits until all stand still; again until nothing new appears.
+///
+/// On an error everything seized so far goes on as before.
+pub fn hold(request: &HoldRequest<'_>) -> Result<Held, Error> {
+    let deadline = Instant::now() + request.timeout;
+    let mut hunt = Hunt {
+        request: *request,
+        deadline,
+        stopped: HashMap::new(),
+        running: Vec::new(),
+        seized: HashMap::new(),
+        order: Vec::new(),
+        since: None,
+        grown: false,
+    };
+    loop {
+        hunt.grown = false;
+        for pid in tree::members(request.root, request.reaper)? {
+            hunt.seize_process(pid)?;
+        }
+        hunt.wait_all()?;
+        if !hunt.grown {
+            break;
+        }
+    }
+    hunt.finish()
+}
+
+/// A hold in progress.
+struct Hunt<'a> {
+    request: HoldRequest<'a>,
+    deadline: Instant,
+    stopped: HashMap<i32, Stopped>,
+    running: Vec<Quarry>,
+    /// Every thread that was ever seized, and its process.
+    seized: HashMap<i32, i32>,
+    order: Vec<i32>,
+    since: Option<Instant>,
+    /// Whether this round has seized anything: others may have died meanwhile, so their number does not tell.
+    grown: bool,
+}
+
+/// A task that has yet to stop.
+struct Quarry {
+    task: Running,
+    /// It shares its parent's memory and keeps the parent from stopping: it runs on to its exec.
+    to_exec: bool,
+}
+
+impl Hunt<'_> {
+    fn seize_process(&mut self, pid: i32) -> Result<(), Error> {
+        if !self.order.contains(&pid) {
+            self.order.push(pid);
+        }
+        let Ok(tids) = proc::tasks(pid) else { return Ok(()) };
+        for tid in tids {
+            if self.seized.contains_key(&tid) {
+                continue;
+            }
+            match Running::seize(tid, ptrace::OPT_SYSGOOD) {
+                Ok(task) => {
+                    self.since.get_or_insert_with(Instant::now);
+                    self.seized.insert(tid, pid);
+                    self.grown = true;
+                    // A failure means that it has just died, which waiting will tell.
+                    let _ = task.interrupt();
+                    self.running.push(Quarry { task, to_exec: false });
+                }
+                Err(e) => self.explain(pid, tid, e)?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Why a task can't be seized; `Ok` if it is dead or has gone.
+    fn explain(&self, pid: i32, tid: i32, error: io::Error) -> Result<(), Error> {
+        let Ok(status) = proc::task_status(pid, tid) else { return Ok(()) };
+        if matches!(status.state, b'Z' | b'X') {
+            return Ok(());
+        }
+        match error.raw_os_error() {
+            Some(libc::ESRCH) => Ok(()),
+            Some(libc::EPERM | libc::EACCES) if status.tracer != 0 => Err(Error::Traced { pid, tracer: status.tracer }),
+            Some(libc::EPERM | libc::EACCES) => Err(Error::NotPermitted { pid }),
+            _ => Err(Error::from_io("seizing", pid, error)),
+        }
+    }
+
+    fn wait_all(&mut self) -> Result<(), Error> {
+        let mut round = 0;
+        while !self.running.is_empty() {
+            if self.request.cancel.load(Ordering::Relaxed) {
+                return Err(Error::Cancelled);
+            }
+            let mut progress = false;
+            for Quarry { task, to_exec } in std::mem::take(&mut self.running) {
+                let tid = task.tid();
+                match task.poll()? {
+                    Outcome::Running(task) => self.running.push(Quarry { task, to_exec }),
+                    Outcome::Dead => {
+                        progress = true;
+                        self.buried(tid)?;
+                    }
+                    Outcome::Stopped(task) => {
+                        progress = true;
+                        self.stopped_one(task, to_exec)?;
+                    }
+                }
+            }
+            if progress {
+                round = 0;
+                continue;
+            }
+            back_off(round);
+            round += 1;
+            // 50 yields have passed without a stop: perhaps somebody waits in vfork.
+            if round % 60 == 59 {
+                self.free_vfork_children()?;
+            }
+            if Instant::now() > self.deadline {
+                return Err(self.will_not_stop());
+            }
+        }
+        Ok(())
+    }
+
+    /// A seized task died. The real parent must get to know it; our own child's status is not ours to take.
+    fn buried(&mut self, tid: i32) -> Result<(), Error> {
+        if tid == self.request.root && is_own_child(tid) {
+            return Err(Error::Vanished { pid: tid });
+        }
+        if !is_own_child(tid) {
+            let _ = wait::reap(tid);
+        }
+        self.seized.remove(&tid);
+        Ok(())
+    }
+
+    fn stopped_one(&mut self, task: Stopped, to_exec: bool) -> Result<(), Error> {
+        let tid = task.tid();
+        let running = if task.event() == wait::Event::EXEC {
+            // The parent is free now. From here on it is a process like any other.
+            let running = task.cont(0)?;
+            running.interrupt()?;
+            Quarry { task: running, to_exec: false }
+        } else if task.is_parked() && !to_exec {
+            // Here and now: whatever becomes of this hold, the program must not see that it was stopped.
+            if let Some(regs) = ptrace::get_regs(tid).ok().as_ref().and_then(frame::without_false_eintr) {
+                ptrace::set_regs(tid, &regs).map_err(|e| Error::from_io("setting registers", tid, e))?;
+            }
+            self.stopped.insert(tid, task);
+            return Ok(());
+        } else {
+            // A signal on its way to the program is delivered as it would have been; the interrupt then stops the
+            // thread at the first instruction of the handler, or where the signal kills or stops it.
+            let signal = if task.event() == 0 && !task.is_syscall() { task.signal() } else { 0 };
+            Quarry { task: task.cont(signal)?, to_exec }
+        };
+        self.running.push(running);
+        Ok(())
+    }
+
+    /// A thread in vfork(2) waits, deaf to everything but death, until its child has called exec or has ended.
+    fn free_vfork_children(&mut self) -> Result<(), Error> {
+        let waiting: Vec<i32> = self.running.iter().map(|q| q.task.tid()).filter(|&tid| in_vfork(tid)).collect();
+        for tid in waiting {
+            let Some(&pid) = self.seized.get(&tid) else { continue };
+            for child in proc::children(pid, tid).unwrap_or_default() {
+                let shares = sys::tasks::kcmp(pid, child, sys::tasks::Kcmp::Vm, 0, 0);
+                if !shares.is_ok_and(|o| o.is_eq()) {
+                    continue;
+                }
+                let threads: Vec<i32> = self.seized.iter().filter(|&(_, &p)| p == child).map(|(&t, _)| t).collect();
+                for thread in threads {
+                    if let Some(task) = self.stopped.remove(&thread) {
+                        ptrace::set_options(thread, ptrace::OPT_SYSGOOD | ptrace::OPT_EXEC)
+                            .map_err(|e| Error::from_io("setting options", thread, e))?;
+                        self.running.push(Quarry { task: task.cont(0)?, to_exec: true });
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn will_not_stop(&self) -> Error {
+        let pid = self.running.first().map_or(0, |q| q.task.tid());
+        let text = |file: &str| {
+            let bytes = proc::read(&format!("{pid}/{file}")).unwrap_or_default();
+            String::from_utf8_lossy(&bytes).trim().to_owned()
+        };
+        let wchan = match text("wchan") {
+            w if w.is_empty() || w == "0" => "?".to_owned(),
+            w => w,
+        };
+        Error::WillNotStop { pid, comm: text("comm"), wchan }
+    }
+
+    fn finish(mut self) -> Result<Held, Error> {
+        let finder = Arc::new(Mutex::new(Finder::default()));
+        let mut threads: HashMap<i32, Vec<HeldThread>> = HashMap::new();
+        for (tid, task) in self.stopped.drain() {
+            let pid = self.seized.get(&tid).copied().unwrap_or(tid);
+            threads.entry(pid).or_default().push(HeldThread {
+                host: tid,
+                tid: Pid(tid),
+                regs: Regs::default(),
+                sigmask: 0,
+                xstate: Vec::new(),
+                rseq: None,
+                call: -1,
+                task: Some(task),
+                borrowed: false,
+            });
+        }
+        let mut held = Held { processes: Vec::new(), since: self.since.unwrap_or_else(Instant::now) };
+        let mut failure = None;
+        for pid in std::mem::take(&mut self.order) {
+            let mut threads = threads.remove(&pid).unwrap_or_default();
+            threads.sort_by_key(|t| (t.host != pid, t.host));
+            match describe(pid, threads, &finder) {
+                Ok(Some(process)) => held.processes.push(process),
+                Ok(None) => {}
+                Err(e) => failure = failure.or(Some(e)),
+            }
+        }
+        match failure {
+            Some(error) => Err(error),
+            None if held.processes.iter().any(|p| p.host == self.request.root && !p.threads.is_empty()) => Ok(held),
+            None => Err(Error::Vanished { pid: self.request.root }),
+        }
+    }
+}
+
+impl Drop for Hunt<'_> {
+    fn drop(&mut self) {
+        for (_, task) in self.stopped.drain() {
+            let _ = task.detach();
+        }
+        // These must stop before they can be let go; one that does not within a moment goes when we exit.
+        let deadline = Instant::now() + Duration::from_millis(200);
+        for Quarry { task, .. } in self.running.drain(..) {
+            let _ = task.interrupt();
+            let mut next = Some(task);
+            while let Some(task) = next.take() {
+                match task.wait_until(deadline) {
+                    Ok(Outcome::Stopped(task)) if task.is_parked() => drop(task.detach()),
+                    Ok(Outcome::Stopped(task)) => {
+                        let signal = if task.event() == 0 && !task.is_syscall() { task.signal() } else { 0 };
+                        next = task.cont(signal).ok();
+                    }
+                    _ => {}
+                }
+            }
+        }
+    }
+}
+
+fn is_own_child(pid: i32) -> bool {
+    proc::stat(pid).is_ok_and(|s| s.ppid == std::process::id() as i32)
+}
+
+/// Whether a thread that will not stop is inside vfork, clone or clone3.
+fn in_vfork(tid: i32) -> bool {
+    let text = proc::read(&format!("{tid}/syscall")).unwrap_or_default();
+    let nr = text.split(|&b| b == b' ').next().unwrap_or_default();
+    // "running" while the kernel considers it so: the state tells then.
+    matches!(nr, b"58" | b"56" | b"435")
+}
+
+/// Everything about a process that is read before its registers are borrowed. `None` if it has gone altogether.
+fn describe(
+    host: i32,
+    mut threads: Vec<HeldThread>,
+    finder: &Arc<Mutex<Finder>>,
+) -> Result<Option<HeldProcess>, Error> {
+    let gone = |e: proc::Error| Error::from_proc("reading status", host, e);
+    let (Ok(pidfd), Ok(stat)) = (sys::tasks::pidfd_open(host), proc::stat(host)) else { return Ok(None) };
+    if threads.is_empty() && stat.state != b'Z' {
+        return Err(Error::Vanished { pid: host });
+    }
+    let status = proc::status(host).map_err(gone)?;
+    let inside = |ids: &[i32], fallback: i32| Pid(ids.last().copied().unwrap_or(fallback));
+    let nested = status.nspid.len() > 1;
+    let ppid = match proc::status(stat.ppid) {
+        Ok(parent) if parent.nspid.len() == status.nspid.len() => inside(&parent.nspid, stat.ppid),
+        _ => Pid(0),
+    };
+    let mut state = State::Alive;
+    if stat.state == b'Z' {
+        state = State::Zombie { status: stat.exit_code };
+    }
+    for t in &mut threads {
+        if let Some(task) = &t.task {
+            if task.is_parked() && task.signal() != libc::SIGTRAP {
+                state = State::Stopped { signal: task.signal() };
+            }
+        }
+        if nested {
+            t.tid = inside(&proc::task_status(host, t.host).map_err(gone)?.nspid, t.host);
+        }
+        read_thread(t)?;
+    }
+    let process = HeldProcess {
+        host,
+        host_ppid: stat.ppid,
+        pid: inside(&status.nspid, host),
+        ppid,
+        pgid: inside(&status.nspgid, stat.pgrp),
+        sid: inside(&status.nssid, stat.session),
+        comm: Name(stat.comm),
+        state,
+        exit_signal: stat.exit_signal,
+        pidfd,
+        threads,
+        ground: None,
+        finder: Arc::clone(finder),
+        mem: OnceLock::new(),
+    };
+    Ok(Some(process))
+}
+
+fn read_thread(t: &mut HeldThread) -> Result<(), Error> {
+    let tid = t.host;
+    let bad = |step| move |e| Error::from_io(step, tid, e);
+    t.regs = ptrace::get_regs(tid).map_err(bad("reading registers"))?;
+    t.call = frame::true_call(&t.regs, |at, buf| sys::mem::read(tid, Addr(at), buf).is_ok_and(|n| n == buf.len()));
+    t.sigmask = ptrace::get_sigmask(tid).map_err(bad("reading the signal mask"))?;
+    t.xstate = ptrace::get_xstate(tid).map_err(bad("reading the extended state"))?;
+    t.rseq = ptrace::get_rseq(tid).map_err(bad("reading the rseq registration"))?;
+    if let Some(rseq) = t.rseq {
+        leave_critical_section(&mut t.regs, tid, &rseq);
+    }
+    Ok(())
+}
+
+/// A thread inside a restartable sequence is moved to its abort handler, as any preemption would do: once other
+/// instructions have run in the thread, the kernel no longer knows that it has to (kernel/rseq.c, rseq_ip_fixup).
+fn leave_critical_section(regs: &mut Regs, pid: i32, rseq: &Rseq) {
+    let word = |addr: u64| {
+        let mut bytes = [0u8; 8];
+        (sys::mem::read(pid, Addr(addr), &mut bytes).ok()? == 8).then_some(u64::from_le_bytes(bytes))
+    };
+    // struct rseq: rseq_cs is at 8. struct rseq_cs: version and flags, start_ip, post_commit_offset, abort_ip.
+    let Some(section) = word(rseq.area.0.wrapping_add(8)).filter(|&s| s != 0) else { return };
+    let at = |i: u64| word(section.wrapping_add(8 * i));
+    let (Some(start), Some(len), Some(abort)) = (at(1), at(2), at(3)) else { return };
+    if regs.rip.wrapping_sub(start) < len {
+        regs.rip = abort;
+    }
+}
+
+impl Held {
+    /// Lets the tree go on.
+    pub fn release(mut self) -> Result<(), Error> {
+        self.let_go()
+    }
+
+    fn let_go(&mut self) -> Result<(), Error> {
+        let mut result = Ok(());
+        for process in &mut self.processes {
+            result = result.and(process.clear_ground());
+        }
+        for thread in self.processes.iter_mut().flat_map(|p| &mut p.threads) {
+            if let Some(task) = thread.task.take() {
+                result = result.and(task.detach());
+            }
+        }
+        match result {
+            // Somebody killed it meanwhile: it is let go all the same.
+            Err(Error::Vanished { .. }) => Ok(()),
+            other => other,
+        }
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        if let Err(error) = self.let_go() {
+            tracing::warn!(%error, "letting the program go");
+        }
+    }
+}
+
+impl HeldProcess {
+    /// Copies `buf.len()` bytes from its memory, also from where the program itself may not read.
+    pub fn read(&self, addr: Addr, buf: &mut [u8]) -> io::Result<()> {
+        match sys::mem::read(self.host, addr, buf) {
+            Ok(n) if n == buf.len() => Ok(()),
+            Err(e) if e.raw_os_error() == Some(libc::ESRCH) => Err(e),
+            _ => self.mem()?.read_exact_at(buf, addr.0),
+        }
+    }
+
+    /// Copies bytes to its memory, also to where the program itself may not write.
+    pub fn write(&self, addr: Addr, bytes: &[u8]) -> io::Result<()> {
+        match sys::mem::write(self.host, addr, bytes) {
+            Ok(n) if n == bytes.len() => Ok(()),
+            Err(e) if e.raw_os_error() == Some(libc::ESRCH) => Err(e),
+            _ => self.mem()?.write_all_at(bytes, addr.0),
+        }
+    }
+
+    /// Its /proc/PID/mem, open for reading and writing.
+    pub fn mem(&self) -> io::Result<&File> {
+        if let Some(file) = self.mem.get() {
+            return Ok(file);
+        }
+        let file = OpenOptions::new().read(true).write(true).open(format!("/proc/{}/mem", self.host))?;
+        Ok(self.mem.get_or_init(|| file))
+    }
+}
+
+impl From<tracer::Error> for io::Error {
+    fn from(error: tracer::Error) -> io::Error {
+        io::Error::other(error)
+    }
+}

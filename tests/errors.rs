@@ -1,0 +1,889 @@
+//! What goes wrong, and how it is told: message, exit status, the program unharmed after a save that failed, nothing left
+//! behind after a resume that failed.
+
+mod harness;
+
+use std::fs::{self, File};
+use std::io::Read;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdout, Command, Output, Stdio};
+use std::time::{Duration, Instant, SystemTime};
+
+use ckpt::image::{Image, rewrite};
+use ckpt::model::Checkpoint;
+use ckpt::model::manifest::FORMAT;
+use harness::{Build, Proc, Scene, Seeded, children, compile, installed, poll_for, root, skip, status_field};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+const FAILED: i32 = 1;
+const REFUSED: i32 = 3;
+const BAD_IMAGE: i32 = 4;
+const HOST: i32 = 5;
+const PERMISSION: i32 = 6;
+const VANISHED: i32 = 7;
+const CANNOT_RUN: i32 = 125;
+
+/// More than any pipe holds, so that a save into one can't come to its end by itself.
+const LARGE: &str = "8";
+
+/// A compiled guest; ends the test where there is no compiler.
+macro_rules! guest {
+    ($name:expr) => {
+        match compile(concat!("guests/", $name, ".c"), Build::Dynamic) {
+            Some(program) => program,
+            None => return skip(concat!("a test with the guest ", $name), "no gcc"),
+        }
+    };
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+/// How a command of ours failed: its exit status, and parts of what it said.
+#[track_caller]
+fn failed(scene: &Scene, output: &Output, status: i32, words: &[&str]) {
+    let said = stderr(output);
+    let fits = output.status.code() == Some(status) && words.iter().all(|word| said.contains(word));
+    if !fits || !said.lines().all(|line| line.starts_with("ckpt: ") || line.starts_with("hint: ")) {
+        scene.fail(&format!("{}, expected status {status} and {words:?} in: {said}", output.status));
+    }
+}
+
+/// A guest that nobody of ours has started.
+fn alone(scene: &Scene, program: &Path, args: &[&str]) -> Proc {
+    let mut argv = vec![program.as_os_str()];
+    argv.extend(args.iter().map(AsRef::<std::ffi::OsStr>::as_ref));
+    let mut guest = scene.start_alone(&argv);
+    scene.ready(&mut guest);
+    guest
+}
+
+/// A guest under `ckpt-run`.
+fn job(scene: &Scene, program: &Path, args: &[&str]) -> Proc {
+    let mut argv = vec![program.as_os_str()];
+    argv.extend(args.iter().map(AsRef::<std::ffi::OsStr>::as_ref));
+    let mut job = scene.start_run(&argv);
+    scene.ready(&mut job);
+    job
+}
+
+/// After a save that failed: no half image, and a program that goes on and finds nothing wrong.
+fn unharmed(scene: &Scene, guest: &mut Proc) {
+    scene.no_half_image();
+    scene.beats(3, guest);
+    scene.finish(guest);
+    scene.nobody_left();
+}
+
+/// A save that has begun to write its image into a pipe, which is full now: it can't go on before we read.
+struct MidSave {
+    child: Child,
+    pipe: ChildStdout,
+    errors: File,
+}
+
+impl MidSave {
+    fn start(scene: &Scene, mut command: Command) -> MidSave {
+        let errors = tempfile::tempfile().expect("a temporary file");
+        command.stdout(Stdio::piped()).stderr(errors.try_clone().expect("dup"));
+        let mut child = command.spawn().expect("the save starts");
+        let mut pipe = child.stdout.take().expect("a pipe");
+        let begun = pipe.read_exact(&mut [0; 1 << 16]);
+        let save = MidSave { child, pipe, errors };
+        if let Err(error) = begun {
+            let output = save.end(scene);
+            scene.fail(&format!("the save ended before it was cut short: {error}: {}", stderr(&output)));
+        }
+        save
+    }
+
+    fn attach(scene: &Scene, pid: i32) -> MidSave {
+        MidSave::start(scene, scene.ckpt("ckpt-attach", &[&pid.to_string(), "-o", "-"]))
+    }
+
+    fn of_job(scene: &Scene) -> MidSave {
+        MidSave::start(scene, scene.ckpt("ckpt", &["save", &scene.name, "-o", "-"]))
+    }
+
+    fn signal(&self, signal: Signal) {
+        kill(Pid::from_raw(self.child.id() as i32), signal).expect("a signal to a child");
+    }
+
+    /// Waits for its end without reading what it writes.
+    fn end(mut self, scene: &Scene) -> Output {
+        use std::io::Seek;
+        let ended = poll_for(harness::deadline(), || self.child.try_wait().expect("waiting for a child"));
+        let Some(status) = ended else {
+            let _ = self.child.kill();
+            let _ = self.child.wait();
+            scene.fail("the save does not end");
+        };
+        let mut said = Vec::new();
+        self.errors.rewind().and_then(|()| self.errors.read_to_end(&mut said)).expect("reading back");
+        Output { status, stdout: Vec::new(), stderr: said }
+    }
+
+    /// Reads all it writes, and waits for its end.
+    fn drain(mut self, scene: &Scene) -> Output {
+        std::io::copy(&mut self.pipe, &mut std::io::sink()).expect("reading what the save writes");
+        self.end(scene)
+    }
+}
+
+#[test]
+fn no_such_process() {
+    let scene = Scene::new("nobody");
+    // Above every pid_max.
+    let pid = "2147483647";
+    let image = scene.image("x.ckpt.tar");
+    for mut command in [
+        scene.ckpt("ckpt-attach", &[pid, "-o"]),
+        scene.ckpt("ckpt-attach", &[pid, "--dry-run", "-o"]),
+        scene.ckpt("ckpt", &["save", pid, "-o"]),
+    ] {
+        let output = scene.output("save", command.arg(&image));
+        failed(&scene, &output, VANISHED, &["no process has pid 2147483647"]);
+    }
+    let output = scene.output("save", scene.ckpt("ckpt", &["save", "no-such-job", "-o"]).arg(&image));
+    failed(&scene, &output, FAILED, &["no job named no-such-job", "hint: `ckpt ls`"]);
+    assert_eq!(fs::read_dir(scene.image("")).expect("the image directory").count(), 0);
+}
+
+#[test]
+fn a_process_that_has_ended_already() {
+    let program = guest!("syscalls");
+    let scene = Scene::new("zombie");
+    let guest = alone(&scene, &program, &[]);
+    guest.signal(Signal::SIGKILL);
+    // It is a zombie until somebody waits for it.
+    scene.wait("its death", || status_field(guest.pid(), "State").is_some_and(|s| s.starts_with('Z')).then_some(()));
+    let mut command = scene.ckpt("ckpt-attach", &[&guest.pid().to_string(), "-o"]);
+    let output = scene.output("save", command.arg(scene.image("x.ckpt.tar")));
+    failed(&scene, &output, VANISHED, &[&format!("pid {}", guest.pid())]);
+    scene.no_half_image();
+}
+
+#[test]
+fn somebody_elses_process() {
+    let program = guest!("syscalls");
+    let scene = Scene::new("other");
+    if !root() {
+        if status_field(1, "Uid").is_some_and(|ids| !ids.starts_with("0\t")) {
+            return skip("somebody_elses_process", "pid 1 is not root's");
+        }
+        let mut command = scene.ckpt("ckpt-attach", &["1", "-o"]);
+        let output = scene.output("save", command.arg(scene.image("x.ckpt.tar")));
+        failed(
+            &scene,
+            &output,
+            PERMISSION,
+            &["pid 1: it belongs to another user (uid 0)", "hint: save it as that user"],
+        );
+        return scene.no_half_image();
+    }
+    const NOBODY: u32 = 65534;
+    let mut guest = alone(&scene, &program, &[]);
+    let mut command = scene.ckpt("ckpt-attach", &[&guest.pid().to_string(), "-o", "-"]);
+    command.uid(NOBODY).gid(NOBODY).current_dir("/").env_remove("XDG_RUNTIME_DIR");
+    match command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn() {
+        Ok(child) => {
+            let output = child.wait_with_output().expect("the end of the save");
+            failed(&scene, &output, PERMISSION, &["it belongs to another user (uid 0)", "hint: save it as that user"]);
+        }
+        Err(error) => skip("somebody_elses_process", &format!("nobody can't run our programs: {error}")),
+    }
+    unharmed(&scene, &mut guest);
+}
+
+#[test]
+fn an_undumpable_process() {
+    let program = guest!("refused");
+    if root() {
+        return skip("an_undumpable_process", "root may save it");
+    }
+    let scene = Scene::new("undumpable");
+    let mut guest = alone(&scene, &program, &["undumpable"]);
+    let mut command = scene.ckpt("ckpt-attach", &[&guest.pid().to_string(), "-o"]);
+    let output = scene.output("save", command.arg(scene.image("x.ckpt.tar")));
+    failed(&scene, &output, PERMISSION, &[&format!("pid {}", guest.pid()), "not dumpable", "hint: save it as root"]);
+    unharmed(&scene, &mut guest);
+}
+
+#[test]
+fn yama() {
+    let scope = fs::read_to_string("/proc/sys/kernel/yama/ptrace_scope").unwrap_or_default();
+    if scope.trim() != "1" || root() {
+        return skip("yama", "kernel.yama.ptrace_scope is not 1 here, or we are root");
+    }
+    let program = guest!("syscalls");
+    let scene = Scene::new("yama");
+    let mut guest = alone(&scene, &program, &[]);
+    let mut command = scene.ckpt("ckpt-attach", &[&guest.pid().to_string(), "-o"]);
+    let output = scene.output("save", command.arg(scene.image("x.ckpt.tar")));
+    failed(&scene, &output, PERMISSION, &["kernel.yama.ptrace_scope is 1", "hint: start the program with ckpt-run"]);
+    unharmed(&scene, &mut guest);
+}
+
+#[test]
+fn killed_while_held() {
+    let program = guest!("syscalls");
+    let scene = Scene::new("killed");
+    let mut guest = alone(&scene, &program, &[LARGE]);
+    let save = MidSave::attach(&scene, guest.pid());
+    guest.signal(Signal::SIGKILL);
+    let output = save.drain(&scene);
+    failed(&scene, &output, VANISHED, &[&format!("pid {} ended during the save", guest.pid())]);
+    assert!(harness::died_of(scene.end_of(&mut guest), Signal::SIGKILL));
+    scene.nobody_left();
+}
+
+#[test]
+fn a_job_killed_while_held() {
+    let program = guest!("syscalls");
+    let scene = Scene::new("killed-job");
+    let mut job = job(&scene, &program, &[LARGE]);
+    let guest = children(job.pid())[0];
+    let save = MidSave::of_job(&scene);
+    kill(Pid::from_raw(guest), Signal::SIGKILL).expect("a signal to the guest");
+    let output = save.drain(&scene);
+    failed(&scene, &output, VANISHED, &[&format!("pid {guest} ended during the save")]);
+    assert!(harness::died_of(scene.end_of(&mut job), Signal::SIGKILL), "the supervisor dies as its program did");
+    scene.nobody_left();
+}
+
+#[test]
+fn one_that_does_not_stop() {
+    let program = guest!("refused");
+    let scene = Scene::new("stuck");
+    let mut guest = alone(&scene, &program, &["vfork"]);
+    let started = scene.wait("the child of vfork", || children(guest.pid()).first().copied());
+    let mut command = scene.ckpt("ckpt-attach", &[&guest.pid().to_string(), "--timeout", "300ms", "-o"]);
+    let output = scene.output("save", command.arg(scene.image("x.ckpt.tar")));
+    let what = format!("pid {} (refused-Dynamic) does not stop; it waits in ", guest.pid());
+    failed(&scene, &output, FAILED, &[&what, "hint: "]);
+    let said = stderr(&output);
+    let place = said.split("waits in ").nth(1).and_then(|rest| rest.lines().next()).unwrap_or_default();
+    let known = fs::read_to_string(format!("/proc/{}/wchan", guest.pid())).unwrap_or_default();
+    let known = if known.is_empty() || known == "0" { "?".to_owned() } else { known };
+    assert_eq!(place, known);
+    scene.no_half_image();
+    kill(Pid::from_raw(started), Signal::SIGKILL).expect("a signal to the guest's child");
+    scene.verdict(&mut guest);
+    scene.nobody_left();
+}
+
+#[test]
+fn one_that_is_traced() {
+    let program = guest!("syscalls");
+    let scene = Scene::new("traced");
+    let mut guest = alone(&scene, &program, &[LARGE]);
+    let first = MidSave::attach(&scene, guest.pid());
+    let mut second = scene.ckpt("ckpt-attach", &[&guest.pid().to_string(), "-o"]);
+    let output = scene.output("save", second.arg(scene.image("x.ckpt.tar")));
+    let tracer = format!("it is traced by pid {}", first.child.id());
+    failed(&scene, &output, REFUSED, &[&format!("pid {}", guest.pid()), &tracer, "hint: "]);
+    scene.no_half_image();
+    let output = first.drain(&scene);
+    assert!(output.status.success(), "{}", stderr(&output));
+    unharmed(&scene, &mut guest);
+}
+
+#[test]
+fn two_saves_into_one_file() {
+    let program = guest!("refused");
+    let scene = Scene::new("busy");
+    let mut guest = alone(&scene, &program, &["vfork"]);
+    let started = scene.wait("the child of vfork", || children(guest.pid()).first().copied());
+    let image = scene.image("x.ckpt.tar");
+    let (pid, partial) = (guest.pid().to_string(), scene.image("x.ckpt.tar.partial"));
+    let mut command = scene.ckpt("ckpt-attach", &[&pid, "--timeout", "100s", "-o"]);
+    let mut first = scene.start("ckpt-attach", command.arg(&image), &scene.work("first.out"));
+    scene.wait("the first save", || partial.exists().then_some(()));
+    let output = scene.output("save", scene.ckpt("ckpt-attach", &[&pid, "-o"]).arg(&image));
+    failed(&scene, &output, FAILED, &["x.ckpt.tar.partial is being written by another save", "hint: "]);
+    assert!(partial.exists(), "the other's file is left alone");
+    first.signal(Signal::SIGINT);
+    assert_eq!(scene.end_of(&mut first).code(), Some(FAILED));
+    scene.no_half_image();
+    kill(Pid::from_raw(started), Signal::SIGKILL).expect("a signal to the guest's child");
+    scene.verdict(&mut guest);
+}
+
+#[test]
+fn a_full_device() {
+    let program = guest!("syscalls");
+    let scene = Scene::new("dev-full");
+    let mut guest = alone(&scene, &program, &[LARGE]);
+    let mut command = scene.ckpt("ckpt-attach", &[&guest.pid().to_string(), "--kill", "-o", "-"]);
+    let full = File::options().write(true).open("/dev/full").expect("/dev/full");
+    let child = command.stdout(full).stderr(Stdio::piped()).spawn().expect("the save starts");
+    let output = child.wait_with_output().expect("the end of the save");
+    failed(&scene, &output, FAILED, &["no room to write the stream", "hint: free some space"]);
+    unharmed(&scene, &mut guest);
+}
+
+/// A file system with room for 2 MiB, in namespaces of its own, and the job in there.
+#[test]
+fn a_full_disk() {
+    let program = guest!("syscalls");
+    if !can_make_namespaces() {
+        return skip("a_full_disk", "no user and mount namespaces, or no unshare");
+    }
+    let scene = Scene::new("full");
+    let mut command = scene.command("unshare");
+    command.args(["-Urm", "sh", "-c", "mount -t tmpfs -o size=2m small \"$1\" && shift && exec \"$@\"", "sh"]);
+    command.arg(scene.image("")).arg(harness::bin("ckpt-run")).args(["-n", "full", "--"]).arg(&program).arg(LARGE);
+    let mut job = scene.start("ckpt-run", &mut command, &scene.work("out"));
+    scene.ready(&mut job);
+    let inside = PathBuf::from(format!("/proc/{}/root{}", job.pid(), scene.image("").display()));
+    let list = || {
+        fs::read_dir(&inside)
+            .expect("the small file system")
+            .map(|e| e.expect("an entry").file_name())
+            .collect::<Vec<_>>()
+    };
+    let image = scene.image("x.ckpt.tar");
+    for what in ["--keep-running", "--stop", "--kill"] {
+        let output = scene.output("save", scene.ckpt("ckpt", &["save", "full", what, "-o"]).arg(&image));
+        failed(&scene, &output, FAILED, &["no room to write", "x.ckpt.tar", "hint: free some space"]);
+        assert!(list().is_empty(), "left on the full disk: {:?}", list());
+        scene.beats(3, &mut job);
+    }
+    let elsewhere = scene.work("x.ckpt.tar");
+    scene.must("save", scene.ckpt("ckpt", &["save", "full", "-o"]).arg(&elsewhere));
+    scene.must("verify", scene.ckpt("ckpt", &["verify"]).arg(&elsewhere));
+    unharmed(&scene, &mut job);
+}
+
+/// A file size limit is a signal (SIGXFSZ) before it is an error.
+#[test]
+fn a_file_size_limit() {
+    let program = guest!("syscalls");
+    if !installed("prlimit") {
+        return skip("a_file_size_limit", "no prlimit");
+    }
+    let scene = Scene::new("fsize");
+    let image = scene.image("x.ckpt.tar");
+    let mut guest = alone(&scene, &program, &[LARGE]);
+    let limited = |program: &str| {
+        let mut command = scene.command("prlimit");
+        command.arg("--fsize=1000000").arg(harness::bin(program));
+        command
+    };
+    let mut command = limited("ckpt-attach");
+    let output = scene.output("save", command.args([&guest.pid().to_string(), "-o"]).arg(&image));
+    failed(&scene, &output, FAILED, &["no room to write", "hint: "]);
+    unharmed(&scene, &mut guest);
+    drop(scene);
+
+    let scene = Scene::new("fsize");
+    let image = scene.image("x.ckpt.tar");
+    let mut command = scene.command("prlimit");
+    command.arg("--fsize=1000000").arg(harness::bin("ckpt-run")).args(["-n", "fsize", "--"]).arg(&program).arg(LARGE);
+    let mut job = scene.start("ckpt-run", &mut command, &scene.work("out"));
+    scene.ready(&mut job);
+    let output = scene.output("save", scene.ckpt("ckpt", &["save", "fsize", "-o"]).arg(&image));
+    failed(&scene, &output, FAILED, &["no room to write", "hint: "]);
+    unharmed(&scene, &mut job);
+}
+
+/// Whoever was to read the image has gone.
+#[test]
+fn a_reader_that_has_gone() {
+    let program = guest!("syscalls");
+    let scene = Scene::new("reader");
+    let mut job = job(&scene, &program, &[LARGE]);
+    let MidSave { child, pipe, errors } = MidSave::of_job(&scene);
+    let pipe_of_another = File::open("/dev/null").expect("/dev/null");
+    drop(pipe);
+    let pipe = ChildStdout::from(std::os::fd::OwnedFd::from(pipe_of_another));
+    let output = MidSave { child, pipe, errors }.end(&scene);
+    failed(&scene, &output, FAILED, &["cannot write the stream", "Broken pipe"]);
+    unharmed(&scene, &mut job);
+}
+
+/// ^C and its like while memory is being written. The pipe is full and stays so.
+#[test]
+fn interrupted_while_writing() {
+    let program = guest!("syscalls");
+    let scene = Scene::new("interrupted");
+    let mut guest = alone(&scene, &program, &[LARGE]);
+    for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
+        let save = MidSave::attach(&scene, guest.pid());
+        save.signal(signal);
+        let output = save.end(&scene);
+        failed(&scene, &output, FAILED, &["the save was cancelled"]);
+        scene.beats(3, &mut guest);
+    }
+    unharmed(&scene, &mut guest);
+}
+
+#[test]
+fn a_jobs_save_interrupted_while_writing() {
+    let program = guest!("syscalls");
+    let scene = Scene::new("interrupted-job");
+    let mut job = job(&scene, &program, &[LARGE]);
+    for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
+        let save = MidSave::of_job(&scene);
+        save.signal(signal);
+        let output = save.end(&scene);
+        failed(&scene, &output, FAILED, &["the save was cancelled"]);
+        scene.beats(3, &mut job);
+    }
+    // The one who asked dies: nobody wants that save any more, and the program doesn't wait for it.
+    let save = MidSave::of_job(&scene);
+    save.signal(Signal::SIGKILL);
+    scene.beats(3, &mut job);
+    assert!(harness::died_of(save.end(&scene).status, Signal::SIGKILL));
+    unharmed(&scene, &mut job);
+}
+
+/// The same before the tree stands still, with the file there already.
+#[test]
+fn interrupted_while_waiting() {
+    let program = guest!("refused");
+    let scene = Scene::new("waiting");
+    let mut job = job(&scene, &program, &["vfork"]);
+    let guest = children(job.pid())[0];
+    let started = scene.wait("the child of vfork", || children(guest).first().copied());
+    let (image, partial) = (scene.image("x.ckpt.tar"), scene.image("x.ckpt.tar.partial"));
+    for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGKILL] {
+        let mut command = scene.ckpt("ckpt", &["save", "waiting", "--timeout", "100s", "-o"]);
+        let mut save = scene.start("ckpt save", command.arg(&image), &scene.work("save.out"));
+        scene.wait("the save", || partial.exists().then_some(()));
+        save.signal(signal);
+        let status = scene.end_of(&mut save);
+        assert!(status.code() == Some(FAILED) || harness::died_of(status, Signal::SIGKILL), "{signal}: {status}");
+        scene.wait("the save to be given up", || (!partial.exists()).then_some(()));
+        assert!(!image.exists());
+    }
+    kill(Pid::from_raw(started), Signal::SIGKILL).expect("a signal to the guest's child");
+    scene.verdict(&mut job);
+    scene.nobody_left();
+}
+
+/// At any moment at all: either there is a good image, or none, and what was to become of the program goes with it.
+#[test]
+fn interrupted_at_any_moment() {
+    let program = guest!("syscalls");
+    let scene = Scene::new("any");
+    let image = scene.image("x.ckpt.tar");
+    let mut guest = alone(&scene, &program, &[LARGE]);
+    let mut random = Seeded(7);
+    let mut whole = Duration::from_millis(30);
+    for round in 0..16 {
+        let begun = Instant::now();
+        let mut command = scene.ckpt("ckpt-attach", &[&guest.pid().to_string(), "-q", "-o"]);
+        let mut save = scene.start("ckpt-attach", command.arg(&image), &scene.work("save.out"));
+        let moment = whole.mul_f64((random.next() % 1000) as f64 / 1000.0);
+        while begun.elapsed() < moment && save.ended().is_none() {
+            std::hint::spin_loop();
+        }
+        save.signal(if round % 2 == 0 { Signal::SIGINT } else { Signal::SIGTERM });
+        let status = scene.end_of(&mut save);
+        if status.success() {
+            whole = begun.elapsed();
+            scene.must("verify", scene.ckpt("ckpt", &["verify"]).arg(&image));
+            fs::remove_file(&image).expect("the image");
+        }
+        scene.no_half_image();
+        assert!(!image.exists(), "{status}, and an image");
+        scene.beats(1, &mut guest);
+    }
+    unharmed(&scene, &mut guest);
+}
+
+/// The supervisor is killed while it saves: the program goes on without it.
+#[test]
+fn a_supervisor_killed_while_saving() {
+    let program = guest!("syscalls");
+    let scene = Scene::new("headless");
+    let mut job = job(&scene, &program, &[LARGE]);
+    let guest = children(job.pid())[0];
+    let save = MidSave::of_job(&scene);
+    job.signal(Signal::SIGKILL);
+    scene.end_of(&mut job);
+    let output = save.end(&scene);
+    failed(&scene, &output, FAILED, &["the supervisor of headless", "does not answer", "hint: "]);
+    let from = scene.beat();
+    scene.wait("the guest to go on", || (scene.beat() > from + 3).then_some(()));
+    let image = scene.image("x.ckpt.tar");
+    scene.attach(guest, &image, &["--kill"]);
+    scene.nobody_left();
+    let mut job = scene.start_resume(&image, &[]);
+    scene.beats(3, &mut job);
+    scene.finish(&mut job);
+}
+
+/// A guest saved and ended: its image.
+fn saved(scene: &Scene, program: &Path, args: &[&str]) -> PathBuf {
+    let mut guest = alone(scene, program, args);
+    scene.beats(3, &mut guest);
+    let image = scene.image("x.ckpt.tar");
+    scene.attach(guest.pid(), &image, &["--kill"]);
+    scene.end_of(&mut guest);
+    image
+}
+
+/// A resume, with a check that no process of it is left when it has ended.
+struct Resume {
+    adopter: PathBuf,
+}
+
+impl Resume {
+    fn new() -> Option<Resume> {
+        compile("guests/nobodyleft.c", Build::Dynamic).map(|adopter| Resume { adopter })
+    }
+
+    fn command(&self, scene: &Scene, options: &[&str]) -> Command {
+        let mut command = scene.command(&self.adopter);
+        command.arg(harness::bin("ckpt-resume")).args(options);
+        command
+    }
+
+    /// Resumes an image, which must fail.
+    #[track_caller]
+    fn fails(&self, scene: &Scene, image: &Path, options: &[&str], status: i32, words: &[&str]) {
+        let beat = scene.beat();
+        let output = scene.output("ckpt-resume", self.command(scene, options).arg(image));
+        failed(scene, &output, status, words);
+        assert_eq!(scene.beat(), beat, "the program ran though its resume failed");
+    }
+}
+
+macro_rules! resume {
+    () => {
+        match Resume::new() {
+            Some(resume) => resume,
+            None => return skip("a test of resuming", "no gcc"),
+        }
+    };
+}
+
+#[test]
+fn no_image() {
+    let resume = resume!();
+    let scene = Scene::new("none");
+    resume.fails(&scene, &scene.image("none"), &[], CANNOT_RUN, &["cannot open", "No such file"]);
+    resume.fails(&scene, Path::new("none"), &[], CANNOT_RUN, &["there is no file none", "hint: "]);
+    resume.fails(&scene, &scene.image(""), &[], BAD_IMAGE, &["is not a checkpoint image: it is a directory"]);
+    resume.fails(&scene, Path::new("/dev/null"), &[], BAD_IMAGE, &["/dev/null"]);
+    let text = scene.work("text");
+    fs::write(&text, "hello ".repeat(1000)).expect("a file");
+    resume.fails(&scene, &text, &[], BAD_IMAGE, &["text is not a checkpoint image"]);
+}
+
+#[test]
+fn a_truncated_image() {
+    let (resume, program) = (resume!(), guest!("syscalls"));
+    let scene = Scene::new("truncated");
+    let image = saved(&scene, &program, &["1"]);
+    let whole = fs::read(&image).expect("the image");
+    let cut = scene.image("cut.ckpt.tar");
+    let mut random = Seeded(11);
+    let len = whole.len() as u64;
+    let somewhere: Vec<u64> = (0..12).map(|_| random.next() % len).collect();
+    for at in [0, 1, 511, 512, 1024, 4096, len / 2, len - 4096, len - 1536, len - 1025].into_iter().chain(somewhere) {
+        fs::write(&cut, &whole[..at as usize]).expect("a shorter image");
+        let words = if at >= 1024 { &["cut.ckpt.tar is truncated", "hint: "][..] } else { &["cut.ckpt.tar"] };
+        resume.fails(&scene, &cut, &[], BAD_IMAGE, words);
+        failed(
+            &scene,
+            &scene.output("verify", scene.ckpt("ckpt", &["verify"]).arg(&cut)),
+            BAD_IMAGE,
+            &["cut.ckpt.tar"],
+        );
+    }
+    for mode in ["meta", "none"] {
+        fs::write(&cut, &whole[..whole.len() / 2]).expect("a shorter image");
+        resume.fails(&scene, &cut, &["--verify", mode], BAD_IMAGE, &["cut.ckpt.tar is truncated"]);
+    }
+    let mut job = scene.start_resume(&image, &[]);
+    scene.beats(3, &mut job);
+    scene.finish(&mut job);
+}
+
+#[test]
+fn an_altered_image() {
+    let (resume, program) = (resume!(), guest!("syscalls"));
+    let scene = Scene::new("altered");
+    let image = saved(&scene, &program, &["1"]);
+    let whole = fs::read(&image).expect("the image");
+    let altered = scene.image("altered.ckpt.tar");
+    // Pages are nearly all of it: some places among them, and some in every member.
+    let opened = Image::open(&image).expect("a good image");
+    let mut places: Vec<u64> = opened.members().iter().filter(|m| m.size > 0).map(|m| m.offset + m.size / 2).collect();
+    let mut random = Seeded(13);
+    places.extend((0..12).map(|_| random.next() % whole.len() as u64));
+    for at in places {
+        let mut bytes = whole.clone();
+        bytes[at as usize] ^= 1 << (random.next() % 8);
+        fs::write(&altered, bytes).expect("another image");
+        let verify = scene.output("verify", scene.ckpt("ckpt", &["verify"]).arg(&altered));
+        failed(&scene, &verify, BAD_IMAGE, &["altered.ckpt.tar"]);
+        resume.fails(&scene, &altered, &[], BAD_IMAGE, &["altered.ckpt.tar"]);
+    }
+    let mut job = scene.start_resume(&image, &[]);
+    scene.beats(3, &mut job);
+    scene.finish(&mut job);
+}
+
+#[test]
+fn an_image_that_asks_too_much() {
+    let (resume, program) = (resume!(), guest!("syscalls"));
+    let scene = Scene::new("demanding");
+    let image = saved(&scene, &program, &[]);
+    let source = Image::open(&image).expect("a good image");
+    let changed = |edit: &dyn Fn(&mut Checkpoint)| {
+        let path = scene.image("changed.ckpt.tar");
+        rewrite(&source, &path, |checkpoint| edit(checkpoint)).expect("a changed image");
+        path
+    };
+    let newer = changed(&|c| c.manifest.format = FORMAT + 1);
+    let message = format!("has image format {}, this program knows formats up to {FORMAT}", FORMAT + 1);
+    resume.fails(&scene, &newer, &[], BAD_IMAGE, &[&message, "hint: use a newer ckpt"]);
+    resume.fails(&scene, &newer, &["--dry-run"], BAD_IMAGE, &[&message]);
+    let unknown = changed(&|c| c.manifest.requires = vec!["teleport".into(), "telepathy".into()]);
+    resume.fails(&scene, &unknown, &[], BAD_IMAGE, &["teleport, telepathy", "hint: use a newer ckpt"]);
+    let cpu = changed(&|c| c.manifest.cpu.flags.push("avx4096f".into()));
+    resume.fails(&scene, &cpu, &[], HOST, &["the processor lacks avx4096f", "hint: resume on a host like"]);
+    resume.fails(&scene, &cpu, &["--dry-run"], HOST, &["the processor lacks avx4096f"]);
+    let harmless = changed(&|c| c.manifest.cpu.flags.push("constant_boredom".into()));
+    let mut job = scene.start_resume(&harmless, &[]);
+    scene.beats(3, &mut job);
+    scene.finish(&mut job);
+}
+
+/// Away it goes, and comes back when this is dropped.
+struct Away(PathBuf, PathBuf);
+
+impl Away {
+    fn take(path: PathBuf) -> Away {
+        let mut aside = path.clone().into_os_string();
+        aside.push(".aside");
+        fs::rename(&path, &aside).expect("a file to take away");
+        Away(path, aside.into())
+    }
+}
+
+impl Drop for Away {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir(&self.0).or_else(|_| fs::remove_file(&self.0));
+        fs::rename(&self.1, &self.0).expect("a file to bring back");
+    }
+}
+
+#[test]
+fn files_gone_or_changed() {
+    let (resume, program) = (resume!(), guest!("surroundings"));
+    let scene = Scene::new("surroundings");
+    // By cp, which leaves nobody with a descriptor that could keep it from being executed.
+    let copy = scene.work("program");
+    scene.must("cp", scene.command("cp").arg(&program).arg(&copy));
+    let image = saved(&scene, &copy, &[]);
+    let refuses = |file: &str, why: &str| {
+        let path = scene.work(file).display().to_string();
+        let line = format!("{path}: {why}");
+        resume.fails(&scene, &image, &[], REFUSED, &["ckpt: cannot resume pid ", &line, "hint: "]);
+    };
+    for (file, why) in [
+        ("program", "the mapped file is gone"),
+        ("data", "the mapped file is gone"),
+        ("input", "the open file is gone"),
+        ("log", "the open file is gone"),
+        ("opened", "the open directory is gone"),
+        ("fifo", "the FIFO is gone"),
+        ("here", "the working directory is gone"),
+    ] {
+        let _away = Away::take(scene.work(file));
+        refuses(file, why);
+    }
+    for (file, why) in [("data", "the mapped file is gone"), ("log", "it is no regular file any more")] {
+        let _away = Away::take(scene.work(file));
+        fs::create_dir(scene.work(file)).expect("a directory");
+        if file == "log" {
+            refuses(file, why);
+        } else {
+            refuses(file, "");
+        }
+    }
+    for (file, len, why) in [
+        ("data", 8191, "the mapped file had 8192 bytes and has 8191"),
+        ("data", 8193, "the mapped file had 8192 bytes and has 8193"),
+        ("data", 8192, "the mapped file has changed since"),
+        ("input", 9, "the open file had 10 bytes and has 9"),
+        ("input", 11, "the open file has changed since"),
+        ("input", 10, "the open file has changed since"),
+        ("log", 5, "the open file had 6 bytes and has 5"),
+    ] {
+        let path = scene.work(file);
+        let _away = Away::take(path.clone());
+        let mut bytes = fs::read(&_away.1).expect("the old file");
+        bytes.resize(len, b'.');
+        fs::write(&path, bytes).expect("the new file");
+        File::options().write(true).open(&path).and_then(|f| f.set_modified(SystemTime::UNIX_EPOCH)).expect("its time");
+        refuses(file, why);
+    }
+    {
+        // All of them are told at once, before anything is done.
+        let files = ["program", "data", "input", "log", "opened", "fifo", "here"];
+        let _away = files.map(|file| Away::take(scene.work(file)));
+        let lines = files.map(|file| format!("{}: ", scene.work(file).display()));
+        let lines: Vec<&str> = lines.iter().map(String::as_str).collect();
+        resume.fails(&scene, &image, &["--dry-run"], REFUSED, &lines);
+        resume.fails(&scene, &image, &["--detach"], REFUSED, &lines);
+    }
+    // A log that has grown is no obstacle.
+    let log = File::options().append(true).open(scene.work("log")).expect("the log");
+    std::io::Write::write_all(&mut &log, b"by another\n").expect("a longer log");
+    let mut job = scene.start_resume(&image, &[]);
+    scene.beats(3, &mut job);
+    scene.finish(&mut job);
+    assert_eq!(scene.text("log"), "first\nby another\nsecond\n");
+}
+
+#[test]
+fn pids_that_cannot_be_had() {
+    let (resume, program) = (resume!(), guest!("syscalls"));
+    let scene = Scene::new("conflict");
+    let mut guest = alone(&scene, &program, &[]);
+    let image = scene.image("x.ckpt.tar");
+    scene.attach(guest.pid(), &image, &["--keep-running"]);
+    let output = scene.output("ckpt-resume", resume.command(&scene, &["--pids", "host"]).arg(&image));
+    let caps = status_field(std::process::id() as i32, "CapEff").unwrap_or_default();
+    let caps = u64::from_str_radix(&caps, 16).expect("capabilities");
+    // CAP_SYS_ADMIN, CAP_CHECKPOINT_RESTORE
+    if caps & (1 << 21 | 1 << 40) != 0 {
+        let words = format!("cannot resume pid {} pid: another process has it", guest.pid());
+        failed(&scene, &output, REFUSED, &[&words, "hint: resume with --pids private"]);
+    } else {
+        failed(
+            &scene,
+            &output,
+            PERMISSION,
+            &["not permitted: to choose pids", "hint: that needs CAP_CHECKPOINT_RESTORE"],
+        );
+    }
+    unharmed(&scene, &mut guest);
+}
+
+/// Where a script makes user namespaces impossible, and runs a command without any capability.
+const WITHOUT_NAMESPACES: &str = "echo 0 > /proc/sys/user/max_user_namespaces && \
+    exec setpriv --bounding-set=-all --ambient-caps=-all --inh-caps=-all \"$@\"";
+
+#[test]
+fn user_namespaces_are_off() {
+    let (resume, program) = (resume!(), guest!("surroundings"));
+    if !can_make_namespaces() || !installed("setpriv") {
+        return skip("user_namespaces_are_off", "no user namespace to switch them off in, or no unshare, setpriv");
+    }
+    let scene = Scene::new("off");
+    let image = saved(&scene, &program, &[]);
+    let inside = |options: &[&str]| {
+        let mut command = scene.command("unshare");
+        command.args(["-U", "--map-current-user", "--keep-caps", "sh", "-c", WITHOUT_NAMESPACES, "sh"]);
+        command.arg(&resume.adopter).arg(harness::bin("ckpt-resume")).args(options).arg(&image);
+        command
+    };
+    let beat = scene.beat();
+    for options in [&[][..], &["--pids", "private"], &["--detach"]] {
+        let output = scene.output("ckpt-resume", &mut inside(options));
+        failed(&scene, &output, PERMISSION, &["namespaces", "hint: ", "max_user_namespaces", "--pids fresh"]);
+        assert_eq!(scene.beat(), beat, "the program ran though its resume failed");
+    }
+    // The way out that the hint names is one, for a program without capabilities of its own.
+    if root() {
+        return;
+    }
+    let mut job = scene.start("ckpt-resume", &mut inside(&["--pids", "fresh"]), &scene.work("resume.out"));
+    scene.beats(3, &mut job);
+    scene.finish(&mut job);
+}
+
+/// ^C while the image is still coming in.
+#[test]
+fn interrupted_before_the_image_is_there() {
+    let resume = resume!();
+    let scene = Scene::new("early");
+    for signal in [Signal::SIGINT, Signal::SIGTERM] {
+        let mut command = resume.command(&scene, &["-"]);
+        let mut adopter = command.stdin(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it starts");
+        let input = adopter.stdin.take();
+        let tool = scene.wait("the resume to read its image", || {
+            let tool = *children(adopter.id() as i32).first()?;
+            // read or splice from 0
+            let call = fs::read_to_string(format!("/proc/{tool}/syscall")).unwrap_or_default();
+            (call.starts_with("0 0x0 ") || call.starts_with("275 0x0 ")).then_some(tool)
+        });
+        kill(Pid::from_raw(tool), signal).expect("a signal to the resume");
+        let ended = poll_for(harness::deadline(), || adopter.try_wait().expect("waiting for a child"));
+        if ended.is_none() {
+            let _ = kill(Pid::from_raw(tool), Signal::SIGKILL);
+        }
+        drop(input);
+        let output = adopter.wait_with_output().expect("its end");
+        assert!(ended.is_some(), "{signal} does not end a resume that waits for its image: {}", stderr(&output));
+        assert_eq!(output.status.code(), Some(128 + signal as i32), "{}", stderr(&output));
+    }
+}
+
+/// ^C at any moment of a resume: either nothing is left, or the program runs, and gets the signal.
+#[test]
+fn interrupted_while_resuming() {
+    // One process: others would notice the death of the first before they die with the namespace.
+    let (resume, program) = (resume!(), guest!("syscalls"));
+    let scene = Scene::new("resuming");
+    let image = saved(&scene, &program, &[LARGE]);
+    let mut random = Seeded(17);
+    scene.forget();
+    let begun = Instant::now();
+    let mut first = scene.start_resume(&image, &[]);
+    scene.beats(1, &mut first);
+    let mut whole = begun.elapsed();
+    first.signal(Signal::SIGTERM);
+    assert!(harness::died_of(scene.end_of(&mut first), Signal::SIGTERM));
+    scene.nobody_left();
+    let (mut cancelled, mut resumed) = (0, 0);
+    for round in 0..16 {
+        scene.forget();
+        let begun = Instant::now();
+        let mut command = resume.command(&scene, &[]);
+        let mut job = scene.start("ckpt-resume", command.arg(&image), &scene.work("resume.out"));
+        let moment = whole.mul_f64((random.next() % 1000) as f64 / 1000.0);
+        let tool = scene.wait("ckpt-resume", || children(job.pid()).first().copied());
+        while begun.elapsed() < moment {
+            std::hint::spin_loop();
+        }
+        let signal = if round % 2 == 0 { Signal::SIGINT } else { Signal::SIGTERM };
+        kill(Pid::from_raw(tool), signal).expect("a signal to the resume");
+        match scene.end_of(&mut job).code() {
+            // Before its handlers are in place the signal just ends it.
+            Some(code) if code == CANNOT_RUN || scene.beat() == 0 && code == 128 + signal as i32 => {
+                assert_eq!(scene.beat(), 0, "the program ran though its resume failed");
+                cancelled += 1;
+                whole = whole.mul_f64(1.1);
+            }
+            Some(code) if code == 128 + signal as i32 => {
+                resumed += 1;
+                whole = begun.elapsed();
+            }
+            other => scene.fail(&format!("round {round}: {signal} ended it with {other:?}")),
+        }
+    }
+    println!("{cancelled} resumes cancelled, {resumed} programs resumed and ended by the signal");
+    assert!(cancelled > 0);
+    scene.forget();
+    let mut job = scene.start_resume(&image, &[]);
+    scene.beats(3, &mut job);
+    scene.finish(&mut job);
+}
+
+/// Whether the harness can make a user and a mount namespace here, with the system's program for it.
+fn can_make_namespaces() -> bool {
+    let mut command = Command::new("unshare");
+    command.args(["-Urm", "true"]).env("PATH", harness::PATH).stderr(Stdio::null());
+    installed("unshare") && command.status().is_ok_and(|status| status.success())
+}

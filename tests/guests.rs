@@ -1,0 +1,294 @@
+//! One guest program per kind of state, each taken through a life without us, generations of save, kill and resume, saves
+//! while it goes on running, and saves by somebody who did not start it. The guests judge themselves (`tests/guests/`).
+
+mod harness;
+
+use std::ffi::OsStr;
+use std::path::PathBuf;
+use std::process::Stdio;
+use std::time::Duration;
+
+use harness::{Build, Scene, compile, skip};
+use nix::sys::signal::Signal;
+
+fn guest(name: &str, build: Build) -> Option<PathBuf> {
+    let program = compile(&format!("guests/{name}.c"), build);
+    if program.is_none() {
+        skip(name, &format!("no compiler for {build:?}"));
+    }
+    program
+}
+
+/// Left to itself the guest finds nothing wrong; with its state spoilt it does.
+fn undisturbed(name: &str, build: Build) {
+    let Some(program) = guest(name, build) else { return };
+    let scene = Scene::new(name);
+    let mut alone = scene.start_alone(&[program.as_ref()]);
+    scene.ready(&mut alone);
+    scene.beats(20, &mut alone);
+    scene.finish(&mut alone);
+    drop(scene);
+
+    let scene = Scene::new(name);
+    let mut alone = scene.start_alone(&[program.as_ref()]);
+    scene.ready(&mut alone);
+    scene.tell("spoil");
+    let complained = || scene.work("fails.log").exists().then_some(());
+    let noticed = harness::poll_for(harness::deadline(), || {
+        if scene.text("out").contains("spoilt\n") {
+            scene.tell("go");
+        }
+        complained().map(|()| true).or_else(|| alone.ended().map(|_| complained().is_some()))
+    });
+    assert_eq!(noticed, Some(true), "{name} does not notice that its state is spoilt");
+}
+
+/// Saved, killed and resumed, again and again. `pause`: how long it stays dead.
+fn generations(name: &str, build: Build, count: u64, pause: Duration) {
+    let Some(program) = guest(name, build) else { return };
+    let scene = Scene::new(name);
+    let mut job = scene.start_run(&[program.as_ref()]);
+    scene.ready(&mut job);
+    for generation in 1..=count {
+        scene.beats(2 + generation, &mut job);
+        let image = scene.image(format!("{generation}.ckpt.tar"));
+        scene.save(&image, &["--kill"]);
+        let status = scene.end_of(&mut job);
+        assert_eq!(status.code(), Some(85), "the supervisor of a job that was saved and ended: {status}");
+        scene.nobody_left();
+        std::thread::sleep(pause);
+        job = scene.start_resume(&image, &[]);
+    }
+    scene.beats(3, &mut job);
+    scene.finish(&mut job);
+    scene.nobody_left();
+}
+
+/// Saved while it goes on: the original ends well, and so does every image of it (unless the files it works on have moved
+/// on with the original: `replay`).
+fn keep_running(name: &str, build: Build, replay: bool) {
+    let Some(program) = guest(name, build) else { return };
+    let scene = Scene::new(name);
+    let mut job = scene.start_run(&[program.as_ref()]);
+    scene.ready(&mut job);
+    let images = [1, 2, 3].map(|n| scene.image(format!("{n}.ckpt.tar")));
+    for image in &images {
+        scene.beats(3, &mut job);
+        scene.save(image, &["--keep-running"]);
+    }
+    scene.beats(3, &mut job);
+    scene.finish(&mut job);
+    scene.no_half_image();
+    for image in images.iter().filter(|_| replay) {
+        scene.forget();
+        let mut job = scene.start_resume(image, &[]);
+        scene.beats(3, &mut job);
+        scene.finish(&mut job);
+    }
+}
+
+/// Started by nobody of ours, saved by `ckpt-attach`, resumed, and saved again like any other.
+fn attached(name: &str, build: Build) {
+    let Some(program) = guest(name, build) else { return };
+    let scene = Scene::new(name);
+    let mut alone = scene.start_alone(&[program.as_ref()]);
+    scene.ready(&mut alone);
+    scene.beats(3, &mut alone);
+    let first = scene.image("first.ckpt.tar");
+    scene.attach(alone.pid(), &first, &["--keep-running"]);
+    scene.beats(3, &mut alone);
+    let second = scene.image("second.ckpt.tar");
+    scene.attach(alone.pid(), &second, &["--kill"]);
+    let status = scene.end_of(&mut alone);
+    assert!(harness::died_of(status, Signal::SIGKILL), "after --kill: {status}");
+    scene.nobody_left();
+    let mut job = scene.start_resume(&second, &[]);
+    scene.beats(3, &mut job);
+    let third = scene.image("third.ckpt.tar");
+    scene.save(&third, &["--kill"]);
+    assert_eq!(scene.end_of(&mut job).code(), Some(85));
+    let mut job = scene.start_resume(&third, &[]);
+    scene.beats(3, &mut job);
+    scene.finish(&mut job);
+    scene.nobody_left();
+}
+
+macro_rules! guests {
+    ($($name:ident: $replay:literal,)*) => {$(
+        mod $name {
+            use super::*;
+
+            #[test]
+            fn undisturbed() {
+                super::undisturbed(stringify!($name), Build::Dynamic);
+            }
+
+            #[test]
+            fn generations() {
+                super::generations(stringify!($name), Build::Dynamic, 3, Duration::ZERO);
+            }
+
+            #[test]
+            fn keep_running() {
+                super::keep_running(stringify!($name), Build::Dynamic, $replay);
+            }
+
+            #[test]
+            fn attached() {
+                super::attached(stringify!($name), Build::Dynamic);
+            }
+        }
+    )*};
+}
+
+// false: the guest's files move on with the original, so an older image can't be taken up again.
+guests! {
+    memory: true,
+    maps: true,
+    heap: true,
+    stack: true,
+    filemap: false,
+    deletedmap: true,
+    shmanon: true,
+    registers: true,
+    threads: true,
+    locks: true,
+    rseq: true,
+    sigactions: true,
+    pending: true,
+    sigframe: true,
+    tree: true,
+    zombies: true,
+    stopped: true,
+    ids: true,
+    process: true,
+    files: false,
+    pipes: true,
+    fifos: true,
+    devices: true,
+    eventfd: true,
+    timerfd: true,
+    signalfd: true,
+    epoll: true,
+    itimers: true,
+    posixtimers: true,
+    blocked: true,
+    timeouts: true,
+    clocks: true,
+    vfork: true,
+    jit: true,
+    madvise: true,
+    procs: true,
+    syscalls: true,
+}
+
+macro_rules! other_builds {
+    ($($name:ident)*) => {
+        mod other_builds {
+            use super::*;
+            $(mod $name {
+                use super::*;
+
+                #[test]
+                fn glibc_static() {
+                    super::undisturbed(stringify!($name), Build::Static);
+                    super::generations(stringify!($name), Build::Static, 3, Duration::ZERO);
+                }
+
+                #[test]
+                fn musl() {
+                    super::undisturbed(stringify!($name), Build::Musl);
+                    super::generations(stringify!($name), Build::Musl, 3, Duration::ZERO);
+                }
+            })*
+        }
+    };
+}
+
+other_builds! { memory stack threads locks blocked timeouts tree syscalls }
+
+/// A program that is dead for three seconds must not see them: `--clock keep` is the default.
+#[test]
+fn time_stands_still_while_it_is_dead() {
+    generations("clocks", Build::Dynamic, 2, Duration::from_secs(3));
+}
+
+/// Two copies of one image, side by side.
+#[test]
+fn two_copies() {
+    for name in ["memory", "threads", "tree"] {
+        let Some(program) = guest(name, Build::Dynamic) else { return };
+        let scene = Scene::new(name);
+        let mut job = scene.start_run(&[program.as_ref()]);
+        scene.ready(&mut job);
+        scene.beats(3, &mut job);
+        let image = scene.image("one.ckpt.tar");
+        scene.save(&image, &["--kill"]);
+        scene.end_of(&mut job);
+        let mut copies = [scene.start_resume(&image, &[]), scene.start_resume(&image, &[])];
+        scene.wait("both copies under way", || {
+            let list = scene.must("ckpt ls", &mut scene.ckpt("ckpt", &["ls", "--json"]));
+            let jobs = String::from_utf8_lossy(&list.stdout).matches(&format!("\"{name}")).count();
+            (jobs >= 2).then_some(())
+        });
+        for copy in &mut copies {
+            scene.beats(3, copy);
+        }
+        scene.tell("go");
+        for copy in &mut copies {
+            scene.verdict(copy);
+        }
+    }
+}
+
+/// Standard streams that lead outside: the resuming command's own take their place.
+#[test]
+fn pipes_as_standard_streams() {
+    let Some(program) = guest("ids", Build::Dynamic) else { return };
+    let scene = Scene::new("ids");
+    let spawn = |command: &mut std::process::Command| {
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it starts")
+    };
+    let program: &OsStr = program.as_ref();
+    let mut job = spawn(scene.ckpt("ckpt-run", &["-n", "ids", "--"]).arg(program));
+    scene.wait("the guest's beat", || (scene.beat() > 3).then_some(()));
+    let mut said = String::new();
+    for generation in 1..=3 {
+        let image = scene.image(format!("{generation}.ckpt.tar"));
+        scene.save(&image, &["--kill"]);
+        let output = job.wait_with_output().expect("the end of the job");
+        assert_eq!(output.status.code(), Some(85), "{}", String::from_utf8_lossy(&output.stderr));
+        said += &String::from_utf8_lossy(&output.stdout);
+        let from = scene.beat();
+        job = spawn(scene.ckpt("ckpt-resume", &["-n", "ids"]).arg(&image));
+        scene.wait("the guest's beat", || (scene.beat() > from + 3).then_some(()));
+    }
+    scene.tell("go");
+    let output = job.wait_with_output().expect("the end of the job");
+    said += &String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{}: {}", output.status, String::from_utf8_lossy(&output.stderr));
+    assert_eq!(said, "ready\nPASS\n");
+    scene.nobody_left();
+}
+
+/// With /dev/null on all three; and `--stdout FILE` sends the output elsewhere.
+#[test]
+fn null_as_standard_streams() {
+    let Some(program) = guest("memory", Build::Dynamic) else { return };
+    let scene = Scene::new("memory");
+    let quiet = |command: &mut std::process::Command| {
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("it starts")
+    };
+    let mut job = quiet(scene.ckpt("ckpt-run", &["-n", "memory", "--"]).arg(&program));
+    scene.wait("the guest's beat", || (scene.beat() > 3).then_some(()));
+    let image = scene.image("one.ckpt.tar");
+    scene.save(&image, &["--kill"]);
+    job.wait().expect("the end of the job");
+    let from = scene.beat();
+    let elsewhere = scene.work("elsewhere");
+    let mut job = quiet(scene.ckpt("ckpt-resume", &["-n", "memory", "--stdout"]).arg(&elsewhere).arg(&image));
+    scene.wait("the guest's beat", || (scene.beat() > from + 3).then_some(()));
+    scene.tell("go");
+    assert!(job.wait().expect("the end of the job").success());
+    assert_eq!(scene.text("elsewhere"), "PASS\n");
+}

@@ -1,0 +1,56 @@
+// setitimer(2): the real-time one ticks on, the two of processor time keep what is left.
+#include "guest.h"
+
+static void spoil(void) {
+    struct itimerval off = {{0, 0}, {0, 0}};
+    MUST(setitimer(ITIMER_VIRTUAL, &off, NULL));
+}
+
+static volatile int64_t ticks;
+static volatile int finish;
+static void *taker(void *arg) {
+    sigset_t alarm_only = *(sigset_t *)arg;
+    while (!finish) {
+        int signal;
+        PTHREAD(sigwait(&alarm_only, &signal));
+        ticks++;
+    }
+    return NULL;
+}
+
+int main(void) {
+    sigset_t set;
+    sigemptyset(&set);
+    sigaddset(&set, SIGALRM);
+    MUST(sigprocmask(SIG_BLOCK, &set, NULL));
+    pthread_t thread;
+    PTHREAD(pthread_create(&thread, NULL, taker, &set));
+    struct itimerval real = {{0, 10000}, {0, 10000}}, virtual = {{7, 0}, {5000, 0}}, prof = {{0, 300}, {6000, 0}}, now;
+    int64_t start = now_ns(CLOCK_MONOTONIC), last_ticks = 0, last_at = start;
+    MUST(setitimer(ITIMER_REAL, &real, NULL));
+    MUST(setitimer(ITIMER_VIRTUAL, &virtual, NULL));
+    MUST(setitimer(ITIMER_PROF, &prof, NULL));
+    ready();
+    long last_virtual = 5000, last_prof = 6000;
+    while (go_on()) {
+        MUST(getitimer(ITIMER_REAL, &now));
+        CHECK(now.it_interval.tv_sec == 0 && now.it_interval.tv_usec == 10000, "period of the real one");
+        CHECK(now.it_value.tv_sec == 0 && now.it_value.tv_usec <= 10000, "%ld s left", (long)now.it_value.tv_sec);
+        MUST(getitimer(ITIMER_VIRTUAL, &now));
+        CHECK(now.it_interval.tv_sec == 7 && now.it_value.tv_sec <= last_virtual && now.it_value.tv_sec > 4900, "virtual: %ld s left", (long)now.it_value.tv_sec);
+        last_virtual = now.it_value.tv_sec;
+        MUST(getitimer(ITIMER_PROF, &now));
+        CHECK(now.it_interval.tv_usec == 300 || now.it_interval.tv_usec == 4000 || now.it_interval.tv_sec == 0, "period");
+        CHECK(now.it_value.tv_sec <= last_prof && now.it_value.tv_sec > 5900, "profiling: %ld s left", (long)now.it_value.tv_sec);
+        last_prof = now.it_value.tv_sec;
+        int64_t at = now_ns(CLOCK_MONOTONIC);
+        if (ticks != last_ticks) last_ticks = ticks, last_at = at;
+        CHECK(at - last_at < 3000000000ll, "no tick for three seconds");
+    }
+    int64_t due = (now_ns(CLOCK_MONOTONIC) - start) / 10000000;
+    CHECK(ticks <= due + 2, "%ld ticks where %ld are due", ticks, due);
+    CHECK(ticks > 0, "no tick at all");
+    finish = 1;
+    PTHREAD(pthread_join(thread, NULL));
+    return pass();
+}

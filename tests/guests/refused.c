@@ -1,0 +1,86 @@
+// Holds one thing that can't be saved (yet), named by the argument, and goes on undisturbed while saves are refused.
+#include <linux/filter.h>
+#include <linux/seccomp.h>
+#include <sys/file.h>
+#include <sys/inotify.h>
+#include <sys/ipc.h>
+#include <sys/shm.h>
+#include <sys/socket.h>
+
+#include "guest.h"
+
+static volatile int damaged;
+static void spoil(void) { damaged = 1; }
+static char *shm;
+
+static void *sleeper(void *unused) {
+    (void)unused;
+    while (go_on()) {}
+    pass();
+    exit(0);
+}
+
+static int share_files(void *unused) {
+    (void)unused;
+    while (wait_on()) {}
+    return 0;
+}
+
+int main(int argc, char **argv) {
+    const char *kind = argc > 1 ? argv[1] : "";
+    int fd = -1, pair[2];
+    if (!strcmp(kind, "socket")) {
+        MUST(socketpair(AF_UNIX, SOCK_STREAM, 0, pair));
+        fd = pair[0];
+    } else if (!strcmp(kind, "inotify")) fd = MUST(inotify_init1(0));
+    else if (!strcmp(kind, "memfd")) fd = MUST(memfd_create("guest", 0));
+    else if (!strcmp(kind, "pidfd")) fd = MUST(syscall(SYS_pidfd_open, getpid(), 0));
+    else if (!strcmp(kind, "opath")) fd = MUST(open(".", O_PATH));
+    else if (!strcmp(kind, "packet-pipe")) {
+        MUST(pipe2(pair, O_DIRECT));
+        fd = pair[1];
+    } else if (!strcmp(kind, "lock")) {
+        fd = MUST(open("locked", O_RDWR | O_CREAT, 0600));
+        MUST(flock(fd, LOCK_EX));
+    } else if (!strcmp(kind, "proc")) fd = MUST(open("/proc/self/status", O_RDONLY));
+    else if (!strcmp(kind, "shm")) {
+        int id = MUST(shmget(IPC_PRIVATE, 4096, 0600));
+        shm = shmat(id, NULL, 0);
+        MUST(shmctl(id, IPC_RMID, NULL));
+        CHECK(shm != (char *)-1, "shmat");
+        shm[0] = 's';
+    } else if (!strcmp(kind, "seccomp")) {
+        struct sock_filter allow = BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW);
+        struct sock_fprog program = {1, &allow};
+        MUST(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0));
+        MUST(prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program));
+    } else if (!strcmp(kind, "gone-cwd")) {
+        MUST(mkdir("gone", 0755));
+        MUST(chdir("gone"));
+        MUST(rmdir("../gone"));
+    } else if (!strcmp(kind, "shared-files")) {
+        static char stack[65536];
+        MUST(clone(share_files, stack + sizeof stack, CLONE_FILES | CLONE_VM | SIGCHLD, NULL));
+    } else if (!strcmp(kind, "dead-leader")) {
+        pthread_t thread;
+        PTHREAD(pthread_create(&thread, NULL, sleeper, NULL));
+        char text[64];
+        snprintf(text, sizeof text, "fd -1\n");
+        say(text);
+        ready();
+        pthread_exit(NULL);
+    } else if (!strcmp(kind, "undumpable")) MUST(prctl(PR_SET_DUMPABLE, 0));
+    else if (!strcmp(kind, "vfork")) {
+        // A child that neither ends nor runs another program keeps its parent from standing still. Ended by the harness.
+        ready();
+        if (vfork() == 0)
+            for (;;) pause();
+        return pass();
+    } else CHECK(0, "what is \"%s\"?", kind);
+    char text[64];
+    snprintf(text, sizeof text, "fd %d\n", fd);
+    say(text);
+    ready();
+    while (go_on()) CHECK(!damaged && (!shm || shm[0] == 's'), "state");
+    return pass();
+}
