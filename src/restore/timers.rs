@@ -3,6 +3,7 @@
 use crate::model::Nanos;
 use crate::model::process::Process;
 use crate::model::timers::PosixTimer;
+use crate::sys::tasks;
 
 use super::Error;
 use super::stub::{Batch, Expect, Puppet};
@@ -69,11 +70,14 @@ fn count_up_to(puppet: &mut Puppet, timer: &PosixTimer) -> Result<(), Error> {
 pub fn arm(puppet: &mut Puppet, process: &Process) -> Result<(), Error> {
     let mut batch = puppet.batch();
     let zero = Nanos(0);
+    let tick = tasks::tick().map_err(|e| Error::step("reading a clock's resolution", puppet.host(), e))?;
     for (which, timer) in process.itimers.iter().enumerate().filter(|(_, t)| t.value != zero || t.interval != zero) {
         let micros = |n: Nanos| [n.parts().0, n.parts().1 / 1000];
         // A period without a remainder: it has expired, and the kernel starts it again when the program takes the
         // signal, which is pending. Otherwise a remainder below a microsecond must not disarm it.
-        let value = if timer.value == zero { timer.interval } else { Nanos(timer.value.0.max(1000)) };
+        // To those that run on CPU time the kernel adds a tick when they are set (kernel/time/itimer.c).
+        let left = if which == 0 { timer.value.0 } else { timer.value.0 - tick.0 };
+        let value = if timer.value == zero { timer.interval } else { Nanos(left.max(1000)) };
         let at = batch.data(&encoded(&[micros(timer.interval), micros(value)]));
         batch.call("setitimer", libc::SYS_setitimer, &[which as u64, at.0, 0]);
     }

@@ -103,6 +103,14 @@ pub fn clock(clock: i32) -> io::Result<Nanos> {
     Ok(Nanos::from_parts(t.tv_sec, t.tv_nsec))
 }
 
+/// Length of the kernel's tick: the resolution of the coarse clocks (clock_getres(2)).
+pub fn tick() -> io::Result<Nanos> {
+    let mut t = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: `t` outlives the call.
+    check(unsafe { libc::clock_getres(libc::CLOCK_REALTIME_COARSE, &raw mut t) } as libc::c_long)?;
+    Ok(Nanos::from_parts(t.tv_sec, t.tv_nsec))
+}
+
 /// Waits a moment in a polling loop: yields at first, then sleeps 50 µs, later 1 ms.
 pub fn back_off(round: u32) {
     match round {

@@ -49,7 +49,7 @@ int main(void) {
     }
     int64_t due = (now_ns(CLOCK_MONOTONIC) - start) / 10000000;
     CHECK(ticks <= due + 2, "%ld ticks where %ld are due", ticks, due);
-    CHECK(ticks > 0, "no tick at all");
+    CHECK(ticks > 0 || due < 3, "no tick at all where %ld are due", due);
     finish = 1;
     PTHREAD(pthread_join(thread, NULL));
     return pass();
