@@ -241,6 +241,18 @@ fn two_copies() {
     }
 }
 
+/// Where leaders of session and group are out of sight, as for what is started into a container: both ids are 0, and stay so.
+#[test]
+fn leaders_out_of_sight() {
+    let own_user = if harness::root() { "--mount" } else { "--map-current-user" };
+    let mut command = std::process::Command::new("unshare");
+    command.args([own_user, "--pid", "--fork", "--mount-proc"]);
+    command.arg(std::env::current_exe().expect("this program")).args(["--exact", "ids::generations", "ids::attached"]);
+    let output = command.env("PATH", harness::PATH).output().expect("unshare starts");
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(said.contains("2 passed"), "{said}{}", String::from_utf8_lossy(&output.stderr));
+}
+
 /// Standard streams that lead outside: the resuming command's own take their place.
 #[test]
 fn pipes_as_standard_streams() {

@@ -68,6 +68,10 @@ fn free_pids(tree: &Tree) -> impl Iterator<Item = Pid> {
     (2..32768).rev().filter(move |p| !used.contains(p)).map(Pid)
 }
 
+/// The session (and group) of processes whose leader is outside the pid namespace: `getsid()` says 0. The template is
+/// born in one.
+const OUT_OF_SIGHT: Pid = Pid(0);
+
 /// Plans the making of `tree`. `threads` are ids of threads, which no helper may take.
 pub fn order(tree: &Tree, threads: &BTreeSet<Pid>) -> Result<Order, Refusal> {
     let mut planner = Planner::new(tree, threads)?;
@@ -82,7 +86,7 @@ struct Planner<'a> {
     template: Pid,
     free: Vec<Pid>,
     order: Order,
-    /// Session of each process as the steps so far leave it; none: that of the template.
+    /// Session of each process as the steps so far leave it.
     session: HashMap<Pid, Option<Pid>>,
     /// Children that somebody adopts: who, whom, and the session they are born in.
     late: Vec<(Pid, Pid, Option<Pid>)>,
@@ -113,7 +117,7 @@ impl<'a> Planner<'a> {
         let mut free: Vec<Pid> = free_pids(tree).filter(|p| !threads.contains(p)).take(4096).collect();
         free.reverse();
         let template = free.pop().ok_or_else(|| refuse(tree.root, "all pids are in use".to_owned()))?;
-        let session = HashMap::from([(template, None)]);
+        let session = HashMap::from([(template, Some(OUT_OF_SIGHT))]);
         Ok(Planner { tree, members, children, template, free, order: Order::default(), session, late: Vec::new() })
     }
 
@@ -245,7 +249,7 @@ impl<'a> Planner<'a> {
         for &child in &children {
             wanted = wanted.or(self.birth(child, 0)?);
         }
-        let led_outside = wanted.filter(|s| !self.members.contains_key(s));
+        let led_outside = wanted.filter(|&s| s != OUT_OF_SIGHT && !self.members.contains_key(&s));
         if parent.0 <= 1 {
             if let Some(session) = led_outside {
                 let maker = self.session_keeper(session, self.template)?;
@@ -294,7 +298,8 @@ impl<'a> Planner<'a> {
 
     /// A child of `adopter` in a session it was never in: made by a helper in that session, which then ends.
     fn detour(&mut self, adopter: Pid, child: Pid, birth: Option<Pid>) -> Result<(), Refusal> {
-        let session = birth.ok_or_else(|| refuse(child, "it has no session".to_owned()))?;
+        let visible = birth.filter(|&s| s != OUT_OF_SIGHT);
+        let session = visible.ok_or_else(|| refuse(child, "its adopter is not in its session".to_owned()))?;
         let helper = if self.members.contains_key(&session) && self.order.roles.contains_key(&session) {
             self.helper(session)?
         } else {
@@ -308,7 +313,7 @@ impl<'a> Planner<'a> {
     fn groups(&mut self) -> Result<(), Refusal> {
         let mut groups: BTreeMap<Pid, Vec<Pid>> = BTreeMap::new();
         for m in &self.tree.members {
-            if m.sid != m.pid {
+            if m.sid != m.pid && m.pgid != OUT_OF_SIGHT {
                 groups.entry(m.pgid).or_default().push(m.pid);
             }
         }
@@ -454,6 +459,13 @@ mod tests {
     fn a_root_adopted_by_init_in_a_foreign_session() {
         play(&tree(vec![m(100, 1, 100, 30)], 1, &[1, 30]));
         play(&tree(vec![m(100, 1, 100, 30)], 1, &[1]));
+    }
+
+    #[test]
+    fn sessions_and_groups_whose_leader_is_out_of_sight() {
+        play(&tree(vec![m(100, 50, 0, 0), m(101, 100, 0, 0), m(102, 101, 102, 102)], 50, &[50]));
+        play(&tree(vec![m(100, 50, 40, 0), m(101, 100, 101, 0), m(102, 100, 101, 0)], 50, &[50, 40]));
+        play(&tree(vec![m(100, 1, 100, 100), m(101, 100, 0, 0)], 1, &[]));
     }
 
     #[test]

@@ -57,16 +57,45 @@ pub fn parse_report(bytes: [u8; 5]) -> (Option<InitStep>, i32) {
     (step, i32::from_le_bytes([bytes[1], bytes[2], bytes[3], bytes[4]]))
 }
 
-/// Forks the first process of a resumed tree into new namespaces; its pid as we see it.
+/// Forks the first process of a resumed tree into new namespaces; its pid as we see it. It is in a session and group of
+/// its own, led by nobody: out of the terminal's, whose end is not the end of the tree, and outside a new pid
+/// namespace, where their ids read as 0 like those of a program that was started from outside of its own.
 ///
 /// Call it while this process has one thread only: the child shares nothing with others, but a lock that another
 /// thread holds would stay locked in it for ever.
 pub fn start_init(plan: &InitPlan<'_>) -> io::Result<i32> {
-    // SAFETY: a plain fork (no shared memory, no new stack); the child goes on in `init` and never returns.
-    let pid = check(unsafe {
-        libc::syscall(libc::SYS_clone, plan.flags | libc::SIGCHLD as u64, 0usize, 0usize, 0usize, 0usize)
-    })?;
-    if pid == 0 { init(plan) } else { Ok(pid as i32) }
+    let (told, tell) = io::pipe()?;
+    // SAFETY: a plain fork (no shared memory, no new stack); the child goes on in `outside_of_sessions` and never returns.
+    let between = check(unsafe { libc::syscall(libc::SYS_clone, libc::SIGCHLD, 0usize, 0usize, 0usize, 0usize) })?;
+    if between == 0 {
+        outside_of_sessions(plan, &tell);
+    }
+    drop(tell);
+    let mut answer = [0u8; 8];
+    let read = io::Read::read_exact(&mut &told, &mut answer);
+    // Whatever became of it: it has nothing more to do, and is our child.
+    let _ = nix::sys::wait::waitpid(nix::unistd::Pid::from_raw(between as i32), None);
+    read?;
+    match i64::from_le_bytes(answer) {
+        pid if pid > 0 => Ok(pid as i32),
+        error => Err(io::Error::from_raw_os_error(-error as i32)),
+    }
+}
+
+/// Starts a session, in which it makes the first process as its sibling, says who that is (or the negative errno), and ends.
+fn outside_of_sessions(plan: &InitPlan<'_>, tell: &io::PipeWriter) -> ! {
+    let flags = plan.flags | (libc::CLONE_PARENT | libc::SIGCHLD) as u64;
+    // SAFETY: a fork as above; the child goes on in `init` and never returns.
+    let pid = unsafe {
+        libc::setsid();
+        libc::syscall(libc::SYS_clone, flags, 0usize, 0usize, 0usize, 0usize)
+    };
+    if pid == 0 {
+        init(plan);
+    }
+    let answer = if pid < 0 { -i64::from(errno()) } else { pid };
+    write(tell.as_raw_fd(), &answer.to_le_bytes());
+    exit()
 }
 
 fn init(plan: &InitPlan<'_>) -> ! {
@@ -162,8 +191,6 @@ fn prepare(plan: &InitPlan<'_>) -> Result<(), (InitStep, i32)> {
         let mut all = std::mem::zeroed::<libc::sigset_t>();
         libc::sigfillset(&mut all);
         libc::sigprocmask(libc::SIG_SETMASK, &all, std::ptr::null_mut());
-        // Out of the terminal's session: the end of the terminal is not the end of the tree.
-        libc::setsid();
     }
     Ok(())
 }
