@@ -2,8 +2,8 @@
 #![allow(unsafe_code)]
 
 use std::ffi::CStr;
-use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
+use std::io::{self, Read};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 
 use super::check;
 
@@ -64,15 +64,15 @@ pub fn parse_report(bytes: [u8; 5]) -> (Option<InitStep>, i32) {
 /// Call it while this process has one thread only: the child shares nothing with others, but a lock that another
 /// thread holds would stay locked in it for ever.
 pub fn start_init(plan: &InitPlan<'_>) -> io::Result<i32> {
-    let (told, tell) = io::pipe()?;
+    let (told, tell) = nix::unistd::pipe()?;
     // SAFETY: a plain fork (no shared memory, no new stack); the child goes on in `outside_of_sessions` and never returns.
     let between = check(unsafe { libc::syscall(libc::SYS_clone, libc::SIGCHLD, 0usize, 0usize, 0usize, 0usize) })?;
     if between == 0 {
-        outside_of_sessions(plan, &tell);
+        outside_of_sessions(plan, tell.as_fd());
     }
     drop(tell);
     let mut answer = [0u8; 8];
-    let read = io::Read::read_exact(&mut &told, &mut answer);
+    let read = std::fs::File::from(told).read_exact(&mut answer);
     // Whatever became of it: it has nothing more to do, and is our child.
     let _ = nix::sys::wait::waitpid(nix::unistd::Pid::from_raw(between as i32), None);
     read?;
@@ -83,7 +83,7 @@ pub fn start_init(plan: &InitPlan<'_>) -> io::Result<i32> {
 }
 
 /// Starts a session, in which it makes the first process as its sibling, says who that is (or the negative errno), and ends.
-fn outside_of_sessions(plan: &InitPlan<'_>, tell: &io::PipeWriter) -> ! {
+fn outside_of_sessions(plan: &InitPlan<'_>, tell: BorrowedFd<'_>) -> ! {
     let flags = plan.flags | (libc::CLONE_PARENT | libc::SIGCHLD) as u64;
     // SAFETY: a fork as above; the child goes on in `init` and never returns.
     let pid = unsafe {
