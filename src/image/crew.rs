@@ -1,7 +1,6 @@
 //! Threads that work through a list of jobs, each with a buffer of its own.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Condvar, Mutex, PoisonError};
 
 use super::buffer::Buffer;
 use super::error::{Error, Result};
@@ -11,20 +10,12 @@ pub(super) struct Crew<'a> {
     cancel: &'a AtomicBool,
     next: AtomicUsize,
     failed: AtomicBool,
-    turn: Mutex<usize>,
-    turned: Condvar,
 }
 
 impl<'a> Crew<'a> {
     /// A crew that stops, with [`Error::Cancelled`], soon after `cancel` was raised.
     pub(super) fn new(cancel: &'a AtomicBool) -> Crew<'a> {
-        Crew {
-            cancel,
-            next: AtomicUsize::new(0),
-            failed: AtomicBool::new(false),
-            turn: Mutex::new(0),
-            turned: Condvar::new(),
-        }
+        Crew { cancel, next: AtomicUsize::new(0), failed: AtomicBool::new(false) }
     }
 
     /// Does jobs `0..jobs` on `threads` threads (this one is among them) with buffers of `buffer` bytes. Jobs are begun
@@ -93,29 +84,12 @@ impl<'a> Crew<'a> {
         }
     }
 
-    /// Does `act` when all jobs before `job` have done theirs. Each job must come here exactly once, or none at all.
-    pub(super) fn in_turn<T>(&self, job: usize, act: impl FnOnce() -> Result<T>) -> Result<T> {
-        let mut turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
-        while *turn != job {
-            self.go_on()?;
-            turn = self.turned.wait(turn).unwrap_or_else(PoisonError::into_inner);
-        }
-        drop(turn);
-        let result = act()?;
-        *self.turn.lock().unwrap_or_else(PoisonError::into_inner) = job + 1;
-        self.turned.notify_all();
-        Ok(result)
-    }
-
     fn fail(&self) {
-        // With the lock held, so that nobody is between the look at the flag and the wait.
-        let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
         self.failed.store(true, Ordering::Relaxed);
-        self.turned.notify_all();
     }
 }
 
-/// A job that panics must not leave the others waiting for their turn for ever.
+/// After a job that panicked no other is begun.
 struct FailOnPanic<'a>(&'a Crew<'a>);
 
 impl Drop for FailOnPanic<'_> {
@@ -140,32 +114,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_job_is_done_once_and_turns_are_kept() {
+    fn every_job_is_done_once() {
         let cancel = AtomicBool::new(false);
-        let crew = Crew::new(&cancel);
-        let order = Mutex::new(Vec::new());
-        let done = crew.run(4, 1000, 1, |job, _| {
-            crew.in_turn(job, || {
-                order.lock().unwrap().push(job);
-                Ok(job * 2)
-            })
-        });
-        let mut done = done.unwrap();
+        let mut done = Crew::new(&cancel).run(4, 1000, 1, |job, _| Ok(job * 2)).unwrap();
         done.sort_unstable();
         assert_eq!(done, (0..1000).map(|j| (j, j * 2)).collect::<Vec<_>>());
-        assert_eq!(order.into_inner().unwrap(), (0..1000).collect::<Vec<_>>());
     }
 
     #[test]
     fn one_failure_ends_it_all() {
         let cancel = AtomicBool::new(false);
-        let crew = Crew::new(&cancel);
-        let result = crew.run(4, 1000, 1, |job, _| {
-            crew.in_turn(job, || match job {
-                500 => Err(Error::NotAFile { path: "x".into() }),
-                501.. => panic!("begun after the failure"),
-                _ => Ok(()),
-            })
+        let result = Crew::new(&cancel).run(4, 1000, 1, |job, _| match job {
+            500 => Err(Error::NotAFile { path: "x".into() }),
+            _ => Ok(()),
         });
         assert!(matches!(result, Err(Error::NotAFile { .. })));
     }
@@ -174,8 +135,7 @@ mod tests {
     fn a_panic_ends_it_all_too() {
         let cancel = AtomicBool::new(false);
         let crew = Crew::new(&cancel);
-        let run =
-            || crew.run(3, 100, 1, |job, _| crew.in_turn(job, || if job == 7 { panic!("seven") } else { Ok(()) }));
+        let run = || crew.run(3, 100, 1, |job, _| if job == 7 { panic!("seven") } else { Ok(()) });
         assert!(std::panic::catch_unwind(std::panic::AssertUnwindSafe(run)).is_err());
     }
 

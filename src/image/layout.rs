@@ -181,18 +181,12 @@ impl Layout {
         self.steps.iter().map(need).max().unwrap_or(0)
     }
 
-    /// The last piece, chunk digests and end mark, from the digests that the steps gave.
-    pub(super) fn finish(&self, parts: &[Part], digests: Vec<(usize, Option<Digest>)>) -> Result<Step> {
-        let mut by_step = vec![None; self.steps.len()];
-        for (step, digest) in digests {
-            if let Some(slot) = by_step.get_mut(step) {
-                *slot = digest;
-            }
-        }
+    /// The last piece, chunk digests and end mark, from what each step gave.
+    pub(super) fn finish(&self, parts: &[Part], digests: &[Option<Digest>]) -> Result<Step> {
         let mut listed = self.listed.clone();
         let mut sums = vec![Vec::new(); parts.len()];
-        for (step, digest) in self.steps.iter().zip(by_step) {
-            match (&step.what, digest) {
+        for (step, digest) in self.steps.iter().zip(digests) {
+            match (&step.what, *digest) {
                 (&What::Blob { listed: at, .. }, digest) => {
                     if let Some(entry) = listed.get_mut(at) {
                         entry.digest = digest;

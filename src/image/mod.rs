@@ -4,6 +4,7 @@
 //! then fills it from several threads; [`Image`] opens one, checks all of its metadata, and says where every page is;
 //! [`Image::verify`] checks the bytes of memory and files as well.
 
+mod ahead;
 mod blobs;
 mod buffer;
 mod check;
@@ -11,7 +12,6 @@ mod crew;
 mod digest;
 mod end;
 mod error;
-mod flusher;
 mod header;
 mod layout;
 mod names;

@@ -8,15 +8,15 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 
 use super::blobs::Blob;
+use super::buffer::Buffer;
 use super::crew::{Crew, threads_for};
 use super::digest::Digest;
 use super::error::{Error, Result};
-use super::flusher::Flusher;
 use super::layout::{Layout, Step, What};
 use super::pages::{PageSource, Part, Run};
 use super::partial::Partial;
 use super::stream::{self, Stream};
-use super::{CHUNK, check};
+use super::{CHUNK, ahead, check};
 use crate::model::Checkpoint;
 
 /// Where an image goes.
@@ -47,14 +47,6 @@ impl Output {
         match self {
             Output::File(partial) => partial.target(),
             Output::Stream(_) => Path::new(stream::NAME),
-        }
-    }
-
-    /// Early write-back, where there is so much to sync that it pays.
-    fn flusher(&self, payload: u64) -> Option<Flusher> {
-        match self {
-            Output::File(partial) if payload >= 4 * Flusher::SPAN => Flusher::new(partial.file()).ok(),
-            _ => None,
         }
     }
 
@@ -121,15 +113,9 @@ impl Writer {
         }
         let layout = Layout::new(&self.output.path().display().to_string(), checkpoint, parts, blobs)?;
         let crew = Crew::new(cancel);
-        let flusher = self.output.flusher(layout.payload);
-        let flusher = flusher.as_ref();
-        let job = Job { layout: &layout, output: &self.output, parts, source, blobs, crew: &crew, flusher };
-        let threads = threads_for(layout.payload);
-        let digests = crew.run(threads, layout.steps.len(), layout.buffer(), |step, buf| match &self.output {
-            Output::File(_) => job.run(step, buf, |act| act()),
-            Output::Stream(_) => job.run(step, buf, |act| crew.in_turn(step, act)),
-        })?;
-        let Step { offset, what } = layout.finish(parts, digests)?;
+        let job = Job { layout: &layout, output: &self.output, parts, source, blobs, crew: &crew };
+        let digests = job.run()?;
+        let Step { offset, what } = layout.finish(parts, &digests)?;
         if let What::Bytes(tail) = what {
             self.output.write(&tail, offset, &crew)?;
             self.written = Some(offset + tail.len() as u64);
@@ -163,47 +149,41 @@ struct Job<'a> {
     source: &'a dyn PageSource,
     blobs: &'a [Blob],
     crew: &'a Crew<'a>,
-    flusher: Option<&'a Flusher>,
 }
 
 impl Job<'_> {
-    /// Does one step; `in_turn` runs the writing half, when its time has come.
-    fn run(
-        &self,
-        step: usize,
-        buf: &mut [u8],
-        in_turn: impl FnOnce(&mut dyn FnMut() -> Result<()>) -> Result<()>,
-    ) -> Result<Option<Digest>> {
-        let Some(Step { offset, what }) = self.layout.steps.get(step) else { return Ok(None) };
-        match what {
-            What::Bytes(bytes) => in_turn(&mut || self.output.write(bytes, *offset, self.crew)).map(|()| None),
-            &What::Blob { blob, .. } => {
-                let mut digest = None;
-                in_turn(&mut || {
-                    digest = Some(self.blob(blob, *offset, buf)?);
-                    Ok(())
-                })?;
-                Ok(digest)
+    /// Writes all steps in order; the digests of those that have one.
+    fn run(&self) -> Result<Vec<Option<Digest>>> {
+        let chunks: Vec<(usize, u64, usize)> = self.layout.steps.iter().filter_map(|step| chunk(&step.what)).collect();
+        let read = |chunk: usize, buf: &mut [u8]| {
+            self.crew.go_on()?;
+            let Some(&(part, index, len)) = chunks.get(chunk) else { return Err(Error::Cancelled) };
+            let buf = buf.get_mut(..len).unwrap_or_default();
+            self.fill(part, index * CHUNK as u64, buf)?;
+            Ok((len, Digest::of(buf)))
+        };
+        let readers = threads_for(self.layout.payload) - 1;
+        let mut own = Buffer::new(self.layout.buffer());
+        ahead::with_readers(readers, chunks.len(), CHUNK.min(self.layout.buffer()), read, |next| {
+            let mut digests = Vec::with_capacity(self.layout.steps.len());
+            for Step { offset, what } in &self.layout.steps {
+                self.crew.go_on()?;
+                let digest = match what {
+                    What::Bytes(bytes) => self.output.write(bytes, *offset, self.crew).map(|()| None)?,
+                    &What::Blob { blob, .. } => Some(self.blob(blob, *offset, own.bytes())?),
+                    What::Chunk { .. } => {
+                        let mut found = None;
+                        next(&mut |bytes, (len, digest)| {
+                            found = Some(digest);
+                            self.output.write(bytes.get(..len).unwrap_or_default(), *offset, self.crew)
+                        })?;
+                        found
+                    }
+                };
+                digests.push(digest);
             }
-            &What::Chunk { part, index, len } => {
-                let buf = buf.get_mut(..len).unwrap_or_default();
-                self.fill(part, index * CHUNK as u64, buf)?;
-                let digest = Digest::of(buf);
-                in_turn(&mut || self.output.write(buf, *offset, self.crew))?;
-                self.flush(index, *offset + len as u64);
-                Ok(Some(digest))
-            }
-        }
-    }
-
-    /// After chunk `index` of a part, which ends at `end`, now and then: what is before it may go to the device.
-    fn flush(&self, index: u64, end: u64) {
-        const EVERY: u64 = Flusher::SPAN / CHUNK as u64;
-        if let Some(flusher) = self.flusher {
-            if index % EVERY == EVERY - 1 {
-                flusher.written(end - Flusher::SPAN, Flusher::SPAN);
-            }
-        }
+            Ok(digests)
+        })
     }
 
     /// Fills `buf` with what is at byte `from` of a part's pages.
@@ -243,6 +223,14 @@ impl Job<'_> {
             }
         }
         Ok(hasher.finalize().into())
+    }
+}
+
+/// Part, index and length of a chunk.
+fn chunk(what: &What) -> Option<(usize, u64, usize)> {
+    match *what {
+        What::Chunk { part, index, len } => Some((part, index, len)),
+        _ => None,
     }
 }
 

@@ -17,7 +17,6 @@ pub mod stub;
 pub mod tasks;
 pub mod unixfd;
 pub mod wait;
-pub mod writeback;
 
 use std::io;
 
