@@ -1,8 +1,8 @@
 //! How long saving and resuming take, beside what the machine itself takes to move the same bytes.
 //!
 //! `cargo bench --bench speed [-- DIR]` measures with images in DIR (or `CKPT_BENCH_DIR`, or the current directory),
-//! then once more in /dev/shm, and prints one Markdown table. `CKPT_BENCH_RUNS` (7) and `CKPT_BENCH_MIB` (1024) make
-//! it shorter. It needs cc and python3, and memory for four times the MiB.
+//! then once more in /dev/shm, and prints one Markdown table. `CKPT_BENCH_RUNS` (7), `CKPT_BENCH_MIB` (1024) and
+//! `CKPT_BENCH_CASES` (memory,small,python,ring,threads,idle) make it shorter. It needs cc and python3, and memory for four times the MiB.
 
 mod floor;
 mod guest;
@@ -41,7 +41,20 @@ fn main() -> ExitCode {
     }
 }
 
+type Case = fn(&Bench, &Place, &mut Column<'_>) -> Result<()>;
+
+/// What is measured in each place.
+const CASES: [(&str, Case); 5] = [
+    ("memory", Bench::memory),
+    ("small", Bench::small),
+    ("python", Bench::python),
+    ("ring", Bench::ring),
+    ("threads", Bench::threads),
+];
+
 fn measure() -> Result<()> {
+    let only = std::env::var("CKPT_BENCH_CASES").ok();
+    let wanted = |name| only.as_ref().is_none_or(|only| only.split(',').any(|w| w == name));
     // cargo passes `--bench`.
     let argument = std::env::args_os().skip(1).find(|a| !a.as_encoded_bytes().starts_with(b"-"));
     let dir = argument.or_else(|| std::env::var_os("CKPT_BENCH_DIR")).unwrap_or_else(|| ".".into());
@@ -62,13 +75,18 @@ fn measure() -> Result<()> {
     let mut whole = Ok(());
     for (index, place) in places.iter().enumerate() {
         let mut column = Column { table: &mut table, index };
-        for case in [Bench::memory, Bench::small, Bench::python, Bench::ring, Bench::threads] {
+        for (name, case) in CASES {
+            if !wanted(name) {
+                continue;
+            }
             // What fails is told at once and in the end, and does not keep the rest from being measured.
             let done = case(&bench, place, &mut column);
             whole = whole.and(done.inspect_err(|error| eprintln!("left out: {error:#}")));
         }
     }
-    bench.idle(&mut Column { table: &mut table, index: 0 })?;
+    if wanted("idle") {
+        bench.idle(&mut Column { table: &mut table, index: 0 })?;
+    }
     println!("{}", table.text());
     whole
 }
