@@ -887,3 +887,56 @@ fn can_make_namespaces() -> bool {
     command.args(["-Urm", "true"]).env("PATH", harness::PATH).stderr(Stdio::null());
     installed("unshare") && command.status().is_ok_and(|status| status.success())
 }
+
+#[test]
+fn a_lease_on_a_mapped_file() {
+    let program = guest!("refused");
+    let scene = Scene::new("lease");
+    let mut guest = alone(&scene, &program, &["lease"]);
+    let mut command = scene.ckpt("ckpt-attach", &[&guest.pid().to_string(), "-o"]);
+    let output = scene.output("save", command.arg(scene.image("x.ckpt.tar")));
+    failed(&scene, &output, REFUSED, &["leased", "a lease for writing on a file that is mapped"]);
+    unharmed(&scene, &mut guest);
+}
+
+/// Locks that others have taken meanwhile are found before there is a process, and told by name.
+#[test]
+fn locks_of_others() {
+    use nix::fcntl::{FcntlArg, Flock, FlockArg, fcntl};
+    let program = guest!("filelocks");
+    let scene = Scene::new("filelocks");
+    let mut held = job(&scene, &program, &[]);
+    let image = scene.image("x.ckpt.tar");
+    scene.save(&image, &["--kill"]);
+    scene.end_of(&mut held);
+    let open = |name: &str| File::options().read(true).write(true).open(scene.work(name)).expect("a locked file");
+    let refused = |name: &str| {
+        let output = scene.output("ckpt-resume", scene.ckpt("ckpt-resume", &["--dry-run"]).arg(&image));
+        let file = scene.work(name).display().to_string();
+        let said = stderr(&output);
+        if output.status.code() != Some(REFUSED) || !said.contains(&file) || !said.contains("holds a lock on it") {
+            scene.fail(&format!("{}, expected a conflict about {file}: {said}", output.status));
+        }
+        said
+    };
+    let flock = Flock::lock(open("flocked"), FlockArg::LockExclusiveNonblock).expect("a free lock");
+    assert!(refused("flocked").contains(&format!("pid {} holds", std::process::id())));
+    drop(flock);
+    let range = open("range");
+    let mut bytes = nix::libc::flock { l_type: 1, l_whence: 0, l_start: 14, l_len: 1, l_pid: 0 };
+    fcntl(&range, FcntlArg::F_OFD_SETLK(&bytes)).expect("a free lock");
+    refused("range");
+    // Bytes beside those of the program stand in nobody's way.
+    bytes.l_type = 2;
+    fcntl(&range, FcntlArg::F_OFD_SETLK(&bytes)).expect("unlocking");
+    bytes = nix::libc::flock { l_type: 1, l_start: 15, ..bytes };
+    fcntl(&range, FcntlArg::F_OFD_SETLK(&bytes)).expect("a free lock");
+    let shared = Flock::lock(open("shared"), FlockArg::LockSharedNonblock).expect("a free lock");
+    let plan = scene.output("ckpt-resume", scene.ckpt("ckpt-resume", &["--dry-run"]).arg(&image));
+    assert!(plan.status.success(), "{}", stderr(&plan));
+    drop((range, shared));
+    let mut job = scene.start_resume(&image, &[]);
+    scene.beats(3, &mut job);
+    scene.finish(&mut job);
+    scene.nobody_left();
+}

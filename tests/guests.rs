@@ -163,6 +163,7 @@ guests! {
     ids: true,
     process: true,
     files: false,
+    filelocks: true,
     pipes: true,
     fifos: true,
     devices: true,

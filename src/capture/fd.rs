@@ -7,15 +7,17 @@ use std::os::unix::fs::MetadataExt;
 
 use crate::model::Pid;
 use crate::model::fd::{Descriptor, Kind, OpenFile, Owner};
+use crate::model::locks::Lock;
 use crate::proc::{self, fdinfo::Detail, fdinfo::FdInfo};
 use crate::sys::{fds, tasks};
 use crate::tracer::Held;
 
 use super::contents::Contents;
+use super::mapped::Mapped;
 use super::refusals::Refusals;
 use super::sharing::Distinct;
 use super::view::View;
-use super::{Error, Inside, epoll, eventfd, files, pipes, signalfd, stdio, timerfd};
+use super::{Error, Inside, epoll, eventfd, files, locks, pipes, signalfd, stdio, timerfd};
 
 const O_CLOEXEC: u32 = 0o2_000_000;
 pub(super) const O_DIRECT: u32 = 0o40_000;
@@ -90,6 +92,8 @@ pub(super) struct Captured {
     pub files: Vec<OpenFile>,
     /// Of each held process, by its index.
     pub descriptors: HashMap<usize, Vec<Descriptor>>,
+    /// Likewise.
+    pub locks: HashMap<usize, Vec<Lock>>,
 }
 
 /// All descriptors of the living processes.
@@ -144,6 +148,7 @@ pub(super) struct Work<'a> {
     pub held: &'a Held,
     pub view: &'a View,
     pub seen: &'a [SeenFd],
+    pub mapped: &'a Mapped,
     pub contents: &'a mut Contents,
     pub refusals: &'a mut Refusals,
 }
@@ -154,15 +159,16 @@ pub(super) fn capture(
     root: usize,
     view: &View,
     inside: &Inside,
+    mapped: &Mapped,
     contents: &mut Contents,
     refusals: &mut Refusals,
 ) -> Result<Captured, Error> {
     let seen = look(held)?;
     let groups = stdio::split(&seen, group(&seen)?);
-    let mut work = Work { held, view, seen: &seen, contents, refusals };
+    let mut work = Work { held, view, seen: &seen, mapped, contents, refusals };
     let roles = stdio::roles(&seen, root);
     let pipes = pipes::capture(&mut work, &groups, &roles)?;
-    let mut out = Captured::default();
+    let mut out = Captured { locks: locks::capture(&mut work, &groups), ..Captured::default() };
     // Of the index of each description that an epoll may watch, before the refused ones leave gaps: a refusal ends
     // the save anyway.
     let mut file_of = HashMap::new();
@@ -196,10 +202,6 @@ fn kind(
     pipes: &HashMap<usize, Kind>,
     file_of: &HashMap<usize, u32>,
 ) -> Result<Option<Kind>, Error> {
-    if s.info.locks {
-        work.refusals.add(s.pid, s.object(&s.name()), "file locks and leases are not supported", "");
-        return Ok(None);
-    }
     if s.flags() & O_PATH != 0 {
         work.refusals.add(s.pid, s.object(&s.name()), "descriptors opened with O_PATH are not supported", "");
         return Ok(None);

@@ -70,7 +70,7 @@ pub(super) fn look(held: &Held, root: i32, reaper: Option<i32>, cancel: &AtomicB
     }
     unless_cancelled(cancel)?;
     let mut contents = Contents::default();
-    let fds = fd::capture(held, root_index, &view, &inside, &mut contents, &mut refusals)?;
+    let fds = fd::capture(held, root_index, &view, &inside, &mapped, &mut contents, &mut refusals)?;
     unless_cancelled(cancel)?;
     if refusals.0.is_empty() {
         gone::capture(held, &maps_of_gone, &mut mapped, &mut contents)?;

@@ -92,6 +92,11 @@ impl Mapped {
         self.entries.get(index as usize)?.device
     }
 
+    /// Whether the file (device, inode) is mapped or executed by anybody.
+    pub fn has(&self, key: (u64, u64)) -> bool {
+        self.entries.iter().any(|e| e.key == key)
+    }
+
     /// Files that are gone and have no content yet: index, device and inode.
     pub fn without_content(&self) -> Vec<(u32, (u64, u64))> {
         let lacking = |(_, e): &(usize, &Entry)| !e.present && e.file.content.is_none();

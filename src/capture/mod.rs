@@ -11,6 +11,7 @@ mod fd;
 mod files;
 mod gone;
 mod inside;
+mod locks;
 mod look;
 mod manifest;
 mod mapped;

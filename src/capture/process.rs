@@ -153,6 +153,7 @@ pub(super) fn capture(
         itimers,
         timers,
         fds: Vec::new(),
+        locks: Vec::new(),
         threads,
     })
 }

@@ -117,6 +117,7 @@ fn take(held: &mut Held, looked: Looked, manifest: Manifest, request: &Request<'
         let Some(p) = held.processes.get_mut(index) else { continue };
         let mut process = take_process(p, seen, memory.memory, &inside, request)?;
         process.fds = fds.descriptors.remove(&index).unwrap_or_default();
+        process.locks = fds.locks.remove(&index).unwrap_or_default();
         parts.push(Part { name: process_part(process.pid), runs: memory.runs });
         origins.push(Origin::Process(index));
         processes.push(process);

@@ -28,6 +28,7 @@ pub(super) fn check(c: &Checkpoint, parts: &HashMap<&str, &[Run]>, blobs: &HashM
         let pid = process.pid;
         threads(process, &mut tids).map_err(|e| format!("pid {pid}: {e}"))?;
         descriptors(process, c.files.len()).map_err(|e| format!("pid {pid}: {e}"))?;
+        locks(process).map_err(|e| format!("pid {pid}: {e}"))?;
         signals(process).map_err(|e| format!("pid {pid}: {e}"))?;
         if process.exe.file as usize >= c.shared.mapped.len() {
             return Err(format!("pid {pid}: its executable is mapped file {}, which is not there", process.exe.file));
@@ -103,6 +104,20 @@ fn descriptors(process: &Process, files: usize) -> Check {
         last = fd.fd;
         if fd.file as usize >= files {
             return Err(format!("fd {} is open file {}, which is not there", fd.fd, fd.file));
+        }
+    }
+    Ok(())
+}
+
+fn locks(process: &Process) -> Check {
+    for lock in &process.locks {
+        if process.fds.binary_search_by_key(&lock.fd, |d| d.fd).is_err() {
+            return Err(format!("a lock through fd {}, which is not there", lock.fd));
+        }
+        // The kernel counts in signed 64 bits, and the length must be one too.
+        let last = lock.end.unwrap_or(lock.start);
+        if last < lock.start || i64::try_from(last).is_err() || last - lock.start == i64::MAX as u64 {
+            return Err(format!("a lock of bytes {} to {last}", lock.start));
         }
     }
     Ok(())

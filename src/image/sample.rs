@@ -135,6 +135,7 @@ fn process(pid: i32, cwd: &Name) -> Process {
         itimers: [IntervalTimer::default(); 3],
         timers: vec![],
         fds: vec![Descriptor { fd: 3, cloexec: true, file: 0 }, Descriptor { fd: 4, cloexec: false, file: 1 }],
+        locks: vec![],
         threads: vec![Thread {
             tid: Pid(pid),
             comm: "a".into(),

@@ -8,6 +8,7 @@ pub mod epoll;
 pub mod eventfd;
 pub mod fd;
 pub mod files;
+pub mod locks;
 pub mod manifest;
 pub mod memory;
 pub mod pipes;

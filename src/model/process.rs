@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::fd::Descriptor;
+use super::locks::Lock;
 use super::memory::Memory;
 use super::signals::{Action, Pending};
 use super::thread::Thread;
@@ -54,6 +55,9 @@ pub struct Process {
     pub timers: Vec<PosixTimer>,
     /// Open descriptors, by number.
     pub fds: Vec<Descriptor>,
+    /// File locks and leases, each once in the whole tree.
+    #[serde(default)]
+    pub locks: Vec<Lock>,
     /// Threads, the leader first.
     pub threads: Vec<Thread>,
 }

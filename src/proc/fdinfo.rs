@@ -1,6 +1,7 @@
 //! `/proc/PID/fdinfo/FD`. See proc_pid_fdinfo(5).
 
 use super::Malformed;
+use super::locks::{self, Lock};
 use super::text::{decimal, hex, lines, octal, split_once, words};
 
 /// What is known of one open descriptor.
@@ -14,8 +15,8 @@ pub struct FdInfo {
     pub mnt_id: i32,
     /// Its inode, on kernels that tell (5.14).
     pub ino: Option<u64>,
-    /// It has POSIX, OFD or flock locks, or leases.
-    pub locks: bool,
+    /// POSIX locks of this process, and flock and OFD locks and leases of the description.
+    pub locks: Vec<Lock>,
     /// What is particular to its kind.
     pub detail: Detail,
 }
@@ -119,7 +120,7 @@ fn field(out: &mut FdInfo, key: &[u8], value: &[u8]) -> Option<()> {
         b"flags" => out.flags = octal(value)?.try_into().ok()?,
         b"mnt_id" => out.mnt_id = decimal(value)?,
         b"ino" => out.ino = Some(decimal(value)?),
-        b"lock" => out.locks = true,
+        b"lock" => out.locks.push(locks::lock(split_once(value, b':')?.1)?),
         b"eventfd-count" => out.detail = Detail::Eventfd { count: hex(value)?, id: None, semaphore: None },
         b"eventfd-id" => {
             if let Detail::Eventfd { id, .. } = &mut out.detail {
@@ -198,14 +199,14 @@ fe:00:10010638 0 EOF\n",
         )
         .unwrap();
         assert_eq!((info.pos, info.flags, info.mnt_id, info.ino), (108_791, 0o100_001, 27, Some(10_010_635)));
-        assert!(info.locks);
+        assert_eq!(info.locks.iter().map(|l| (l.write, l.pid)).collect::<Vec<_>>(), [(true, 6467)]);
         assert_eq!(info.detail, Detail::None);
     }
 
     #[test]
     fn an_old_kernel_and_a_huge_position() {
         let info = parse(b"pos:\t-1\nflags:\t0100000\n").unwrap();
-        assert_eq!((info.pos, info.ino, info.locks), (u64::MAX, None, false));
+        assert_eq!((info.pos, info.ino, info.locks.len()), (u64::MAX, None, 0));
     }
 
     #[test]

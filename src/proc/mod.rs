@@ -7,6 +7,7 @@ pub mod elf;
 pub mod fdinfo;
 pub mod limits;
 pub mod lists;
+pub mod locks;
 pub mod smaps;
 pub mod stat;
 pub mod status;
@@ -149,6 +150,14 @@ pub fn task_status(pid: i32, tid: i32) -> Result<status::Status, Error> {
 /// If it cannot be read or makes no sense.
 pub fn fdinfo(pid: i32, fd: i32) -> Result<fdinfo::FdInfo, Error> {
     parsed(&format!("{pid}/fdinfo/{fd}"), fdinfo::parse)
+}
+
+/// `/proc/locks`: every lock held on this host by processes that we can see.
+///
+/// # Errors
+/// If it cannot be read.
+pub fn locks() -> Result<Vec<locks::Lock>, Error> {
+    read("locks").map(|bytes| locks::parse(&bytes))
 }
 
 /// `/proc/PID/timers`: POSIX timers; pids in it are ours.

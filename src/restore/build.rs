@@ -17,7 +17,7 @@ use super::memory::Hold;
 use super::namespaces::{CLONE_ARGS_LEN, Init, clone_args};
 use super::stub::{Batch, Expect, LEN, Puppet};
 use super::tree::{Order, Role, Step};
-use super::{Error, Options, Pids, Plan, epoll, fd, gap, memory, process, signals, thread, timers};
+use super::{Error, Options, Pids, Plan, epoll, fd, gap, locks, memory, process, signals, thread, timers};
 
 /// A tree that stands ready.
 #[derive(Debug)]
@@ -252,6 +252,7 @@ impl Builder<'_> {
         let fresh = self.options.pids == Pids::Fresh;
         let leader = puppet(&mut self.puppets, process.pid)?;
         fd::close_sources(leader, self.sources)?;
+        locks::take(leader, process, self.checkpoint)?;
         process::set_up(leader, process, &mut self.notes)?;
         let mut others = Vec::new();
         for t in process.threads.iter().skip(1) {

@@ -11,6 +11,7 @@ mod eventfd;
 mod fd;
 mod files;
 mod gap;
+mod locks;
 mod manifest;
 mod memory;
 mod namespaces;

@@ -13,7 +13,7 @@ use crate::sys::cpu;
 
 use super::namespaces::{self, Wanted};
 use super::tree::{Order, order};
-use super::{Error, Options, Pids, fd, manifest, thread, vdso};
+use super::{Error, Options, Pids, fd, locks, manifest, thread, vdso};
 
 /// A complete plan.
 #[derive(Debug, Clone)]
@@ -59,6 +59,7 @@ pub fn plan(image: &Image, options: &Options) -> Result<Plan, Error> {
     let wanted = namespaces::wanted(options);
     let mut conflicts = Vec::new();
     files(checkpoint, &mut conflicts);
+    locks::conflicts(checkpoint, &mut conflicts);
     pids(checkpoint, options, wanted, &mut conflicts);
     credentials(checkpoint, wanted, &mut conflicts);
     if let Some(fd) = fd::no_room(checkpoint) {

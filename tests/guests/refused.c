@@ -39,9 +39,11 @@ int main(int argc, char **argv) {
     else if (!strcmp(kind, "packet-pipe")) {
         MUST(pipe2(pair, O_DIRECT));
         fd = pair[1];
-    } else if (!strcmp(kind, "lock")) {
-        fd = MUST(open("locked", O_RDWR | O_CREAT, 0600));
-        MUST(flock(fd, LOCK_EX));
+    } else if (!strcmp(kind, "lease")) {
+        fd = MUST(open("leased", O_RDWR | O_CREAT, 0600));
+        MUST(ftruncate(fd, 4096));
+        MUST(fcntl(fd, F_SETLEASE, F_WRLCK));
+        CHECK(mmap(NULL, 4096, PROT_READ, MAP_SHARED, fd, 0) != MAP_FAILED, "mmap");
     } else if (!strcmp(kind, "proc")) fd = MUST(open("/proc/self/status", O_RDONLY));
     else if (!strcmp(kind, "shm")) {
         int id = MUST(shmget(IPC_PRIVATE, 4096, 0600));
