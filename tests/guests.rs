@@ -179,6 +179,12 @@ guests! {
     vfork: true,
     jit: true,
     madvise: true,
+    guards: true,
+    mlock: true,
+    reserved: true,
+    patched: true,
+    grown: true,
+    brk: true,
     procs: true,
     syscalls: true,
 }

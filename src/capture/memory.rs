@@ -5,7 +5,7 @@ use std::fs::File;
 use std::os::fd::AsFd;
 
 use crate::image::Run;
-use crate::model::memory::{Backing, Memory, Vdso, Vma};
+use crate::model::memory::{Backing, Memory, Span, Vdso, Vma};
 use crate::model::process::MmFields;
 use crate::model::{Addr, Hex, Name};
 use crate::proc::{self, smaps::Mapping, stat::Stat};
@@ -103,8 +103,20 @@ pub(super) fn look(p: &HeldProcess, index: usize, stat: &Stat, whole: &mut Whole
         }
         vmas.push(vma(m, backing));
     }
-    let runs = clip(&pages(p, &maps, whole.refusals)?, &wanted);
-    let memory = Memory { fields: fields(p, stat)?, vmas, vdso: vdso(p, &maps)? };
+    let (pages, guards) = pages(p, &maps)?;
+    let runs = clip(&pages, &wanted);
+    let saved: Vec<(u64, u64)> = vmas.iter().map(|v| (v.start.0, v.end.0)).collect();
+    let guards = clip(&guards, &saved);
+    for v in vmas.iter().filter(|v| matches!(v.backing, Backing::SharedAnon { .. })) {
+        if guards.iter().any(|g| (v.start.0..v.end.0).contains(&g.start)) {
+            // What is behind them cannot be read through this mapping.
+            let reason = "guard pages (MADV_GUARD_INSTALL) in shared memory are not supported";
+            whole.refusals.add(p.pid, format!("mapping at {}", v.start), reason, "");
+        }
+    }
+    let span = |r: Run| Span { start: Addr(r.start), end: Addr(r.start + r.len) };
+    let guards = guards.into_iter().map(span).collect();
+    let memory = Memory { fields: fields(p, stat)?, vmas, vdso: vdso(p, &maps)?, guards, lock_future: None };
     Ok(Seen { memory, runs })
 }
 
@@ -119,7 +131,7 @@ fn describe(m: &Mapping) -> String {
 
 /// What can't be saved whatever is behind it.
 fn unsupported(m: &Mapping) -> Option<&'static str> {
-    const FLAGS: [([u8; 2], &str); 10] = [
+    const FLAGS: [([u8; 2], &str); 9] = [
         (*b"ht", "huge pages of hugetlbfs are not supported"),
         (*b"ss", "shadow stacks are not supported"),
         (*b"um", "userfaultfd is not supported"),
@@ -128,7 +140,6 @@ fn unsupported(m: &Mapping) -> Option<&'static str> {
         (*b"io", "memory of a device is not supported"),
         (*b"pf", "memory of a device is not supported"),
         (*b"mm", "memory of a device is not supported"),
-        (*b"gu", "guard pages (MADV_GUARD_INSTALL) are not supported"),
         (*b"mt", "memory tags are not supported"),
     ];
     if m.end > TOP {
@@ -246,23 +257,37 @@ fn vdso(p: &HeldProcess, maps: &[Mapping]) -> Result<Option<Vdso>, Error> {
     Ok(Some(Vdso { vvar_start: Addr(vvar_start), start: Addr(code.start), end: Addr(code.end), code: Hex(bytes) }))
 }
 
-/// Every page of the process that is neither a file's nor the zero page.
-fn pages(p: &HeldProcess, maps: &[Mapping], refusals: &mut Refusals) -> Result<Vec<(Addr, Addr)>, Error> {
-    let (Some(first), Some(last)) = (maps.first(), maps.iter().rfind(|m| m.end <= TOP)) else { return Ok(Vec::new()) };
+type Ranges = Vec<(Addr, Addr)>;
+
+/// Every page of the process that is neither a file's nor the zero page; and the guard pages.
+fn pages(p: &HeldProcess, maps: &[Mapping]) -> Result<(Ranges, Ranges), Error> {
+    let (Some(first), Some(last)) = (maps.first(), maps.iter().rfind(|m| m.end <= TOP)) else {
+        return Ok((Vec::new(), Vec::new()));
+    };
     let (start, end) = (Addr(first.start), Addr(last.end));
     let failed = |e| Error::of(p.host, "reading the page map")(e);
     let pagemap = File::open(format!("/proc/{}/pagemap", p.host)).map_err(failed)?;
-    // Kernels before 6.15 don't know guard pages in this interface.
     let guards = PageQuery { any: page::GUARD, ..PageQuery::default() };
-    if let Ok(found) = pagemap_scan(pagemap.as_fd(), start, end, guards) {
-        for (start, _) in found {
-            let reason = "guard pages (MADV_GUARD_INSTALL) are not supported";
-            refusals.add(p.pid, format!("mapping at {start}"), reason, "");
-        }
-    }
-    let other = page::PFNZERO | page::FILE;
+    let (guards, guard) = match pagemap_scan(pagemap.as_fd(), start, end, guards) {
+        Ok(found) => (found, page::GUARD),
+        // Linux before 6.15 does not know them in this interface.
+        Err(e) if e.raw_os_error() == Some(libc::EINVAL) => (Vec::new(), 0),
+        Err(e) => return Err(failed(e)),
+    };
+    let other = page::PFNZERO | page::FILE | guard;
     let query = PageQuery { inverted: other, all: other, any: page::PRESENT | page::SWAPPED };
-    pagemap_scan(pagemap.as_fd(), start, end, query).map_err(failed)
+    Ok((pagemap_scan(pagemap.as_fd(), start, end, query).map_err(failed)?, guards))
+}
+
+/// Whether mlockall(MCL_FUTURE) is in force, and if so whether only on fault. Nothing says so but memory that is mapped
+/// later: our `scratch` pages, mapped since `before` (KiB locked) was read.
+pub(super) fn lock_future(host: i32, before: u64, scratch: Addr) -> Result<Option<bool>, Error> {
+    if proc::status(host).map_err(Error::proc(host))?.locked <= before {
+        return Ok(None);
+    }
+    let maps = proc::smaps(host).map_err(Error::proc(host))?;
+    let ours = maps.iter().find(|m| m.start <= scratch.0 && scratch.0 < m.end);
+    Ok(ours.filter(|m| m.flags.has(*b"lo")).map(|m| m.flags.has(*b"lf")))
 }
 
 /// The parts of `pages` within each of `wanted`; both ascending. A run never reaches over two mappings.

@@ -13,6 +13,7 @@ use crate::tracer::HeldProcess;
 
 use super::Error;
 use super::mapped::Mapped;
+use super::memory::lock_future;
 use super::refusals::Refusals;
 use super::signals;
 use super::timers;
@@ -42,7 +43,12 @@ pub(super) fn look(p: &HeldProcess, view: &View, mapped: &mut Mapped, refusals: 
     if matches!(p.state, State::Zombie { .. }) {
         refuse("its main thread has ended while others live", "");
     }
-    if status.seccomp != 0 {
+    // A thread can be under a filter that its leader is not under: it would judge the calls we make there.
+    let mut filtered = status.seccomp != 0;
+    for t in p.threads.iter().filter(|t| t.host != p.host) {
+        filtered |= proc::task_status(p.host, t.host).map_err(Error::proc(t.host))?.seccomp != 0;
+    }
+    if filtered {
         refuse("it is under a seccomp filter: not supported", "");
     }
     if status.shadow_stack {
@@ -111,6 +117,7 @@ pub(super) fn capture(
     let securebits = prctl(&mut remote, PR_GET_SECUREBITS, 0)? as u32;
     let thp_disable = prctl(&mut remote, PR_GET_THP_DISABLE, 0)? & 1 == 1;
     let scratch = remote.scratch();
+    memory.lock_future = lock_future(host, status.locked, scratch)?;
     prctl(&mut remote, PR_GET_PDEATHSIG, scratch.0)?;
     prctl(&mut remote, PR_GET_CHILD_SUBREAPER, scratch.0 + 4)?;
     let mut words = [0u8; 8];

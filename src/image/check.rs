@@ -9,11 +9,11 @@ use super::pages::Run;
 use super::{ADDRESS_END, PAGE, names};
 use crate::model::fd::Kind;
 use crate::model::files::Content;
-use crate::model::memory::{Backing, Memory, SharedObjects, Vma};
+use crate::model::memory::{Backing, Memory, SharedObjects, Span, Vma};
 use crate::model::process::Process;
 use crate::model::signals::Pending;
 use crate::model::tree::State;
-use crate::model::{Checkpoint, Pid};
+use crate::model::{Addr, Checkpoint, Pid};
 
 type Check = Result<(), String>;
 
@@ -172,6 +172,7 @@ fn mappings(memory: &Memory, shared: &SharedObjects) -> Check {
             }
         }
     }
+    guards(&memory.guards, &memory.vmas)?;
     let Some(vdso) = &memory.vdso else { return Ok(()) };
     let (vvar, start, end) = (vdso.vvar_start.0, vdso.start.0, vdso.end.0);
     let aligned = [vvar, start, end].iter().all(|a| a % PAGE == 0);
@@ -182,6 +183,21 @@ fn mappings(memory: &Memory, shared: &SharedObjects) -> Check {
         Some(vma) => Err(format!("mapping {:#x}-{:#x} overlaps the vdso", vma.start.0, vma.end.0)),
         None => Ok(()),
     }
+}
+
+/// Guard pages that lie inside mappings, each range inside one.
+fn guards(guards: &[Span], vmas: &[Vma]) -> Check {
+    let mut vmas = vmas.iter().peekable();
+    let mut last = 0;
+    for &Span { start: Addr(start), end: Addr(end) } in guards {
+        while vmas.next_if(|vma| vma.end.0 <= start).is_some() {}
+        let inside = vmas.peek().is_some_and(|vma| vma.start.0 <= start && end <= vma.end.0);
+        if !inside || start % PAGE != 0 || end % PAGE != 0 || start >= end || start < last {
+            return Err(format!("guard pages at {start:#x}-{end:#x} cannot be"));
+        }
+        last = end;
+    }
+    Ok(())
 }
 
 /// Runs in ascending order, of whole pages, below `limit`.

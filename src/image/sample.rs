@@ -129,6 +129,8 @@ fn process(pid: i32, cwd: &Name) -> Process {
                 vma(BASE + (1 << 32), 1 << 16, Backing::Anon),
             ],
             vdso: None,
+            guards: vec![],
+            lock_future: None,
         },
         actions: vec![],
         pending: vec![],

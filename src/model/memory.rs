@@ -14,6 +14,21 @@ pub struct Memory {
     pub vmas: Vec<Vma>,
     /// The kernel's own mappings.
     pub vdso: Option<Vdso>,
+    /// Guard pages (MADV_GUARD_INSTALL), in ascending order, each range inside one mapping.
+    #[serde(default)]
+    pub guards: Vec<Span>,
+    /// Set: mlockall(MCL_FUTURE); the value says whether only on fault.
+    #[serde(default)]
+    pub lock_future: Option<bool>,
+}
+
+/// A range of addresses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Span {
+    /// First byte.
+    pub start: Addr,
+    /// One past the last.
+    pub end: Addr,
 }
 
 /// One mapping.

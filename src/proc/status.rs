@@ -38,6 +38,8 @@ pub struct Status {
     pub kthread: bool,
     /// KiB resident, all kinds.
     pub rss: u64,
+    /// KiB locked in memory.
+    pub locked: u64,
     /// Threads.
     pub threads: u32,
     /// Pending for the thread, bit n-1 for signal n.
@@ -113,6 +115,7 @@ pub fn parse(bytes: &[u8]) -> Result<Status, Malformed> {
             b"Kthread" => out.kthread = value == b"1",
             b"VmSize" => out.has_memory = true,
             b"VmRSS" => out.rss = words(value).next().and_then(decimal).unwrap_or(0),
+            b"VmLck" => out.locked = words(value).next().and_then(decimal).unwrap_or(0),
             b"Threads" => out.threads = number(value)?,
             b"SigPnd" => out.sig_pending = set(value)?,
             b"ShdPnd" => out.shared_pending = set(value)?,

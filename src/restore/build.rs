@@ -147,7 +147,7 @@ impl Builder<'_> {
         signals::all_default(&mut batch);
         // A descriptor of ours below the sources is nobody's business.
         batch.call("close_range", libc::SYS_close_range, &[0, self.sources.base as u64 - 1, 0]);
-        let hold = memory::empty(&mut batch, &maps, base, &self.checkpoint.shared.anon);
+        let hold = memory::empty(&mut batch, &maps, base, self.checkpoint);
         puppet.run(batch)?;
         memory::fill_shared(&mut puppet, image, self.sources, &hold)?;
         self.puppets.insert(pid, puppet);

@@ -1,9 +1,9 @@
 //! Address spaces.
 
 use crate::image::{Image, Run};
-use crate::model::memory::{Backing, SharedAnon, Vma};
+use crate::model::memory::{Backing, Vma};
 use crate::model::process::Process;
-use crate::model::{Addr, Name};
+use crate::model::{Addr, Checkpoint, Name};
 use crate::proc::smaps::Mapping;
 
 use super::fd::Sources;
@@ -17,6 +17,11 @@ const MREMAP_MAYMOVE_FIXED: u64 = 1 | 2;
 /// End of the address space that is emptied; addresses from 2^47 on exist only for programs that ask for them.
 const TOP: u64 = 0x7fff_ffff_f000;
 const SYS_MSEAL: i64 = 462;
+/// Linux ≥ 6.13.
+const MADV_GUARD_INSTALL: u64 = 102;
+const MLOCK_ONFAULT: u64 = 1;
+const MCL_FUTURE: u64 = 2;
+const MCL_ONFAULT: u64 = 4;
 
 /// Where a process under construction keeps what it can't make itself: the stub, the kernel's own mappings, shared
 /// memory. One range of addresses, the same in all of them, that the program does not use.
@@ -47,7 +52,7 @@ pub fn is_kernels(m: &Mapping) -> bool {
 }
 
 /// Empties the first process but for the stub, and lays out the hold.
-pub fn empty(batch: &mut Batch, maps: &[Mapping], base: Addr, anon: &[SharedAnon]) -> Hold {
+pub fn empty(batch: &mut Batch, maps: &[Mapping], base: Addr, checkpoint: &Checkpoint) -> Hold {
     let mut at = base.0 + LEN;
     let mut kernels = Vec::new();
     for m in maps.iter().filter(|m| is_kernels(m)) {
@@ -58,9 +63,14 @@ pub fn empty(batch: &mut Batch, maps: &[Mapping], base: Addr, anon: &[SharedAnon
         at += len;
     }
     let mut objects = Vec::new();
-    for object in anon {
-        let args =
-            [at, object.size, 3, (libc::MAP_SHARED | libc::MAP_ANONYMOUS | MAP_FIXED_NOREPLACE) as u64, u64::MAX, 0];
+    let vmas = checkpoint.processes.iter().flat_map(|p| &p.memory.vmas);
+    for (index, object) in (0u32..).zip(&checkpoint.shared.anon) {
+        let mut flags = libc::MAP_SHARED | libc::MAP_ANONYMOUS | MAP_FIXED_NOREPLACE;
+        let is_this = |v: &Vma| matches!(v.backing, Backing::SharedAnon { object, .. } if object == index);
+        if vmas.clone().any(|v| v.no_reserve && is_this(v)) {
+            flags |= libc::MAP_NORESERVE;
+        }
+        let args = [at, object.size, 3, flags as u64, u64::MAX, 0];
         objects.push(Addr(at));
         if object.size > 0 {
             batch.call_expecting(Expect::Exactly(at), "mmap", libc::SYS_mmap, &args);
@@ -119,8 +129,14 @@ pub fn build(
         puppet.flush_for(&mut batch, 1, 0)?;
         batch.call("mprotect", libc::SYS_mprotect, &[vma.start.0, vma.len(), u64::from(vma.prot)]);
     }
+    // Before anything is locked: guard pages can't be set up in locked memory.
+    for guard in &process.memory.guards {
+        puppet.flush_for(&mut batch, 1, 0)?;
+        let args = [guard.start.0, guard.end.0 - guard.start.0, MADV_GUARD_INSTALL];
+        batch.call("madvise MADV_GUARD_INSTALL", libc::SYS_madvise, &args);
+    }
     for vma in &process.memory.vmas {
-        puppet.flush_for(&mut batch, vma.advice.len() + 2, 0)?;
+        puppet.flush_for(&mut batch, vma.advice.len() + 3, 0)?;
         attributes(&mut batch, vma);
     }
     for (vma, name) in anon_names {
@@ -225,16 +241,26 @@ fn attributes(batch: &mut Batch, vma: &Vma) {
         batch.call_expecting(Expect::Anything, "madvise", libc::SYS_madvise, &args);
     }
     if let Some(on_fault) = vma.locked {
-        batch.call("mlock2", libc::SYS_mlock2, &[vma.start.0, vma.len(), u64::from(on_fault)]);
+        batch.call("mlock2", libc::SYS_mlock2, &[vma.start.0, vma.len(), MLOCK_ONFAULT]);
+        if !on_fault {
+            // Marks it as wanted, then fails where there are pages that can't be had: without permission, guards,
+            // beyond the end of a file. It was so before.
+            batch.call_expecting(Expect::Anything, "mlock2", libc::SYS_mlock2, &[vma.start.0, vma.len(), 0]);
+        }
     }
 }
 
-/// Seals what was sealed; nothing can be changed there afterwards.
+/// Seals what was sealed; nothing can be changed there afterwards. From now on what is mapped is locked, if it was so.
 fn seal(puppet: &mut Puppet, process: &Process) -> Result<(), Error> {
     let mut batch = puppet.batch();
     for vma in process.memory.vmas.iter().filter(|v| v.sealed) {
         puppet.flush_for(&mut batch, 1, 0)?;
         batch.call("mseal", SYS_MSEAL, &[vma.start.0, vma.len(), 0]);
+    }
+    if let Some(on_fault) = process.memory.lock_future {
+        let flags = MCL_FUTURE | if on_fault { MCL_ONFAULT } else { 0 };
+        puppet.flush_for(&mut batch, 1, 0)?;
+        batch.call("mlockall", libc::SYS_mlockall, &[flags]);
     }
     puppet.run(batch).map(drop)
 }

@@ -56,6 +56,12 @@ pub fn plan(image: &Image, options: &Options) -> Result<Plan, Error> {
             hint: "that needs CAP_CHECKPOINT_RESTORE or CAP_SYS_ADMIN; leave --pids out".to_owned(),
         });
     }
+    if checkpoint.processes.iter().any(|p| !p.memory.guards.is_empty()) && !kernel_is_at_least(6, 13) {
+        return Err(Error::Host {
+            feature: "the kernel lacks guard pages (MADV_GUARD_INSTALL)".to_owned(),
+            hint: "resume under Linux 6.13 or newer".to_owned(),
+        });
+    }
     let wanted = namespaces::wanted(options);
     let mut conflicts = Vec::new();
     files(checkpoint, &mut conflicts);
@@ -280,10 +286,14 @@ const PID_MAX_LIMIT: i64 = 4 << 20;
 
 /// Whether pid_max belongs to the pid namespace (Linux ≥ 6.14), so that ours says nothing about a new one.
 fn own_pid_max() -> bool {
+    kernel_is_at_least(6, 14)
+}
+
+fn kernel_is_at_least(major: u32, minor: u32) -> bool {
     let release = proc::read("sys/kernel/osrelease").unwrap_or_default();
     let text = String::from_utf8_lossy(&release);
     let mut numbers = text.split(|c: char| !c.is_ascii_digit()).map(|n| n.parse().unwrap_or(0));
-    (numbers.next(), numbers.next()) >= (Some(6), Some(14))
+    (numbers.next(), numbers.next()) >= (Some(major), Some(minor))
 }
 
 /// Users this process cannot become.

@@ -132,6 +132,7 @@ static inline int go_on(void) {
         guest_spoilt = 1;
         spoil();
         say("spoilt\n");
+        return 1; // whoever reads that may say "go" at once, before there was a check
     }
     return !told("go");
 }
