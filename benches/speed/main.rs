@@ -221,7 +221,8 @@ impl Bench {
         column.sample(MEMORY, "`ckpt save`", &saves.command, Bound::None);
         let ratio = |a: &Sample, b: &Sample| a.median() / b.median();
         column.value(MEMORY, "held ÷ write(2)", ratio(&saves.held, &write), Bound::AtMost(1.5));
-        column.value(MEMORY, "`ckpt save` ÷ write(2)", ratio(&saves.command, &write), Bound::AtMost(1.5));
+        // The command syncs, the bare write does not: for the reader, without a bound.
+        column.value(MEMORY, "`ckpt save` ÷ write(2)", ratio(&saves.command, &write), Bound::None);
         let what = "`ckpt save` ÷ write(2), fsync, rename";
         column.value(MEMORY, what, ratio(&saves.command, &durable), Bound::AtMost(1.5));
         column.sample(MEMORY, "floor: pread(2) into fresh memory", &read, Bound::None);
