@@ -152,9 +152,10 @@ fn take_process(
     process::capture(p, seen, memory, threads, inside)
 }
 
-/// A process that was killed while it was held, if one was: whatever failed then failed because of that.
+/// A process that was killed while it was held, if one was: whatever failed then failed because of that. One that is
+/// about to be a zombie has given its memory back already.
 fn who_is_gone(held: &Held) -> Option<i32> {
-    let dead = |pid| proc::stat(pid).map_or(true, |stat| matches!(stat.state, b'Z' | b'X'));
+    let dead = |pid| proc::status(pid).map_or(true, |s| matches!(s.state, b'Z' | b'X') || !s.has_memory);
     held.processes.iter().filter(|p| !p.threads.is_empty()).map(|p| p.host).find(|&pid| dead(pid))
 }
 
