@@ -24,12 +24,14 @@ struct App {
     makes: &'static [&'static str],
     /// The file that grows as it gets on; its size is the progress.
     grows: &'static str,
+    /// A command that runs between each save and its resume.
+    between: &'static [&'static str],
 }
 
 impl App {
     fn new(name: &'static str, argv: &[&dyn AsRef<OsStr>]) -> App {
         let argv = argv.iter().map(|a| a.as_ref().to_owned()).collect();
-        App { name, argv, inputs: Vec::new(), makes: &[], grows: "out" }
+        App { name, argv, inputs: Vec::new(), makes: &[], grows: "out", between: &[] }
     }
 
     fn scene(&self) -> Scene {
@@ -87,6 +89,9 @@ fn survives(app: &App) {
         scene.nobody_left();
         saved_at = size(&scene.work(app.grows));
         assert!(saved_at < whole, "{} was done before generation {generation}: make it run longer", app.name);
+        if let [program, args @ ..] = app.between {
+            scene.must(program, scene.command(program).args(args));
+        }
         job = scene.start_resume(&image, &[]);
     }
     let status = scene.end_of(&mut job);
@@ -246,4 +251,165 @@ fn zstd() {
         app.inputs = vec![("text", text(600))];
         survives(&app);
     }
+}
+
+#[test]
+fn ruby() {
+    if have("ruby", "ruby") {
+        survives(&App::new("ruby", &[&"ruby", &script("queues.rb"), &"600"]));
+    }
+}
+
+#[test]
+fn lua() {
+    if have("lua5.4", "lua") {
+        survives(&App::new("lua", &[&"lua5.4", &script("coroutines.lua"), &"400"]));
+    }
+}
+
+#[test]
+fn java() {
+    if have("javac", "java") {
+        let source = script("Collections.java");
+        let archive = made_of(&[&source], "collections.jar", |out| {
+            let mut command = Command::new("sh");
+            let classes = out.with_extension("classes");
+            command.args(["-c", "javac -d \"$1\" \"$2\" && jar --create --file \"$3\" -C \"$1\" .", "sh"]);
+            command.arg(&classes).arg(&source).arg(out).env("PATH", harness::PATH);
+            command
+        });
+        let mut app = App::new("java", &[&"java", &"-Xmx256m", &"-cp", &archive, &"Collections", &"300"]);
+        // Every Java machine clears away the performance data of those that are dead.
+        app.between = &["java", "-version"];
+        survives(&app);
+    }
+}
+
+#[test]
+fn node() {
+    if have("node", "node") {
+        survives(&App::new("node", &[&"node", &script("workers.js"), &"300"]));
+    }
+}
+
+#[test]
+fn numpy() {
+    if Path::new("/usr/lib/python3/dist-packages/numpy").exists() {
+        survives(&App::new("numpy", &[&"/usr/bin/python3", &script("arrays.py"), &"500", &"24"]));
+    } else {
+        skip("numpy", "python3-numpy is not installed");
+    }
+}
+
+#[test]
+fn r() {
+    if have("Rscript", "r") {
+        survives(&App::new("r", &[&"Rscript", &"--vanilla", &script("model.R"), &"300"]));
+    }
+}
+
+#[test]
+fn octave() {
+    if have("octave-cli", "octave") {
+        let quiet: [&str; 3] = ["--norc", "--no-history", "-q"];
+        survives(&App::new("octave", &[&"octave-cli", &quiet[0], &quiet[1], &quiet[2], &script("matrices.m"), &"200"]));
+    }
+}
+
+#[test]
+fn imagemagick() {
+    if have("convert-im6.q16", "imagemagick") {
+        survives(&App::new("imagemagick", &[&"bash", &script("frames.sh"), &"8"]));
+    }
+}
+
+#[test]
+fn gcc() {
+    if have("gcc", "gcc") {
+        let mut app = App::new("gcc", &[&"bash", &script("compile.sh"), &"400"]);
+        app.makes = &["large.s", "large.o", "large"];
+        app.grows = "large.s";
+        survives(&app);
+    }
+}
+
+#[test]
+fn rustc() {
+    // The compiler itself: what is on the path may be a proxy that looks into its owner's home.
+    let sysroot = Command::new("rustc").args(["--print", "sysroot"]).output().ok().filter(|o| o.status.success());
+    let Some(sysroot) = sysroot else { return skip("rustc", "rustc is not on the path") };
+    let rustc = Path::new(String::from_utf8_lossy(&sysroot.stdout).trim()).join("bin/rustc");
+    let mut app = App::new("rustc", &[&"bash", &script("crate.sh"), &rustc, &"8"]);
+    app.makes = &["program-0", "program-3"];
+    survives(&app);
+}
+
+#[test]
+fn sqlite() {
+    if have("sqlite3", "sqlite") {
+        let mut app = App::new("sqlite", &[&"bash", &script("ledger.sh"), &"2500"]);
+        app.makes = &["book.db"];
+        survives(&app);
+    }
+}
+
+#[test]
+fn compressor_pipeline() {
+    if have("xz", "compressor_pipeline") && have("zstd", "compressor_pipeline") {
+        let mut app = App::new("compressor_pipeline", &[&"bash", &script("compressors.sh")]);
+        app.inputs = vec![("text", text(160))];
+        app.makes = &["text.gz", "text.xz", "text.zst"];
+        app.grows = "text.zst";
+        survives(&app);
+    }
+}
+
+/// A shell that forks all the time, saved without a pause from its start to its end, every fifth time resumed from the
+/// image: no child is lost, none is doubled.
+#[test]
+fn forks_saved_without_a_pause() {
+    let app = App::new("forks", &[&"bash", &script("forks.sh"), &"400"]);
+    let _alone = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+    let scene = app.scene();
+    let mut alone = scene.start_alone(&app.argv());
+    assert!(scene.end_of(&mut alone).success());
+    let expected = app.product(&scene);
+    drop(scene);
+
+    let scene = app.scene();
+    let image = scene.image("last.ckpt.tar");
+    let mut job = scene.start_run(&app.argv());
+    let (mut saves, mut resumes) = (0, 0);
+    loop {
+        let before = size(&scene.work("out"));
+        let ended = scene.wait("progress", || {
+            job.ended().map(|_| true).or_else(|| (size(&scene.work("out")) > before).then_some(false))
+        });
+        if ended {
+            break;
+        }
+        let end_it = saves % 5 == 4;
+        let mut save = scene.ckpt("ckpt", &["save", &scene.name, "-o"]);
+        save.arg(&image).args(end_it.then_some("--kill"));
+        let output = scene.output("ckpt save", &mut save);
+        if !output.status.success() {
+            // Rightly only where the script was just done.
+            scene.must_have_ended(&mut job, &String::from_utf8_lossy(&output.stderr));
+            break;
+        }
+        saves += 1;
+        if end_it {
+            assert_eq!(scene.end_of(&mut job).code(), Some(85));
+            scene.nobody_left();
+            resumes += 1;
+            job = scene.start_resume(&image, &[]);
+        }
+    }
+    let status = scene.end_of(&mut job);
+    if !status.success() || app.product(&scene) != expected {
+        scene.fail(&format!("after {saves} saves and {resumes} resumes it ended with {status}, or something is lost"));
+    }
+    println!("forks: {saves} saves, {resumes} resumes");
+    assert!(resumes >= 5, "only {saves} saves and {resumes} resumes: make it run longer");
+    scene.nobody_left();
 }

@@ -50,6 +50,10 @@ impl Mapped {
     }
 
     fn insert(&mut self, place: Place, key: (u64, u64)) -> u32 {
+        let place = match place {
+            Place::Present { path, .. } if fleeting(&path) => Place::Gone { path },
+            place => place,
+        };
         let entry = match place {
             Place::Present { path, meta } => {
                 // The same file by way of `maps` and of /proc/PID/exe, whose device numbers may differ.
@@ -117,6 +121,14 @@ impl Mapped {
     }
 }
 
+/// Whether others clear this file away once its maker is dead, so that only the image can bring it back: the performance
+/// data of a Java machine, `/tmp/hsperfdata_USER/PID`, which the next one to start removes.
+fn fleeting(path: &[u8]) -> bool {
+    let mut parts = path.rsplit(|&b| b == b'/');
+    let number = parts.next().is_some_and(|n| !n.is_empty() && n.iter().all(u8::is_ascii_digit));
+    number && parts.next().is_some_and(|dir| dir.starts_with(b"hsperfdata_"))
+}
+
 /// What a file is like; without its build id.
 pub(super) fn stamp(meta: &Metadata) -> FileStamp {
     let mtime = meta.mtime().saturating_mul(1_000_000_000).saturating_add(meta.mtime_nsec());
@@ -141,5 +153,14 @@ mod tests {
         assert_eq!(mapped.without_content(), []);
         let files = mapped.into_files();
         assert_eq!((files.len(), files[1].path.0.as_slice(), files[1].stamp.size), (2, &b"/nowhere/x"[..], 99));
+    }
+
+    #[test]
+    fn a_fleeting_file_is_taken_for_gone() {
+        assert!(fleeting(b"/tmp/hsperfdata_somebody/4711"));
+        for name in [&b"/tmp/hsperfdata_somebody/x"[..], b"/tmp/hsperfdata_somebody/", b"/tmp/other/4711", b"4711", b""]
+        {
+            assert!(!fleeting(name), "{}", name.escape_ascii());
+        }
     }
 }

@@ -307,6 +307,13 @@ impl Scene {
         poll_for(deadline(), || proc.ended()).unwrap_or_else(|| self.fail(&format!("waited in vain for {what}")))
     }
 
+    /// After a save that failed: the program must have come to its end meanwhile, else the test fails with what was said.
+    pub fn must_have_ended(&self, proc: &mut Proc, said: &str) {
+        if poll_for(Duration::from_secs(5), || proc.ended()).is_none() {
+            self.fail(&format!("a save failed while {} went on: {said}", proc.label));
+        }
+    }
+
     /// What is in a text file of the working directory, NULs left out (they are holes of a file written at an offset).
     pub fn text(&self, file: &str) -> String {
         let bytes = fs::read(self.work(file)).unwrap_or_default();
