@@ -152,6 +152,7 @@ guests! {
     shmanon: true,
     registers: true,
     threads: true,
+    deadleader: true,
     locks: true,
     rseq: true,
     sigactions: true,

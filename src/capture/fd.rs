@@ -29,7 +29,7 @@ const F_GETSIG: i32 = 11;
 pub(super) struct SeenFd {
     /// Index of its process among the held ones.
     pub process: usize,
-    /// Pid of its process as we see it.
+    /// A living thread of its process as we see it: the leader, if that lives.
     pub host: i32,
     /// As it sees itself.
     pub pid: Pid,
@@ -74,7 +74,7 @@ impl SeenFd {
     /// Our own descriptor of the same description. It shares offset and flags with the program's.
     pub fn copy(&self, held: &Held) -> Result<OwnedFd, Error> {
         let process = held.processes.get(self.process).ok_or(Error::Vanished { pid: self.host })?;
-        tasks::pidfd_getfd(process.pidfd.as_fd(), self.fd).map_err(Error::of(self.host, "copying a descriptor"))
+        process.descriptor(self.fd).map_err(Error::of(self.host, "copying a descriptor"))
     }
 }
 
@@ -100,17 +100,17 @@ pub(super) struct Captured {
 pub(super) fn look(held: &Held) -> Result<Vec<SeenFd>, Error> {
     let mut out = Vec::new();
     for (index, p) in held.processes.iter().enumerate().filter(|(_, p)| !p.threads.is_empty()) {
-        for fd in proc::fds(p.host).map_err(Error::proc(p.host))? {
-            let path = format!("{}/fd/{fd}", p.host);
+        let host = p.live();
+        for fd in proc::fds(host).map_err(Error::proc(host))? {
+            let path = format!("{host}/fd/{fd}");
             out.push(SeenFd {
                 process: index,
-                host: p.host,
+                host,
                 pid: p.pid,
                 fd,
-                info: proc::fdinfo(p.host, fd).map_err(Error::proc(p.host))?,
-                link: proc::link(&path).map_err(Error::proc(p.host))?,
-                meta: std::fs::metadata(format!("/proc/{path}"))
-                    .map_err(Error::of(p.host, "looking at a descriptor"))?,
+                info: proc::fdinfo(host, fd).map_err(Error::proc(host))?,
+                link: proc::link(&path).map_err(Error::proc(host))?,
+                meta: std::fs::metadata(format!("/proc/{path}")).map_err(Error::of(host, "looking at a descriptor"))?,
             });
         }
     }

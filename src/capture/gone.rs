@@ -34,7 +34,7 @@ pub(super) fn capture(held: &Held, maps: &GoneMaps, mapped: &mut Mapped, content
 /// The file, if it is the executable of a member.
 fn executable(held: &Held, key: (u64, u64)) -> Option<(File, u64)> {
     held.processes.iter().filter(|p| !p.threads.is_empty()).find_map(|p| {
-        let path = format!("/proc/{}/exe", p.host);
+        let path = format!("/proc/{}/exe", p.live());
         let meta = std::fs::metadata(&path).ok()?;
         if (meta.dev(), meta.ino()) != key {
             return None;
@@ -60,7 +60,7 @@ fn through_mappings(held: &Held, maps: &GoneMaps, index: u32) -> Result<Vec<u8>,
         } else {
             let other = page::PFNZERO | page::FILE;
             let query = PageQuery { inverted: other, all: other, any: page::PRESENT | page::SWAPPED };
-            let pagemap = File::open(format!("/proc/{}/pagemap", p.host)).map_err(failed)?;
+            let pagemap = File::open(format!("/proc/{}/pagemap", p.live())).map_err(failed)?;
             pagemap_scan(pagemap.as_fd(), Addr(s.addr), Addr(s.addr + s.len), query).map_err(failed)?
         };
         let Some(target) = out.get_mut(s.offset as usize..(s.offset + s.len) as usize) else { continue };

@@ -33,7 +33,10 @@ pub(super) fn capture(work: &mut Work<'_>, groups: &[Group]) -> HashMap<usize, V
                 );
             }
             // Whoever took it, if that one still has the file open.
-            let holder = holders.iter().find(|s| s.host == line.pid).unwrap_or(first);
+            let holder = holders
+                .iter()
+                .find(|s| work.held.processes.get(s.process).is_some_and(|p| p.host == line.pid))
+                .unwrap_or(first);
             out.entry(holder.process).or_default().push(model(line, holder.fd));
         }
         let mut done = HashSet::new();

@@ -37,7 +37,7 @@ pub(super) fn complete(manifest: &mut Manifest, root: &tracer::HeldProcess) -> R
         manifest.name = root.comm.display();
     }
     manifest.cpu.xfeatures = root.threads.first().map_or(3, |t| tracer::frame::xfeatures(&t.xstate));
-    manifest.clocks = clocks(root.host)?;
+    manifest.clocks = clocks(root.live())?;
     Ok(())
 }
 

@@ -78,7 +78,7 @@ pub(super) struct Whole<'a> {
 
 /// Looks at the memory of process `index` of the held ones.
 pub(super) fn look(p: &HeldProcess, index: usize, stat: &Stat, whole: &mut Whole<'_>) -> Result<Seen, Error> {
-    let maps = proc::smaps(p.host).map_err(Error::proc(p.host))?;
+    let maps = proc::smaps(p.live()).map_err(Error::proc(p.host))?;
     let mut vmas = Vec::with_capacity(maps.len());
     let mut wanted = Vec::new();
     for m in &maps {
@@ -223,7 +223,7 @@ fn vma(m: &Mapping, backing: Backing) -> Vma {
 }
 
 fn fields(p: &HeldProcess, stat: &Stat) -> Result<MmFields, Error> {
-    let auxv = proc::read(&format!("{}/auxv", p.host)).map_err(Error::proc(p.host))?;
+    let auxv = proc::read(&format!("{}/auxv", p.live())).map_err(Error::proc(p.host))?;
     Ok(MmFields {
         start_code: Addr(stat.start_code),
         end_code: Addr(stat.end_code),
@@ -266,7 +266,7 @@ fn pages(p: &HeldProcess, maps: &[Mapping]) -> Result<(Ranges, Ranges), Error> {
     };
     let (start, end) = (Addr(first.start), Addr(last.end));
     let failed = |e| Error::of(p.host, "reading the page map")(e);
-    let pagemap = File::open(format!("/proc/{}/pagemap", p.host)).map_err(failed)?;
+    let pagemap = File::open(format!("/proc/{}/pagemap", p.live())).map_err(failed)?;
     let guards = PageQuery { any: page::GUARD, ..PageQuery::default() };
     let (guards, guard) = match pagemap_scan(pagemap.as_fd(), start, end, guards) {
         Ok(found) => (found, page::GUARD),

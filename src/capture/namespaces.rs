@@ -37,7 +37,7 @@ fn numbers(pid: i32) -> Result<Numbers, Error> {
 /// Refuses what is in the wrong namespace; says how the tree sees the file system.
 pub(super) fn look(held: &Held, root: &HeldProcess, refusals: &mut Refusals) -> Result<View, Error> {
     let ours = numbers(std::process::id() as i32)?;
-    let its = numbers(root.host)?;
+    let its = numbers(root.live())?;
     let [our_pid, _, our_mount, ..] = ours;
     let [its_pid, _, its_mount, ..] = its;
     let init = if its_pid == our_pid { None } else { namespace_init(root.host)? };
@@ -53,11 +53,11 @@ pub(super) fn look(held: &Held, root: &HeldProcess, refusals: &mut Refusals) -> 
         differ(root, &ours, &its, "from this command's", refusals);
     }
     for p in held.processes.iter().filter(|p| !p.threads.is_empty() && p.host != root.host) {
-        differ(p, &its, &numbers(p.host)?, "from its root's", refusals);
+        differ(p, &its, &numbers(p.live())?, "from its root's", refusals);
     }
     Ok(match init {
         Some(init) => View::of(init),
-        None if its_mount != our_mount => View::of(root.host),
+        None if its_mount != our_mount => View::of(root.live()),
         None => View::ours(),
     })
 }

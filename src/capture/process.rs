@@ -6,9 +6,9 @@ use crate::model::memory::Memory;
 use crate::model::process::{Credentials, Exe, Limit, Process};
 use crate::model::signals::Action;
 use crate::model::thread::Thread;
-use crate::model::tree::State;
 use crate::model::{Addr, Name};
 use crate::proc::{self, stat::Stat, status::Status};
+use crate::sys::tasks::pidfd_open_thread;
 use crate::tracer::HeldProcess;
 
 use super::Error;
@@ -37,15 +37,17 @@ pub(super) struct Seen {
 
 /// Reads what can be read from outside, and refuses what can't be saved.
 pub(super) fn look(p: &HeldProcess, view: &View, mapped: &mut Mapped, refusals: &mut Refusals) -> Result<Seen, Error> {
-    let status = proc::status(p.host).map_err(Error::proc(p.host))?;
-    let stat = proc::stat(p.host).map_err(Error::proc(p.host))?;
+    let host = p.live();
+    let status = proc::status(host).map_err(Error::proc(host))?;
+    let stat = proc::stat(host).map_err(Error::proc(host))?;
     let mut refuse = |reason: &str, hint: &str| refusals.add(p.pid, "process", reason, hint);
-    if matches!(p.state, State::Zombie { .. }) {
-        refuse("its main thread has ended while others live", "");
+    let no_thread_fds = || pidfd_open_thread(host).is_err_and(|e| e.raw_os_error() == Some(libc::EINVAL));
+    if p.ended_leader.is_some() && no_thread_fds() {
+        refuse("its main thread has ended while others live: its descriptors can't be had before Linux 6.9", "");
     }
     // A thread can be under a filter that its leader is not under: it would judge the calls we make there.
     let mut filtered = status.seccomp != 0;
-    for t in p.threads.iter().filter(|t| t.host != p.host) {
+    for t in p.threads.iter().skip(1) {
         filtered |= proc::task_status(p.host, t.host).map_err(Error::proc(t.host))?.seccomp != 0;
     }
     if filtered {
@@ -66,9 +68,8 @@ pub(super) fn look(p: &HeldProcess, view: &View, mapped: &mut Mapped, refusals: 
     }
     let cwd = directory(p, "cwd", "working directory", view, refusals)?;
     let root = directory(p, "root", "root directory", view, refusals)?;
-    let link = proc::link(&format!("{}/exe", p.host)).map_err(Error::proc(p.host))?;
-    let meta =
-        std::fs::metadata(format!("/proc/{}/exe", p.host)).map_err(Error::of(p.host, "looking at the executable"))?;
+    let link = proc::link(&format!("{host}/exe")).map_err(Error::proc(host))?;
+    let meta = std::fs::metadata(format!("/proc/{host}/exe")).map_err(Error::of(host, "looking at the executable"))?;
     let file = mapped.add(view, &link, meta.dev(), meta.ino(), true);
     let exe = Exe { path: mapped.path(file), file };
     Ok(Seen { status, stat, exe, cwd, root })
@@ -81,7 +82,7 @@ fn directory(
     view: &View,
     refusals: &mut Refusals,
 ) -> Result<Name, Error> {
-    let path = format!("{}/{link}", p.host);
+    let path = format!("{}/{link}", p.live());
     let name = proc::link(&path).map_err(Error::proc(p.host))?;
     let meta = std::fs::metadata(format!("/proc/{path}")).map_err(Error::of(p.host, "looking at the directories"))?;
     let same = view.stat(&name).is_some_and(|there| (there.dev(), there.ino()) == (meta.dev(), meta.ino()));
@@ -105,7 +106,7 @@ pub(super) fn capture(
     threads: Vec<Thread>,
     inside: &super::Inside,
 ) -> Result<Process, Error> {
-    let host = p.host;
+    let host = p.live();
     let Seen { status, exe, cwd, root, .. } = seen;
     let limits = proc::limits(host).map_err(Error::proc(host))?.map(|(soft, hard)| Limit { soft, hard }).to_vec();
     let timers_listed = proc::timers(host).map_err(Error::proc(host))?;
@@ -161,6 +162,7 @@ pub(super) fn capture(
         timers,
         fds: Vec::new(),
         locks: Vec::new(),
+        ended_leader: p.ended_leader,
         threads,
     })
 }

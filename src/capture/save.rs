@@ -156,7 +156,7 @@ fn take_process(
 /// about to be a zombie has given its memory back already.
 fn who_is_gone(held: &Held) -> Option<i32> {
     let dead = |pid| proc::status(pid).map_or(true, |s| matches!(s.state, b'Z' | b'X') || !s.has_memory);
-    held.processes.iter().filter(|p| !p.threads.is_empty()).map(|p| p.host).find(|&pid| dead(pid))
+    held.processes.iter().filter(|p| !p.threads.is_empty()).find(|p| dead(p.live())).map(|p| p.host)
 }
 
 /// Leaves every process as SIGSTOP would.

@@ -56,7 +56,7 @@ pub(super) fn look(held: &Held, refusals: &mut Refusals) -> Result<(), Error> {
             let mut seen = Distinct::default();
             for p in alive() {
                 let twin = seen
-                    .twin((p.host, p.pid), |a: &(i32, Pid), b| kcmp(a.0, b.0, kind, 0, 0))
+                    .twin((p.live(), p.pid), |a: &(i32, Pid), b| kcmp(a.0, b.0, kind, 0, 0))
                     .map_err(Error::of(p.host, "comparing objects"))?;
                 if let Some((_, other)) = twin {
                     refusals.add(p.pid, "process", format!("it shares {name} with pid {other}"), "");
@@ -68,9 +68,10 @@ pub(super) fn look(held: &Held, refusals: &mut Refusals) -> Result<(), Error> {
 }
 
 fn threads(process: &HeldProcess, refusals: &mut Refusals) -> Result<(), Error> {
-    for t in process.threads.iter().filter(|t| t.host != process.host) {
+    for t in process.threads.iter().skip(1) {
         for (kind, name) in [(Kcmp::Files, "descriptor table"), (Kcmp::Fs, "working directory")] {
-            let same = kcmp(process.host, t.host, kind, 0, 0).map_err(Error::of(t.host, "comparing objects"))?.is_eq();
+            let same =
+                kcmp(process.live(), t.host, kind, 0, 0).map_err(Error::of(t.host, "comparing objects"))?.is_eq();
             if !same {
                 refusals.add(process.pid, format!("thread {}", t.tid), format!("it has a {name} of its own"), "");
             }

@@ -83,8 +83,13 @@ fn tree(c: &Checkpoint) -> Check {
 }
 
 fn threads(process: &Process, tids: &mut HashSet<Pid>) -> Check {
-    if process.threads.first().map(|t| t.tid) != Some(process.pid) {
-        return Err("its first thread is not its leader".to_owned());
+    let first = process.threads.first().map(|t| t.tid).ok_or("it has no threads")?;
+    match process.ended_leader {
+        None if first != process.pid => return Err("its first thread is not its leader".to_owned()),
+        // By a signal all of it would have ended.
+        Some(status) if status & !0xff00 != 0 => return Err(format!("its leader ended with {status:#x}")),
+        Some(_) if !tids.insert(process.pid) => return Err(format!("thread {} is there twice", process.pid)),
+        _ => {}
     }
     for thread in &process.threads {
         if thread.tid.0 <= 0 || !tids.insert(thread.tid) {

@@ -107,6 +107,7 @@ fn process(pid: i32, cwd: &Name) -> Process {
         personality: 0,
         oom_score_adj: 0,
         coredump_filter: 0x33,
+        ended_leader: None,
         memory: Memory {
             fields: MmFields {
                 start_code: Addr(1),

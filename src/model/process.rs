@@ -58,7 +58,9 @@ pub struct Process {
     /// File locks and leases, each once in the whole tree.
     #[serde(default)]
     pub locks: Vec<Lock>,
-    /// Threads, the leader first.
+    /// The wait(2) status of the main thread, if that has ended while others live.
+    pub ended_leader: Option<i32>,
+    /// Living threads, the leader first.
     pub threads: Vec<Thread>,
 }
 

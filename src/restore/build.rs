@@ -65,7 +65,8 @@ impl Built {
 /// Builds the tree of `image` under `init`.
 pub fn tree(image: &Image, options: &Options, plan: &Plan, sources: &Sources, init: &mut Init) -> Result<Built, Error> {
     let checkpoint = image.checkpoint();
-    let mut builder = Builder { checkpoint, options, sources, puppets: BTreeMap::new(), notes: Vec::new() };
+    let mut builder =
+        Builder { checkpoint, options, sources, puppets: BTreeMap::new(), hosts: BTreeMap::new(), notes: Vec::new() };
     let hold = builder.template(image, &plan.order, init)?;
     builder.births(&plan.order, &hold)?;
     for process in &checkpoint.processes {
@@ -94,6 +95,8 @@ struct Builder<'a> {
     options: &'a Options,
     sources: &'a Sources,
     puppets: BTreeMap<Pid, Puppet>,
+    /// Each process's pid as we see it.
+    hosts: BTreeMap<Pid, i32>,
     notes: Vec<String>,
 }
 
@@ -150,7 +153,7 @@ impl Builder<'_> {
         let hold = memory::empty(&mut batch, &maps, base, self.checkpoint);
         puppet.run(batch)?;
         memory::fill_shared(&mut puppet, image, self.sources, &hold)?;
-        self.puppets.insert(pid, puppet);
+        self.add(pid, puppet);
         Ok(hold)
     }
 
@@ -178,8 +181,8 @@ impl Builder<'_> {
 
     /// The pid a process really has in its namespace.
     fn actual(&self, pid: Pid) -> i32 {
-        match (self.options.pids, self.puppets.get(&pid)) {
-            (Pids::Fresh | Pids::Host, Some(p)) => p.host(),
+        match (self.options.pids, self.hosts.get(&pid)) {
+            (Pids::Fresh | Pids::Host, Some(&host)) => host,
             _ => pid.0,
         }
     }
@@ -200,8 +203,13 @@ impl Builder<'_> {
         let (_, births) = maker.run_with_births(batch)?;
         let born = births.into_iter().next();
         let task = born.ok_or_else(|| Error::step("making a process", pid.0, io::Error::other("no birth")))?;
-        self.puppets.insert(pid, Puppet::adopt(task, base)?);
+        self.add(pid, Puppet::adopt(task, base)?);
         Ok(())
+    }
+
+    fn add(&mut self, pid: Pid, puppet: Puppet) {
+        self.hosts.insert(pid, puppet.host());
+        self.puppets.insert(pid, puppet);
     }
 
     fn end(&mut self, pid: Pid, by: Option<Pid>) -> Result<(), Error> {
@@ -247,7 +255,19 @@ impl Builder<'_> {
         Ok(())
     }
 
-    /// All of a process but its registers; its threads other than the leader.
+    /// The leader ends; from here on `first`, another thread, stands for the process.
+    fn end_leader(&mut self, process: &Process, status: i32, first: Puppet) -> Result<(), Error> {
+        let comm = self.checkpoint.tree.members.iter().find(|m| m.pid == process.pid).map(|m| &m.comm);
+        let Some(mut leader) = self.puppets.insert(process.pid, first) else { return Ok(()) };
+        let mut batch = leader.batch();
+        comm.into_iter().for_each(|name| process::set_name(&mut batch, name));
+        leader.run(batch)?;
+        // Whoever looks at the process by its pid sees the user of this thread.
+        process::drop_privileges(&mut leader, process)?;
+        leader.leave(status >> 8 & 0xff)
+    }
+
+    /// All of a process but its registers; its living threads other than the first.
     fn finish_process(&mut self, process: &Process) -> Result<Vec<Puppet>, Error> {
         let fresh = self.options.pids == Pids::Fresh;
         let leader = puppet(&mut self.puppets, process.pid)?;
@@ -255,9 +275,13 @@ impl Builder<'_> {
         locks::take(leader, process, self.checkpoint)?;
         process::set_up(leader, process, &mut self.notes)?;
         let mut others = Vec::new();
-        for t in process.threads.iter().skip(1) {
+        for t in process.threads.iter().skip(usize::from(process.ended_leader.is_none())) {
             others.push(thread::create(leader, t, !fresh)?);
         }
+        if let Some(status) = process.ended_leader {
+            self.end_leader(process, status, others.remove(0))?;
+        }
+        let leader = puppet(&mut self.puppets, process.pid)?;
         for (t, puppet) in process.threads.iter().zip(std::iter::once(&mut *leader).chain(&mut others)) {
             thread::set_up(puppet, t, fresh, &mut self.notes)?;
         }
@@ -309,7 +333,7 @@ impl Builder<'_> {
     fn park(mut self, threads: Vec<(Pid, Vec<Puppet>)>, hold: &Hold) -> Result<Built, Error> {
         let mut ready = Vec::new();
         let mut stops = Vec::new();
-        let root = puppet(&mut self.puppets, self.checkpoint.tree.root)?.host();
+        let root = self.hosts.get(&self.checkpoint.tree.root).copied().unwrap_or_default();
         let root_inside = self.actual(self.checkpoint.tree.root);
         for (process, (pid, others)) in self.checkpoint.processes.iter().zip(threads) {
             let mut leader = self
@@ -326,19 +350,12 @@ impl Builder<'_> {
             }
         }
         for member in &self.checkpoint.tree.members {
-            if let State::Stopped { signal } = member.state {
-                if let Some(p) = ready.iter().find(|p| self.host_is(p, member.pid)) {
-                    stops.push((p.host(), signal));
-                }
+            if let (State::Stopped { signal }, Some(&host)) = (member.state, self.hosts.get(&member.pid)) {
+                stops.push((host, signal));
             }
         }
         ready.extend(self.puppets.into_values());
         Ok(Built { root, root_inside, notes: self.notes, ready, stops })
-    }
-
-    fn host_is(&self, puppet: &Puppet, pid: Pid) -> bool {
-        crate::proc::status(puppet.host())
-            .is_ok_and(|s| s.tgid == puppet.host() && s.nspid.last().is_some_and(|&p| p == self.actual(pid)))
     }
 }
 

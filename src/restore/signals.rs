@@ -47,8 +47,8 @@ pub fn set_up(puppet: &mut Puppet, process: &Process, has_zombies: bool) -> Resu
 
 /// Queues pending signals, each by the thread itself: only so may the sender be anybody (rt_sigqueueinfo(2)).
 pub fn queue(puppet: &mut Puppet, process: &Process, thread: &Thread, fresh: bool) -> Result<(), Error> {
-    let leader = thread.tid == process.pid;
-    let shared = process.pending.iter().filter(|_| leader).map(|p| (p, true));
+    let first = process.threads.first().is_some_and(|t| t.tid == thread.tid);
+    let shared = process.pending.iter().filter(|_| first).map(|p| (p, true));
     let own = thread.pending.iter().map(|p| (p, false));
     let (pid, tid) = if fresh { (actual(puppet, process.pid), Pid(puppet.host())) } else { (process.pid, thread.tid) };
     let mut batch = puppet.batch();
@@ -62,7 +62,8 @@ pub fn queue(puppet: &mut Puppet, process: &Process, thread: &Thread, fresh: boo
         let at = batch.data(&info);
         let (pid, tid, signal) = (pid.0 as u64, tid.0 as u64, pending.signal as u64);
         if to_process {
-            batch.call("rt_sigqueueinfo", libc::SYS_rt_sigqueueinfo, &[pid, signal, at.0]);
+            // By the id of whoever asks: of another, even of its own leader, the kernel allows less.
+            batch.call("rt_sigqueueinfo", libc::SYS_rt_sigqueueinfo, &[tid, signal, at.0]);
         } else {
             batch.call("rt_tgsigqueueinfo", libc::SYS_rt_tgsigqueueinfo, &[pid, tid, signal, at.0]);
         }

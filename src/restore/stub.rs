@@ -275,6 +275,34 @@ impl Puppet {
         self.bury(task)
     }
 
+    /// Ends the thread alone. It must be the leader of others that live: the kernel then tells nobody of its end, so that
+    /// it is let go at the entry of the call, and seen to be dead.
+    pub fn leave(mut self, code: i32) -> Result<(), Error> {
+        let failed = |e| Error::tracer("ending a main thread", e);
+        let regs = Regs {
+            rip: self.base.0 + stub::syscall_offset(),
+            rax: libc::SYS_exit as u64,
+            rdi: code as u64,
+            orig_rax: u64::MAX,
+            ..self.regs
+        };
+        ptrace::set_regs(self.tid, &regs).map_err(|e| Error::step("setting registers", self.tid, e))?;
+        let mut task = self.take()?.cont_to_syscall(0).and_then(Running::wait).map_err(failed)?;
+        while !task.is_syscall() {
+            task = task.cont_to_syscall(0).and_then(Running::wait).map_err(failed)?;
+        }
+        task.detach().map_err(failed)?;
+        for round in 0..10_000 {
+            let stat = crate::proc::stat(self.tid)
+                .map_err(|e| Error::step("ending a main thread", self.tid, io::Error::other(e)))?;
+            if stat.state == b'Z' {
+                return Ok(());
+            }
+            sys::tasks::back_off(round);
+        }
+        Err(Error::step("ending a main thread", self.tid, io::ErrorKind::TimedOut.into()))
+    }
+
     /// Ends the process by a signal.
     pub fn die(mut self, signal: i32) -> Result<(), Error> {
         let failed = |e| Error::tracer("ending a process", e);

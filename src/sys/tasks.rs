@@ -15,6 +15,12 @@ pub fn pidfd_open(pid: i32) -> io::Result<OwnedFd> {
     unsafe { check(libc::syscall(libc::SYS_pidfd_open, pid, 0)).map(|fd| OwnedFd::from_raw_fd(fd as i32)) }
 }
 
+/// pidfd_open(2) with PIDFD_THREAD: any thread, from Linux 6.9 on; `InvalidInput` before.
+pub fn pidfd_open_thread(tid: i32) -> io::Result<OwnedFd> {
+    // SAFETY: a fresh descriptor that nobody else owns.
+    unsafe { check(libc::syscall(libc::SYS_pidfd_open, tid, libc::O_EXCL)).map(|fd| OwnedFd::from_raw_fd(fd as i32)) }
+}
+
 /// pidfd_getfd(2): our own descriptor (close-on-exec) of the file that `fd` is in the other process. It shares offset
 /// and status flags with the program's.
 pub fn pidfd_getfd(pidfd: BorrowedFd<'_>, fd: i32) -> io::Result<OwnedFd> {

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
@@ -63,9 +63,11 @@ pub struct HeldProcess {
     pub state: State,
     /// The signal its parent gets when it dies.
     pub exit_signal: i32,
+    /// The wait(2) status of its main thread, if that has ended before others.
+    pub ended_leader: Option<i32>,
     /// A handle that cannot come to mean another process.
     pub pidfd: OwnedFd,
-    /// Its threads, the leader first; none for a zombie.
+    /// Its living threads, the leader first; none for a zombie.
     pub threads: Vec<HeldThread>,
     pub(super) ground: Option<Ground>,
     pub(super) finder: Arc<Mutex<Finder>>,
@@ -208,8 +210,10 @@ impl Hunt<'_> {
             }
             back_off(round);
             round += 1;
-            // 50 yields have passed without a stop: perhaps somebody waits in vfork.
+            // 50 yields have passed without a stop: perhaps somebody waits in vfork, or a main thread has just ended,
+            // of which the kernel tells nobody before its other threads have (kernel/exit.c, delay_group_leader).
             if round % 60 == 59 {
+                self.running.retain(|q| !is_dead_leader(q.task.tid()));
                 self.free_vfork_children()?;
             }
             if Instant::now() > self.deadline {
@@ -355,6 +359,11 @@ fn is_own_child(pid: i32) -> bool {
     proc::stat(pid).is_ok_and(|s| s.ppid == std::process::id() as i32)
 }
 
+/// Whether a main thread has ended while others of its process live.
+fn is_dead_leader(tid: i32) -> bool {
+    proc::stat(tid).is_ok_and(|s| s.state == b'Z' && s.threads > 1)
+}
+
 /// Whether a thread that will not stop is inside vfork, clone or clone3.
 fn in_vfork(tid: i32) -> bool {
     let text = proc::read(&format!("{tid}/syscall")).unwrap_or_default();
@@ -382,8 +391,9 @@ fn describe(
         _ => Pid(0),
     };
     let mut state = State::Alive;
-    if stat.state == b'Z' {
-        state = State::Zombie { status: stat.exit_code };
+    let ended = (stat.state == b'Z').then_some(stat.exit_code);
+    if let (Some(status), true) = (ended, threads.is_empty()) {
+        state = State::Zombie { status };
     }
     for t in &mut threads {
         if let Some(task) = &t.task {
@@ -406,6 +416,7 @@ fn describe(
         comm: Name(stat.comm),
         state,
         exit_signal: stat.exit_signal,
+        ended_leader: ended.filter(|_| !threads.is_empty()),
         pidfd,
         threads,
         ground: None,
@@ -478,9 +489,23 @@ impl Drop for Held {
 }
 
 impl HeldProcess {
+    /// A living thread, the leader if that lives: of a dead leader /proc and ptrace show next to nothing.
+    pub fn live(&self) -> i32 {
+        self.threads.first().map_or(self.host, |t| t.host)
+    }
+
+    /// Our own descriptor (close-on-exec) of the file that `fd` is in it. A dead leader has none, but its threads do, from
+    /// Linux 6.9 on.
+    pub fn descriptor(&self, fd: i32) -> io::Result<OwnedFd> {
+        match self.ended_leader {
+            None => sys::tasks::pidfd_getfd(self.pidfd.as_fd(), fd),
+            Some(_) => sys::tasks::pidfd_getfd(sys::tasks::pidfd_open_thread(self.live())?.as_fd(), fd),
+        }
+    }
+
     /// Copies `buf.len()` bytes from its memory, also from where the program itself may not read.
     pub fn read(&self, addr: Addr, buf: &mut [u8]) -> io::Result<()> {
-        match sys::mem::read(self.host, addr, buf) {
+        match sys::mem::read(self.live(), addr, buf) {
             Ok(n) if n == buf.len() => Ok(()),
             Err(e) if e.raw_os_error() == Some(libc::ESRCH) => Err(e),
             _ => self.mem()?.read_exact_at(buf, addr.0),
@@ -489,7 +514,7 @@ impl HeldProcess {
 
     /// Copies bytes to its memory, also to where the program itself may not write.
     pub fn write(&self, addr: Addr, bytes: &[u8]) -> io::Result<()> {
-        match sys::mem::write(self.host, addr, bytes) {
+        match sys::mem::write(self.live(), addr, bytes) {
             Ok(n) if n == bytes.len() => Ok(()),
             Err(e) if e.raw_os_error() == Some(libc::ESRCH) => Err(e),
             _ => self.mem()?.write_all_at(bytes, addr.0),
@@ -501,7 +526,7 @@ impl HeldProcess {
         if let Some(file) = self.mem.get() {
             return Ok(file);
         }
-        let file = OpenOptions::new().read(true).write(true).open(format!("/proc/{}/mem", self.host))?;
+        let file = OpenOptions::new().read(true).write(true).open(format!("/proc/{}/mem", self.live()))?;
         Ok(self.mem.get_or_init(|| file))
     }
 }

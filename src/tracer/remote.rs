@@ -127,7 +127,7 @@ impl HeldProcess {
     }
 
     fn prepare_ground(&mut self) -> Result<Ground, Error> {
-        let pid = self.host;
+        let pid = self.live();
         let maps = super::maps(pid).map_err(|e| Error::from_proc("reading maps", pid, e))?;
         let gadgets = self.finder.lock().ok().and_then(|mut f| f.find(pid, &maps));
         let frame_len = frame::len(self.threads.first().map_or(0, |t| t.xstate.len())) as u64;
@@ -151,7 +151,7 @@ impl HeldProcess {
         Ok(ground)
     }
 
-    /// One call in the leader, with the frame on the stack: before there is scratch memory, and when it goes.
+    /// One call in the first thread, with the frame on the stack: before there is scratch memory, and when it goes.
     fn bare_call(&mut self, ground: &Ground, nr: i64, args: [u64; 6]) -> Result<u64, Error> {
         let (rip, sigreturn, at) = match (ground.gadgets, &ground.stack) {
             (Some(g), Some((at, _))) => (g.syscall_ret, Some(g.sigreturn), Some(*at)),

@@ -19,7 +19,7 @@ pub(super) fn frame_place(process: &HeldProcess, maps: &[Mapping], len: u64) -> 
     if stack.end - stack.start < room {
         return None;
     }
-    if untouched(process.host, bottom, Addr(bottom.0 + room)) || all_zero(process, bottom, room) {
+    if untouched(process.live(), bottom, Addr(bottom.0 + room)) || all_zero(process, bottom, room) {
         return Some(bottom);
     }
     let leader = process.threads.first()?;

@@ -13,13 +13,6 @@ static volatile int damaged;
 static void spoil(void) { damaged = 1; }
 static char *shm;
 
-static void *sleeper(void *unused) {
-    (void)unused;
-    while (go_on()) {}
-    pass();
-    exit(0);
-}
-
 static int share_files(void *unused) {
     (void)unused;
     while (wait_on()) {}
@@ -63,14 +56,6 @@ int main(int argc, char **argv) {
     } else if (!strcmp(kind, "shared-files")) {
         static char stack[65536];
         MUST(clone(share_files, stack + sizeof stack, CLONE_FILES | CLONE_VM | SIGCHLD, NULL));
-    } else if (!strcmp(kind, "dead-leader")) {
-        pthread_t thread;
-        PTHREAD(pthread_create(&thread, NULL, sleeper, NULL));
-        char text[64];
-        snprintf(text, sizeof text, "fd -1\n");
-        say(text);
-        ready();
-        pthread_exit(NULL);
     } else if (!strcmp(kind, "undumpable")) MUST(prctl(PR_SET_DUMPABLE, 0));
     else if (!strcmp(kind, "vfork")) {
         // A child that neither ends nor runs another program keeps its parent from standing still. Ended by the harness.
