@@ -11,6 +11,7 @@ mod fd;
 mod files;
 mod gone;
 mod inside;
+mod jobcontrol;
 mod locks;
 mod look;
 mod manifest;

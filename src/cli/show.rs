@@ -147,8 +147,8 @@ fn text(image: &Image, shown: &Shown<'_>) -> String {
         shown.tree.members.iter().map(|member| {
             let [pid, ppid, pgid, sid] = [member.pid, member.ppid, member.pgid, member.sid].map(|pid| pid.to_string());
             let state = match member.state {
-                State::Alive => "alive".into(),
-                State::Stopped { signal } => format!("stopped by {signal}"),
+                State::Alive | State::Continued => "alive".into(),
+                State::Stopped { signal, .. } => format!("stopped by {signal}"),
                 State::Zombie { status } => format!("zombie ({status:#x})"),
             };
             let of = memory_of.get(&member.pid.0);

@@ -75,7 +75,7 @@ fn tree(c: &Checkpoint) -> Check {
             return Err(format!("pid {} comes before its parent {}", member.pid, member.ppid));
         }
         seen.insert(member.pid);
-        if let State::Stopped { signal } = member.state {
+        if let State::Stopped { signal, .. } = member.state {
             signal_number(signal).map_err(|e| format!("pid {}: {e}", member.pid))?;
         }
     }

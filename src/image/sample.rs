@@ -58,7 +58,7 @@ pub(super) fn checkpoint() -> Checkpoint {
             root: Pid(100),
             members: vec![
                 member(100, 50, State::Alive),
-                member(101, 100, State::Stopped { signal: 19 }),
+                member(101, 100, State::Stopped { signal: 19, told: true }),
                 member(102, 100, State::Zombie { status: 0 }),
             ],
             reaper: Pid(1),

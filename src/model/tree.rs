@@ -36,16 +36,21 @@ pub struct Member {
     pub exit_signal: i32,
 }
 
-/// Whether a process lives.
+/// Whether a process lives, and what of its stops its parent has yet to hear (waitid(2)).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum State {
     /// Running or sleeping.
     Alive,
+    /// Alive, going on after a stop; its parent could still wait for that by `WCONTINUED`.
+    Continued,
     /// Stopped by job control, by this signal.
     Stopped {
         /// SIGSTOP, SIGTSTP, SIGTTIN or SIGTTOU.
         signal: i32,
+        /// Whether its parent has waited for it.
+        #[serde(default)]
+        told: bool,
     },
     /// Dead, not yet waited for.
     Zombie {

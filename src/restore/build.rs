@@ -7,9 +7,9 @@ use std::sync::atomic::Ordering;
 use crate::image::Image;
 use crate::model::fd::Kind;
 use crate::model::process::Process;
-use crate::model::tree::State;
+use crate::model::tree::{Member, State};
 use crate::model::{Addr, Checkpoint, Pid};
-use crate::sys::{ptrace, stub as code, tasks, wait};
+use crate::sys::{ptrace, stub as code, wait};
 use crate::tracer;
 
 use super::fd::Sources;
@@ -17,7 +17,7 @@ use super::memory::Hold;
 use super::namespaces::{CLONE_ARGS_LEN, Init, clone_args};
 use super::stub::{Batch, Expect, LEN, Puppet};
 use super::tree::{Order, Role, Step};
-use super::{Error, Options, Pids, Plan, epoll, fd, gap, locks, memory, process, signals, thread, timers};
+use super::{Error, Options, Pids, Plan, epoll, fd, gap, jobcontrol, locks, memory, process, signals, thread, timers};
 
 /// A tree that stands ready.
 #[derive(Debug)]
@@ -29,16 +29,11 @@ pub struct Built {
     /// What could not be made exactly as it was.
     pub notes: Vec<String>,
     ready: Vec<Puppet>,
-    /// Job-control stops to renew, by host pid.
-    stops: Vec<(i32, i32)>,
 }
 
 impl Built {
     /// Lets everything go at once; the first process's pid.
     pub fn go(self, mut init: Init) -> Result<i32, Error> {
-        for (pid, signal) in self.stops {
-            tasks::kill(pid, signal).map_err(|e| Error::step("stopping", pid, e))?;
-        }
         init.tell(self.root_inside)?;
         // From here on nobody dies with us: everything is complete, and goes on by itself even if we don't.
         for puppet in &self.ready {
@@ -176,6 +171,15 @@ impl Builder<'_> {
                 self.zombie(member, status, hold)?;
             }
         }
+        for member in &self.checkpoint.tree.members {
+            if let Some(child) = self.puppets.get_mut(&member.pid) {
+                jobcontrol::renew(child, member.state)?;
+            }
+            let pid = Pid(self.actual(member.pid));
+            if let Some(parent) = self.puppets.get_mut(&member.ppid) {
+                jobcontrol::hear(parent, member, pid)?;
+            }
+        }
         Ok(())
     }
 
@@ -225,7 +229,7 @@ impl Builder<'_> {
         Ok(())
     }
 
-    fn zombie(&mut self, member: &crate::model::tree::Member, status: i32, hold: &Hold) -> Result<(), Error> {
+    fn zombie(&mut self, member: &Member, status: i32, hold: &Hold) -> Result<(), Error> {
         let Some(mut dying) = self.puppets.remove(&member.pid) else { return Ok(()) };
         let mut batch = dying.batch();
         process::set_name(&mut batch, &member.comm);
@@ -286,13 +290,9 @@ impl Builder<'_> {
             thread::set_up(puppet, t, fresh, &mut self.notes)?;
         }
         timers::create(leader, process)?;
-        let has_zombies = self
-            .checkpoint
-            .tree
-            .members
-            .iter()
-            .any(|m| m.ppid == process.pid && matches!(m.state, State::Zombie { .. }));
-        signals::set_up(leader, process, has_zombies)?;
+        let news = |m: &Member| m.ppid == process.pid && jobcontrol::makes_news(m.state);
+        let has_news = self.checkpoint.tree.members.iter().any(news);
+        signals::set_up(leader, process, has_news)?;
         for (t, puppet) in process.threads.iter().zip(std::iter::once(&mut *leader).chain(&mut others)) {
             signals::queue(puppet, process, t, fresh)?;
             process::drop_privileges(puppet, process)?;
@@ -332,7 +332,6 @@ impl Builder<'_> {
     /// Timers start, the stub goes, registers are set: nothing is left to do but to let go.
     fn park(mut self, threads: Vec<(Pid, Vec<Puppet>)>, hold: &Hold) -> Result<Built, Error> {
         let mut ready = Vec::new();
-        let mut stops = Vec::new();
         let root = self.hosts.get(&self.checkpoint.tree.root).copied().unwrap_or_default();
         let root_inside = self.actual(self.checkpoint.tree.root);
         for (process, (pid, others)) in self.checkpoint.processes.iter().zip(threads) {
@@ -349,13 +348,8 @@ impl Builder<'_> {
                 ready.push(puppet);
             }
         }
-        for member in &self.checkpoint.tree.members {
-            if let (State::Stopped { signal }, Some(&host)) = (member.state, self.hosts.get(&member.pid)) {
-                stops.push((host, signal));
-            }
-        }
         ready.extend(self.puppets.into_values());
-        Ok(Built { root, root_inside, notes: self.notes, ready, stops })
+        Ok(Built { root, root_inside, notes: self.notes, ready })
     }
 }
 

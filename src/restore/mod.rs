@@ -11,6 +11,7 @@ mod eventfd;
 mod fd;
 mod files;
 mod gap;
+mod jobcontrol;
 mod locks;
 mod manifest;
 mod memory;

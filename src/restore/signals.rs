@@ -27,16 +27,16 @@ pub fn all_default(batch: &mut Batch) {
 }
 
 /// Actions, and the signals pending for the whole process. Everything is blocked, so nothing is delivered yet.
-pub fn set_up(puppet: &mut Puppet, process: &Process, has_zombies: bool) -> Result<(), Error> {
+pub fn set_up(puppet: &mut Puppet, process: &Process, has_news: bool) -> Result<(), Error> {
     let mut batch = puppet.batch();
     for action in process.actions.iter().filter(|a| a.signal != SIGTRAP) {
         puppet.flush_for(&mut batch, 1, 48)?;
         let at = batch.data(&encoded(action));
         batch.call("rt_sigaction", libc::SYS_rt_sigaction, &[action.signal as u64, at.0, 0, 8]);
     }
-    if has_zombies {
-        // The zombies of this very resume have just announced their death; the program has heard of it already, or
-        // has it among its pending signals.
+    if has_news {
+        // The children have just announced their deaths and stops of this very resume; the program has heard of them
+        // already, or has it among its pending signals.
         let child = batch.data(&(1u64 << (libc::SIGCHLD - 1)).to_le_bytes());
         let now = batch.data(&[0; 16]);
         let args = [child.0, 0, now.0, 8];

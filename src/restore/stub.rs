@@ -329,6 +329,27 @@ impl Puppet {
         self.bury(task)
     }
 
+    /// Stops it by a job-control signal whose action is the default; whether that has worked.
+    pub fn stop(&mut self, signal: i32) -> Result<bool, Error> {
+        let tid = self.tid;
+        let bad = |step: &'static str| move |e| Error::step(step, tid, e);
+        let failed = |e| Error::tracer("stopping", e);
+        ptrace::set_sigmask(tid, !(1u64 << (signal - 1))).map_err(bad("unblocking"))?;
+        let regs = Regs { rip: self.base.0, orig_rax: u64::MAX, ..self.regs };
+        ptrace::set_regs(tid, &regs).map_err(bad("setting registers"))?;
+        sys::tasks::kill(tid, signal).map_err(bad("signalling"))?;
+        let mut task = self.take()?.cont(0).and_then(Running::wait).map_err(failed)?;
+        while task.event() != 0 || task.signal() != signal {
+            task = task.cont(0).and_then(Running::wait).map_err(failed)?;
+        }
+        // Where the signal is not heeded, the interrupt stops it before it runs anything.
+        task = task.interrupted_cont(signal).and_then(Running::wait).map_err(failed)?;
+        let stopped = task.signal() == signal;
+        self.task = Some(task);
+        ptrace::set_sigmask(tid, u64::MAX).map_err(bad("blocking"))?;
+        Ok(stopped)
+    }
+
     /// Waits for the end of a process and tells its parent.
     fn bury(&mut self, task: Running) -> Result<(), Error> {
         match task.wait() {

@@ -397,8 +397,9 @@ fn describe(
     }
     for t in &mut threads {
         if let Some(task) = &t.task {
-            if task.is_parked() && task.signal() != libc::SIGTRAP {
-                state = State::Stopped { signal: task.signal() };
+            // Of the threads the leader knows best by what: those that came later only know that they have to stop.
+            if task.is_parked() && task.signal() != libc::SIGTRAP && state == State::Alive {
+                state = State::Stopped { signal: task.signal(), told: true };
             }
         }
         if nested {

@@ -120,6 +120,12 @@ impl Stopped {
         Ok(Running { tid: self.tid })
     }
 
+    /// Delivers `signal`, and stops it again before it comes to the program's code.
+    pub fn interrupted_cont(self, signal: i32) -> Result<Running, Error> {
+        ptrace::interrupt(self.tid).map_err(|e| Error::from_io("interrupting", self.tid, e))?;
+        self.cont(signal)
+    }
+
     /// Lets it run to the next entry or exit of a system call, delivering `signal` (0: none).
     pub fn cont_to_syscall(self, signal: i32) -> Result<Running, Error> {
         ptrace::cont_to_syscall(self.tid, signal).map_err(|e| Error::from_io("continuing", self.tid, e))?;
