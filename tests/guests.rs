@@ -181,6 +181,7 @@ guests! {
     jit: true,
     madvise: true,
     guards: true,
+    memfd: true,
     mlock: true,
     reserved: true,
     patched: true,

@@ -5,11 +5,14 @@ use std::fs::File;
 
 use crate::image::{Blob, BlobSource};
 use crate::model::files::Content;
+use crate::model::memfd::Memfd;
 
 /// The contents collected so far.
 #[derive(Debug, Default)]
 pub(super) struct Contents {
     pub blobs: Vec<Blob>,
+    /// Which of them are those of memory files.
+    pub memfds: Vec<Memfd>,
     files: HashMap<(u64, u64), Content>,
 }
 

@@ -12,6 +12,7 @@ use crate::model::files::{Device, Directory, Regular};
 use super::Error;
 use super::fd::{SeenFd, Work};
 use super::mapped::stamp;
+use super::memfd;
 use super::view::Place;
 
 const O_DIRECTORY: u32 = 0o200_000;
@@ -72,6 +73,10 @@ pub(super) fn capture(work: &mut Work<'_>, s: &SeenFd) -> Result<Option<Kind>, E
                 .file(s.key(), s.meta.size(), || readable(work.held, s))
                 .map_err(Error::of(s.host, "opening a deleted file"))?;
             stamp.size = content.size;
+            if memfd::is(&path) {
+                let file = readable(work.held, s).map_err(Error::of(s.host, "opening a memory file"))?;
+                memfd::capture(work.contents, content, Some(&file));
+            }
             (path, Some(content))
         }
     };
@@ -94,9 +99,7 @@ fn readable(held: &crate::tracer::Held, s: &SeenFd) -> std::io::Result<File> {
 
 /// Files that are none, by the names the kernel gives them.
 fn special(link: &[u8]) -> Option<&'static str> {
-    if link.starts_with(b"/memfd:") {
-        Some("memory files (memfd_create) are not supported")
-    } else if link.starts_with(b"/secretmem") {
+    if link.starts_with(b"/secretmem") {
         Some("secret memory (memfd_secret) is not supported")
     } else if !link.starts_with(b"/") {
         Some("not supported")
@@ -138,8 +141,8 @@ mod tests {
 
     #[test]
     fn files_that_are_none() {
-        assert!(special(b"/memfd:x (deleted)").is_some());
+        assert!(special(b"/secretmem (deleted)").is_some());
         assert!(special(b"net:[4026531840]").is_some());
-        assert!(special(b"/tmp/memfd:x").is_none());
+        assert!(special(b"/tmp/secretmem").is_none());
     }
 }

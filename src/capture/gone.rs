@@ -11,6 +11,7 @@ use crate::tracer::Held;
 use super::Error;
 use super::contents::Contents;
 use super::mapped::Mapped;
+use super::memfd;
 use super::memory::GoneMaps;
 
 const PAGE: usize = 4096;
@@ -22,8 +23,21 @@ pub(super) fn capture(held: &Held, maps: &GoneMaps, mapped: &mut Mapped, content
         let content = match contents.known(key) {
             Some(content) => content,
             None => match executable(held, key) {
-                Some((file, size)) => contents.file(key, size, || Ok(file)).map_err(Error::io("opening", "a file"))?,
-                None => contents.bytes(through_mappings(held, maps, index)?),
+                Some((file, size)) => {
+                    let seals_of = file.try_clone().map_err(Error::io("opening", "a file"))?;
+                    let content = contents.file(key, size, || Ok(file)).map_err(Error::io("opening", "a file"))?;
+                    if memfd::is(&mapped.path(index).0) {
+                        memfd::capture(contents, content, Some(&seals_of));
+                    }
+                    content
+                }
+                None => {
+                    let content = contents.bytes(through_mappings(held, maps, index)?);
+                    if memfd::is(&mapped.path(index).0) {
+                        memfd::capture(contents, content, None);
+                    }
+                    content
+                }
             },
         };
         mapped.set_content(index, content);

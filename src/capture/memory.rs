@@ -164,9 +164,6 @@ fn backing(m: &Mapping, process: usize, whole: &mut Whole<'_>) -> Result<Backing
         return Ok(Backing::SharedAnon { object: whole.shared.add(m, process), offset: m.offset });
     }
     let starts = |prefix: &[u8]| m.name.starts_with(prefix);
-    if starts(b"/memfd:") {
-        return Err("memory files (memfd_create) are not supported");
-    }
     if starts(b"/SYSV") {
         return Err("System V shared memory is not supported");
     }
@@ -397,7 +394,6 @@ mod tests {
                 Ok(Backing::SharedAnon { object: 0, offset: 0 })
             );
             for refused in [
-                "1000-2000 rw-s 00000000 00:01 57 /memfd:x (deleted)\n",
                 "1000-2000 rw-s 00000000 00:01 57 /SYSV00000000 (deleted)\n",
                 "1000-2000 rw-s 00000000 00:01 57 /[aio] (deleted)\n",
                 "1000-2000 rw-s 00000000 00:01 57 anon_inode:[io_uring]\n",

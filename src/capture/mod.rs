@@ -16,6 +16,7 @@ mod locks;
 mod look;
 mod manifest;
 mod mapped;
+mod memfd;
 mod memory;
 mod namespaces;
 mod pages;

@@ -133,7 +133,7 @@ fn take(held: &mut Held, looked: Looked, manifest: Manifest, request: &Request<'
         parts.push(Part { name: shared_part(index), runs });
         origins.push(Origin::Shared(cover));
     }
-    let shared = SharedObjects { anon, mapped: mapped.into_files() };
+    let shared = SharedObjects { anon, mapped: mapped.into_files(), memfds: contents.memfds.clone() };
     let checkpoint = Checkpoint { manifest, tree, processes, files: fds.files, shared };
     Ok(Taken { checkpoint, parts, origins, contents })
 }

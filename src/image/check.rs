@@ -258,5 +258,8 @@ fn files(c: &Checkpoint, blobs: &HashMap<u32, u64>) -> Check {
     for (index, file) in c.shared.mapped.iter().enumerate() {
         content(&file.content).map_err(|e| format!("mapped file {index}: {e}"))?;
     }
+    if let Some(memfd) = c.shared.memfds.iter().find(|m| !blobs.contains_key(&m.content)) {
+        return Err(format!("content {} of a memory file is not there", memfd.content));
+    }
     Ok(())
 }

@@ -72,6 +72,7 @@ pub(super) fn checkpoint() -> Checkpoint {
         shared: SharedObjects {
             anon: vec![SharedAnon { size: 0x4000 }],
             mapped: vec![MappedFile { path: odd, stamp, content: None }],
+            memfds: vec![],
         },
     }
 }

@@ -104,6 +104,8 @@ pub struct SharedObjects {
     pub anon: Vec<SharedAnon>,
     /// Files that memory is mapped from or that are executed.
     pub mapped: Vec<MappedFile>,
+    /// Which of the contents are those of memory files.
+    pub memfds: Vec<super::memfd::Memfd>,
 }
 
 /// A piece of shared anonymous memory (`mmap(MAP_SHARED|MAP_ANONYMOUS)`).

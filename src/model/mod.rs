@@ -10,6 +10,7 @@ pub mod fd;
 pub mod files;
 pub mod locks;
 pub mod manifest;
+pub mod memfd;
 pub mod memory;
 pub mod pipes;
 pub mod process;

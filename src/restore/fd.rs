@@ -51,6 +51,8 @@ pub struct Opened {
     status_write: OwnedFd,
     /// Its read end, which stays with us.
     status_read: OwnedFd,
+    /// Memory files and the seals they get when they have been mapped.
+    unsealed: Vec<(File, u32)>,
 }
 
 impl Opened {
@@ -60,9 +62,9 @@ impl Opened {
     }
 
     /// The first process has its copies: ours are closed, so that pipes end when the program's ends are gone.
-    pub fn after_fork(self) -> (Sources, OwnedFd) {
+    pub fn after_fork(self) -> (Sources, OwnedFd, Vec<(File, u32)>) {
         drop((self.owned, self.status_write));
-        (self.numbers, self.status_read)
+        (self.numbers, self.status_read, self.unsealed)
     }
 }
 
@@ -101,7 +103,7 @@ pub fn open_all(image: &Image, options: &Options) -> Result<Opened, Error> {
             Ok(Mapped { read: number(read)?, write: number(write)? })
         })
         .collect::<Result<_, Error>>()?;
-    contents.finish()?;
+    let unsealed = contents.finish(|content| written(checkpoint, content))?;
     let image_fd = image.file().as_fd().try_clone_to_owned().map_err(|e| Error::step("sharing the image", 0, e))?;
     let image_number = place(image_fd)?;
     let (status_read, write) =
@@ -109,7 +111,7 @@ pub fn open_all(image: &Image, options: &Options) -> Result<Opened, Error> {
     let status_write = fds::dup_above(write.as_fd(), base).map_err(|e| Error::step("numbering a descriptor", 0, e))?;
     let status = status_write.as_raw_fd();
     let numbers = Sources { base, files: numbers, mapped, image: image_number, status };
-    Ok(Opened { numbers, owned, status_write, status_read })
+    Ok(Opened { numbers, owned, status_write, status_read, unsealed })
 }
 
 /// All descriptors of the whole tree are open at once for a moment; memory is made and locked before a process has
@@ -178,6 +180,19 @@ fn open_mapped(
             Ok([open(false)?, open(true)?])
         })
         .collect()
+}
+
+/// Whether the file with this content is mapped by somebody who may write to it.
+fn written(checkpoint: &Checkpoint, content: u32) -> bool {
+    let has = |file: u32| {
+        let mapped = checkpoint.shared.mapped.get(file as usize);
+        mapped.and_then(|m| m.content).is_some_and(|c| c.id == content)
+    };
+    checkpoint
+        .processes
+        .iter()
+        .flat_map(|p| &p.memory.vmas)
+        .any(|vma| matches!(vma.backing, Backing::File { file, shared: true, may_write: true, .. } if has(file)))
 }
 
 /// Gives descriptors their numbers in a process.

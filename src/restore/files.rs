@@ -14,6 +14,7 @@ use crate::model::memory::MappedFile;
 
 use super::Error;
 use super::fd::reopen;
+use super::memfd;
 
 /// O_NOFOLLOW stays among a file's flags, and would forbid the way through /proc, which is a link.
 const NOFOLLOW: u32 = libc::O_NOFOLLOW as u32;
@@ -59,22 +60,39 @@ impl<'a> Contents<'a> {
         file.map(OwnedFd::from).map_err(|e| Error::file("opening", &mapped.path, e))
     }
 
-    /// Gives the files the permissions they had, now that all that is to be open on them is.
-    pub fn finish(self) -> Result<(), Error> {
-        for (file, mode) in self.made.into_values() {
+    /// Gives the files the permissions they had, now that all that is to be open on them is, and memory files their
+    /// seals. What comes back are those that `written` tells to be mapped for writing: a seal against new writers keeps
+    /// us out as well until the mappings are there.
+    pub fn finish(self, written: impl Fn(u32) -> bool) -> Result<Vec<(File, u32)>, Error> {
+        let mut unsealed = Vec::new();
+        for (id, (file, mode)) in self.made {
             file.set_permissions(Permissions::from_mode(mode))
                 .map_err(|e| Error::step("setting the permissions of a deleted file", 0, e))?;
+            match self.image.checkpoint().shared.memfds.iter().find(|m| m.content == id) {
+                Some(memfd) if written(id) => unsealed.push((file, memfd.seals)),
+                Some(memfd) => {
+                    memfd::seal(&file, memfd.seals).map_err(|e| Error::step("sealing a memory file", 0, e))?
+                }
+                None => {}
+            }
         }
-        Ok(())
+        Ok(unsealed)
     }
 
     /// The file without a name, made where it was (so that it is on the same file system) and deleted again.
     fn make(&mut self, path: &Name, content: &Content, mode: u32) -> Result<&File, Error> {
         if !self.made.contains_key(&content.id) {
             let fail = |e| Error::file("making the deleted file", path, e);
-            let (file, name) = create_somewhere(path.as_path(), mode).map_err(fail)?;
-            // Nobody is to find it, whatever happens from here on.
-            fs::remove_file(&name).map_err(fail)?;
+            let memfd = self.image.checkpoint().shared.memfds.iter().find(|m| m.content == content.id);
+            let file = match memfd {
+                Some(memfd) => memfd::make(memfd, path).map_err(fail)?,
+                None => {
+                    let (file, name) = create_somewhere(path.as_path(), mode).map_err(fail)?;
+                    // Nobody is to find it, whatever happens from here on.
+                    fs::remove_file(&name).map_err(fail)?;
+                    file
+                }
+            };
             copy(self.image, content, &file).map_err(fail)?;
             self.made.insert(content.id, (file, mode));
         }

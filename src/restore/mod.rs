@@ -14,6 +14,7 @@ mod gap;
 mod jobcontrol;
 mod locks;
 mod manifest;
+mod memfd;
 mod memory;
 mod namespaces;
 mod pipes;
@@ -195,7 +196,7 @@ pub fn resume(image: &Image, options: &Options) -> Result<Resumed, Error> {
     let checkpoint = image.checkpoint();
     let sources = fd::open_all(image, options)?;
     let mut init = namespaces::Init::start(checkpoint, options, &sources)?;
-    let (sources, status) = sources.after_fork();
+    let (sources, status, unsealed) = sources.after_fork();
     let built = std::thread::scope(|scope| {
         // The pages are checked while the processes read them; nothing runs before both are done.
         let check = (options.verify == Verify::Full).then(|| scope.spawn(|| image.verify(1, options.cancel)));
@@ -208,6 +209,9 @@ pub fn resume(image: &Image, options: &Options) -> Result<Resumed, Error> {
     })?;
     if options.cancel.load(Ordering::Relaxed) {
         return Err(Error::Cancelled);
+    }
+    for (file, seals) in unsealed {
+        memfd::seal(&file, seals).map_err(|e| Error::step("sealing a memory file", 0, e))?;
     }
     let mut notes = plan.summary.notes;
     notes.extend(built.notes.iter().cloned());

@@ -26,7 +26,6 @@ int main(int argc, char **argv) {
         MUST(socketpair(AF_UNIX, SOCK_STREAM, 0, pair));
         fd = pair[0];
     } else if (!strcmp(kind, "inotify")) fd = MUST(inotify_init1(0));
-    else if (!strcmp(kind, "memfd")) fd = MUST(memfd_create("guest", 0));
     else if (!strcmp(kind, "pidfd")) fd = MUST(syscall(SYS_pidfd_open, getpid(), 0));
     else if (!strcmp(kind, "opath")) fd = MUST(open(".", O_PATH));
     else if (!strcmp(kind, "packet-pipe")) {

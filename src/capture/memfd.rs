@@ -1,0 +1,38 @@
+//! Memory files (memfd_create): files that never had a name.
+
+use std::fs::File;
+use std::os::fd::AsFd;
+
+use crate::model::files::Content;
+use crate::model::memfd::Memfd;
+use crate::sys::fds;
+
+use super::contents::Contents;
+
+/// Of a file made without MFD_ALLOW_SEALING.
+const F_SEAL_SEAL: u32 = 1;
+
+/// Whether the kernel's name for a file says that it is one.
+pub(super) fn is(name: &[u8]) -> bool {
+    name.starts_with(b"/memfd:")
+}
+
+/// Notes that a content is that of a memory file. Without a descriptor (`file`) nobody can change or ask for its seals
+/// any more.
+pub(super) fn capture(contents: &mut Contents, content: Content, file: Option<&File>) {
+    let seals = file.and_then(|f| fds::fcntl(f.as_fd(), libc::F_GET_SEALS, 0).ok()).map_or(F_SEAL_SEAL, |s| s as u32);
+    if !contents.memfds.iter().any(|m| m.content == content.id) {
+        contents.memfds.push(Memfd { content: content.id, seals });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn by_name() {
+        assert!(is(b"/memfd:x (deleted)") && is(b"/memfd:"));
+        assert!(!is(b"/tmp/memfd:x") && !is(b"/memfdx"));
+    }
+}
