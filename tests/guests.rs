@@ -262,6 +262,13 @@ fn leaders_out_of_sight() {
     assert!(said.contains("2 passed"), "{said}{}", String::from_utf8_lossy(&output.stderr));
 }
 
+/// A save must not part what processes share since a fork: each would have a copy of its own afterwards.
+#[test]
+fn what_is_shared_stays_so_during_saves() {
+    undisturbed("forked", Build::Dynamic);
+    keep_running("forked", Build::Dynamic, false);
+}
+
 /// Standard streams that lead outside: the resuming command's own take their place.
 #[test]
 fn pipes_as_standard_streams() {

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::fs::File;
+use std::io;
 use std::os::fd::AsFd;
 
 use crate::image::Run;
@@ -13,6 +14,7 @@ use crate::sys::mem::{PageQuery, page, pagemap_scan};
 use crate::tracer::HeldProcess;
 
 use super::Error;
+use super::forked;
 use super::mapped::Mapped;
 use super::refusals::Refusals;
 use super::view::View;
@@ -27,6 +29,8 @@ pub(super) struct Seen {
     pub memory: Memory,
     /// Private pages to be saved.
     pub runs: Vec<Run>,
+    /// Those of them that others may have mapped too.
+    pub shared: Vec<Run>,
 }
 
 /// Where a piece of shared anonymous memory is mapped.
@@ -103,8 +107,11 @@ pub(super) fn look(p: &HeldProcess, index: usize, stat: &Stat, whole: &mut Whole
         }
         vmas.push(vma(m, backing));
     }
-    let (pages, guards) = pages(p, &maps)?;
+    let failed = |e| Error::of(p.host, "reading the page map")(e);
+    let pagemap = File::open(format!("/proc/{}/pagemap", p.live())).map_err(failed)?;
+    let (pages, guards) = pages(&pagemap, &maps).map_err(failed)?;
     let runs = clip(&pages, &wanted);
+    let shared = forked::shared(&pagemap, &maps, &runs).map_err(failed)?;
     let saved: Vec<(u64, u64)> = vmas.iter().map(|v| (v.start.0, v.end.0)).collect();
     let guards = clip(&guards, &saved);
     for v in vmas.iter().filter(|v| matches!(v.backing, Backing::SharedAnon { .. })) {
@@ -117,7 +124,7 @@ pub(super) fn look(p: &HeldProcess, index: usize, stat: &Stat, whole: &mut Whole
     let span = |r: Run| Span { start: Addr(r.start), end: Addr(r.start + r.len) };
     let guards = guards.into_iter().map(span).collect();
     let memory = Memory { fields: fields(p, stat)?, vmas, vdso: vdso(p, &maps)?, guards, lock_future: None };
-    Ok(Seen { memory, runs })
+    Ok(Seen { memory, runs, shared })
 }
 
 fn is_kernels(name: &[u8]) -> bool {
@@ -257,23 +264,21 @@ fn vdso(p: &HeldProcess, maps: &[Mapping]) -> Result<Option<Vdso>, Error> {
 type Ranges = Vec<(Addr, Addr)>;
 
 /// Every page of the process that is neither a file's nor the zero page; and the guard pages.
-fn pages(p: &HeldProcess, maps: &[Mapping]) -> Result<(Ranges, Ranges), Error> {
+fn pages(pagemap: &File, maps: &[Mapping]) -> io::Result<(Ranges, Ranges)> {
     let (Some(first), Some(last)) = (maps.first(), maps.iter().rfind(|m| m.end <= TOP)) else {
         return Ok((Vec::new(), Vec::new()));
     };
     let (start, end) = (Addr(first.start), Addr(last.end));
-    let failed = |e| Error::of(p.host, "reading the page map")(e);
-    let pagemap = File::open(format!("/proc/{}/pagemap", p.live())).map_err(failed)?;
     let guards = PageQuery { any: page::GUARD, ..PageQuery::default() };
     let (guards, guard) = match pagemap_scan(pagemap.as_fd(), start, end, guards) {
         Ok(found) => (found, page::GUARD),
         // Linux before 6.15 does not know them in this interface.
         Err(e) if e.raw_os_error() == Some(libc::EINVAL) => (Vec::new(), 0),
-        Err(e) => return Err(failed(e)),
+        Err(e) => return Err(e),
     };
     let other = page::PFNZERO | page::FILE | guard;
     let query = PageQuery { inverted: other, all: other, any: page::PRESENT | page::SWAPPED };
-    Ok((pagemap_scan(pagemap.as_fd(), start, end, query).map_err(failed)?, guards))
+    Ok((pagemap_scan(pagemap.as_fd(), start, end, query)?, guards))
 }
 
 /// Whether mlockall(MCL_FUTURE) is in force, and if so whether only on fault. Nothing says so but memory that is mapped

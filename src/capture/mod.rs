@@ -9,6 +9,7 @@ mod error;
 mod eventfd;
 mod fd;
 mod files;
+mod forked;
 mod gone;
 mod inside;
 mod jobcontrol;

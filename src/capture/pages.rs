@@ -2,18 +2,19 @@
 
 use std::io;
 
-use crate::image::PageSource;
+use crate::image::{PageSource, Run};
 use crate::model::Addr;
 use crate::tracer::HeldProcess;
 
+use super::forked;
 use super::memory::Sharer;
 use super::shared::locate;
 
 /// Where the pages of a part of the image come from.
 #[derive(Debug)]
 pub(super) enum Origin {
-    /// The address space of a held process, by index.
-    Process(usize),
+    /// The address space of a held process, by index; and which of its pages others have mapped too.
+    Process(usize, Vec<Run>),
     /// A shared object, through these mappings.
     Shared(Vec<Sharer>),
 }
@@ -26,15 +27,18 @@ pub(super) struct Pages<'a> {
 }
 
 impl Pages<'_> {
-    fn read(&self, process: usize, addr: Addr, buf: &mut [u8]) -> io::Result<()> {
-        self.processes.get(process).ok_or(io::ErrorKind::NotFound)?.read(addr, buf)
+    fn process(&self, index: usize) -> io::Result<&HeldProcess> {
+        self.processes.get(index).ok_or_else(|| io::ErrorKind::NotFound.into())
     }
 }
 
 impl PageSource for Pages<'_> {
     fn fill(&self, part: usize, addr: u64, buf: &mut [u8]) -> io::Result<()> {
         match self.origins.get(part).ok_or(io::ErrorKind::NotFound)? {
-            Origin::Process(index) => self.read(*index, Addr(addr), buf),
+            Origin::Process(index, shared) if forked::touches(shared, addr, buf.len() as u64) => {
+                self.process(*index)?.read(Addr(addr), buf)
+            }
+            Origin::Process(index, _) => self.process(*index)?.read_exclusive(Addr(addr), buf),
             Origin::Shared(cover) => {
                 let mut offset = addr;
                 let mut rest = buf;
@@ -42,7 +46,7 @@ impl PageSource for Pages<'_> {
                     let (process, at, room) = locate(cover, offset).ok_or(io::ErrorKind::UnexpectedEof)?;
                     let len = rest.len().min(usize::try_from(room).unwrap_or(usize::MAX));
                     let (now, later) = rest.split_at_mut(len);
-                    self.read(process, at, now)?;
+                    self.process(process)?.read_exclusive(at, now)?;
                     offset += len as u64;
                     rest = later;
                 }

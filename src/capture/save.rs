@@ -120,7 +120,7 @@ fn take(held: &mut Held, looked: Looked, manifest: Manifest, request: &Request<'
         process.fds = fds.descriptors.remove(&index).unwrap_or_default();
         process.locks = fds.locks.remove(&index).unwrap_or_default();
         parts.push(Part { name: process_part(process.pid), runs: memory.runs });
-        origins.push(Origin::Process(index));
+        origins.push(Origin::Process(index, memory.shared));
         processes.push(process);
     }
     let mut anon = Vec::new();

@@ -26,6 +26,8 @@ pub struct Mapping {
     pub flags: VmFlags,
     /// KiB in swap.
     pub swap: u64,
+    /// KiB of pages that are mapped elsewhere too.
+    pub others_map: u64,
     /// Protection key.
     pub pkey: u32,
 }
@@ -142,6 +144,11 @@ fn detail(mapping: &mut Mapping, line: &[u8]) {
                 mapping.swap = kib(value);
             }
         }
+        [b'S', b'h', ..] => {
+            for name in [&b"Shared_Clean:"[..], b"Shared_Dirty:"] {
+                mapping.others_map = mapping.others_map.saturating_add(line.strip_prefix(name).map_or(0, kib));
+            }
+        }
         [b'P', b'r', b'o', ..] => {
             if let Some(value) = line.strip_prefix(b"ProtectionKey:") {
                 mapping.pkey = decimal(value.trim_ascii()).unwrap_or(0);
@@ -168,6 +175,9 @@ Size:                  4 kB
 KernelPageSize:        4 kB
 MMUPageSize:           4 kB
 Rss:                   4 kB
+Shared_Clean:          8 kB
+Shared_Dirty:          4 kB
+Private_Clean:         0 kB
 Swap:                 12 kB
 SwapPss:               1 kB
 Locked:                0 kB
@@ -193,7 +203,7 @@ VmFlags: ex
         assert_eq!((first.prot, first.shared, first.offset), (3, false, 0x3000));
         assert_eq!((first.dev, first.inode), ((0xfe, 0), 18504));
         assert_eq!(first.name, b"/opt/my program/bin\nx (deleted)");
-        assert_eq!((first.swap, first.pkey), (12, 3));
+        assert_eq!((first.swap, first.others_map, first.pkey), (12, 12, 3));
         assert!(first.flags.has(*b"dc") && first.flags.has(*b"ac") && !first.flags.has(*b"dd"));
         assert!(maps[1].shared && maps[1].flags.has(*b"ms") && maps[1].has_file());
         assert_eq!(maps[2].anon_name(), Some(&b"arena"[..]));
