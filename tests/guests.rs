@@ -12,6 +12,10 @@ use harness::{Build, Scene, compile, skip};
 use nix::sys::signal::Signal;
 
 fn guest(name: &str, build: Build) -> Option<PathBuf> {
+    if FOR_ROOT.contains(&name) && !harness::root() {
+        skip(name, "only root can set up what it is about");
+        return None;
+    }
     let program = compile(&format!("guests/{name}.c"), build);
     if program.is_none() {
         skip(name, &format!("no compiler for {build:?}"));
@@ -113,6 +117,9 @@ fn attached(name: &str, build: Build) {
     scene.nobody_left();
 }
 
+/// What an ordinary user can't set up.
+const FOR_ROOT: [&str; 1] = ["credentials"];
+
 macro_rules! guests {
     ($($name:ident: $replay:literal,)*) => {$(
         mod $name {
@@ -163,6 +170,7 @@ guests! {
     stopped: true,
     ids: true,
     process: true,
+    credentials: true,
     files: false,
     filelocks: true,
     pipes: true,

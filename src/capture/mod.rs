@@ -4,6 +4,7 @@
 //! be saved is collected, before the first system call is run in the program.
 
 mod contents;
+mod credentials;
 mod epoll;
 mod error;
 mod eventfd;

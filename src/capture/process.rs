@@ -3,15 +3,16 @@
 use std::os::unix::fs::MetadataExt;
 
 use crate::model::memory::Memory;
-use crate::model::process::{Credentials, Exe, Limit, Process};
+use crate::model::process::{Exe, Limit, Process};
 use crate::model::signals::Action;
 use crate::model::thread::Thread;
 use crate::model::{Addr, Name};
 use crate::proc::{self, stat::Stat, status::Status};
 use crate::sys::tasks::pidfd_open_thread;
-use crate::tracer::HeldProcess;
+use crate::tracer::{HeldProcess, HeldThread};
 
 use super::Error;
+use super::credentials;
 use super::mapped::Mapped;
 use super::memory::lock_future;
 use super::refusals::Refusals;
@@ -19,9 +20,7 @@ use super::signals;
 use super::timers;
 use super::view::View;
 
-const PR_GET_PDEATHSIG: u64 = 2;
 const PR_GET_DUMPABLE: u64 = 3;
-const PR_GET_SECUREBITS: u64 = 27;
 const PR_GET_CHILD_SUBREAPER: u64 = 37;
 const PR_GET_THP_DISABLE: u64 = 42;
 
@@ -29,6 +28,8 @@ const PR_GET_THP_DISABLE: u64 = 42;
 #[derive(Debug)]
 pub(super) struct Seen {
     pub status: Status,
+    /// Of each living thread.
+    pub threads: Vec<Status>,
     pub stat: Stat,
     pub exe: Exe,
     cwd: Name,
@@ -38,6 +39,11 @@ pub(super) struct Seen {
 /// Reads what can be read from outside, and refuses what can't be saved.
 pub(super) fn look(p: &HeldProcess, view: &View, mapped: &mut Mapped, refusals: &mut Refusals) -> Result<Seen, Error> {
     let host = p.live();
+    let of_thread = |t: &HeldThread| proc::task_status(p.host, t.host).map_err(Error::proc(t.host));
+    let threads = p.threads.iter().map(of_thread).collect::<Result<Vec<_>, _>>()?;
+    for (t, status) in p.threads.iter().zip(&threads) {
+        credentials::look(p.pid, t.tid, status, refusals);
+    }
     let status = proc::status(host).map_err(Error::proc(host))?;
     let stat = proc::stat(host).map_err(Error::proc(host))?;
     let mut refuse = |reason: &str, hint: &str| refusals.add(p.pid, "process", reason, hint);
@@ -46,11 +52,7 @@ pub(super) fn look(p: &HeldProcess, view: &View, mapped: &mut Mapped, refusals: 
         refuse("its main thread has ended while others live: its descriptors can't be had before Linux 6.9", "");
     }
     // A thread can be under a filter that its leader is not under: it would judge the calls we make there.
-    let mut filtered = status.seccomp != 0;
-    for t in p.threads.iter().skip(1) {
-        filtered |= proc::task_status(p.host, t.host).map_err(Error::proc(t.host))?.seccomp != 0;
-    }
-    if filtered {
+    if threads.iter().any(|t| t.seccomp != 0) {
         refuse("it is under a seccomp filter: not supported", "");
     }
     if status.shadow_stack {
@@ -59,20 +61,13 @@ pub(super) fn look(p: &HeldProcess, view: &View, mapped: &mut Mapped, refusals: 
     if p.threads.iter().any(|t| t.regs.cs == 0x23) {
         refuse("it runs 32-bit code: not supported", "");
     }
-    let differ = |ids: &[u32; 4]| ids.iter().any(|id| id != &ids[0]);
-    if !nix::unistd::geteuid().is_root() && (differ(&status.uid) || differ(&status.gid)) {
-        refuse(
-            "its real, effective and saved ids differ: they can't be set again without privilege",
-            "save it as root",
-        );
-    }
     let cwd = directory(p, "cwd", "working directory", view, refusals)?;
     let root = directory(p, "root", "root directory", view, refusals)?;
     let link = proc::link(&format!("{host}/exe")).map_err(Error::proc(host))?;
     let meta = std::fs::metadata(format!("/proc/{host}/exe")).map_err(Error::of(host, "looking at the executable"))?;
     let file = mapped.add(view, &link, meta.dev(), meta.ino(), true);
     let exe = Exe { path: mapped.path(file), file };
-    Ok(Seen { status, stat, exe, cwd, root })
+    Ok(Seen { status, threads, stat, exe, cwd, root })
 }
 
 fn directory(
@@ -115,16 +110,13 @@ pub(super) fn capture(
         remote.call("prctl", libc::SYS_prctl, [what, arg, 0, 0, 0, 0])
     };
     let dumpable = prctl(&mut remote, PR_GET_DUMPABLE, 0)? as u32;
-    let securebits = prctl(&mut remote, PR_GET_SECUREBITS, 0)? as u32;
     let thp_disable = prctl(&mut remote, PR_GET_THP_DISABLE, 0)? & 1 == 1;
     let scratch = remote.scratch();
     memory.lock_future = lock_future(host, status.locked, scratch)?;
-    prctl(&mut remote, PR_GET_PDEATHSIG, scratch.0)?;
-    prctl(&mut remote, PR_GET_CHILD_SUBREAPER, scratch.0 + 4)?;
-    let mut words = [0u8; 8];
-    remote.read(scratch, &mut words)?;
-    let [a, b, c, d, e, f, g, h] = words;
-    let (pdeath_signal, subreaper) = (i32::from_ne_bytes([a, b, c, d]), i32::from_ne_bytes([e, f, g, h]) != 0);
+    prctl(&mut remote, PR_GET_CHILD_SUBREAPER, scratch.0)?;
+    let mut word = [0u8; 4];
+    remote.read(scratch, &mut word)?;
+    let subreaper = i32::from_ne_bytes(word) != 0;
     memory.fields.brk = Addr(remote.call("brk", libc::SYS_brk, [0; 6])?);
     let actions: Vec<Action> = signals::actions(&mut remote, status.sig_caught | status.sig_ignored)?;
     // Timers before pending signals: one that goes off in between is then seen twice, not missed, and a standard
@@ -139,17 +131,8 @@ pub(super) fn capture(
         root,
         umask: status.umask,
         limits,
-        credentials: Credentials {
-            uid: status.uid,
-            gid: status.gid,
-            groups: status.groups,
-            caps: status.caps,
-            securebits,
-        },
         dumpable,
         subreaper,
-        no_new_privs: status.no_new_privs,
-        pdeath_signal,
         thp_disable,
         personality: proc::hex_number(&format!("{host}/personality")).map_err(Error::proc(host))? as u32,
         oom_score_adj: proc::number(&format!("{host}/oom_score_adj")).map_err(Error::proc(host))? as i32,

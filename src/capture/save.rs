@@ -146,9 +146,9 @@ fn take_process(
     request: &Request<'_>,
 ) -> Result<Process, Error> {
     let mut threads = Vec::with_capacity(p.threads.len());
-    for index in 0..p.threads.len() {
+    for (index, status) in seen.threads.iter().enumerate() {
         unless_cancelled(request.cancel)?;
-        threads.push(thread::capture(p, index)?);
+        threads.push(thread::capture(p, index, status)?);
     }
     process::capture(p, seen, memory, threads, inside)
 }

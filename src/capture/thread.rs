@@ -2,14 +2,17 @@
 
 use crate::model::thread::{AltStack, Thread};
 use crate::model::{Addr, Hex, Name};
-use crate::proc;
+use crate::proc::{self, status::Status};
 use crate::sys::{sched, tasks};
 use crate::tracer::{HeldProcess, frame};
 
 use super::Error;
+use super::credentials;
 use super::refusals::Refusals;
 use super::signals;
 
+const PR_GET_PDEATHSIG: u64 = 2;
+const PR_GET_SECUREBITS: u64 = 27;
 const PR_GET_TIMERSLACK: u64 = 30;
 const PR_GET_TID_ADDRESS: u64 = 40;
 /// semop, msgsnd, msgrcv, semtimedop.
@@ -33,19 +36,21 @@ pub(super) fn look(p: &HeldProcess, refusals: &mut Refusals) -> Result<(), Error
     Ok(())
 }
 
-/// Captures thread `index` of a process.
-pub(super) fn capture(p: &mut HeldProcess, index: usize) -> Result<Thread, Error> {
+/// Captures thread `index` of a process, whose /proc text is in `status`.
+pub(super) fn capture(p: &mut HeldProcess, index: usize, status: &Status) -> Result<Thread, Error> {
     let process = p.host;
     let mut remote = p.remote(index)?;
     let slack = remote.call("prctl", libc::SYS_prctl, [PR_GET_TIMERSLACK, 0, 0, 0, 0, 0])?;
     let scratch = remote.scratch();
     remote.call("prctl", libc::SYS_prctl, [PR_GET_TID_ADDRESS, scratch.0, 0, 0, 0, 0])?;
     remote.call("sigaltstack", libc::SYS_sigaltstack, [0, scratch.0 + 8, 0, 0, 0, 0])?;
-    // An address, then `stack_t`: pointer, flags (and padding), size.
-    let mut bytes = [0u8; 32];
+    remote.call("prctl", libc::SYS_prctl, [PR_GET_PDEATHSIG, scratch.0 + 32, 0, 0, 0, 0])?;
+    let securebits = remote.call("prctl", libc::SYS_prctl, [PR_GET_SECUREBITS, 0, 0, 0, 0, 0])? as u32;
+    // An address; `stack_t`: pointer, flags (and padding), size; an int.
+    let mut bytes = [0u8; 40];
     remote.read(scratch, &mut bytes)?;
     drop(remote);
-    let [clear_child_tid, sp, flags, size] = words(&bytes);
+    let [clear_child_tid, sp, flags, size, pdeath_signal] = words(&bytes);
     let t = p.threads.get(index).ok_or(Error::Vanished { pid: process })?;
     let host = t.host;
     let comm = proc::read(&format!("{process}/task/{host}/comm")).map_err(Error::proc(host))?;
@@ -65,6 +70,8 @@ pub(super) fn capture(p: &mut HeldProcess, index: usize) -> Result<Thread, Error
         affinity: Hex(sched::affinity(host).map_err(ask("reading the affinity"))?),
         io_priority: sched::io_priority(host).map_err(ask("reading the I/O priority"))?,
         timer_slack: slack,
+        credentials: credentials::capture(status, securebits),
+        pdeath_signal: pdeath_signal as u32 as i32,
     })
 }
 

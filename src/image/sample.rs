@@ -5,12 +5,13 @@ use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
 use super::*;
+use crate::model::credentials::Credentials;
 use crate::model::fd::{Descriptor, Kind, OpenFile};
 use crate::model::files::{Content, Regular};
 use crate::model::manifest::{Clocks, Cpu, FORMAT, Host, Manifest};
 use crate::model::memory::{Backing, FileStamp, MappedFile, Memory, SharedAnon, SharedObjects, Vma};
 use crate::model::pipes::PipeEnd;
-use crate::model::process::{Credentials, Exe, MmFields, Process};
+use crate::model::process::{Exe, MmFields, Process};
 use crate::model::thread::{AltStack, Regs, Sched, Thread};
 use crate::model::timers::IntervalTimer;
 use crate::model::tree::{Member as Relative, State, Tree};
@@ -99,11 +100,8 @@ fn process(pid: i32, cwd: &Name) -> Process {
         root: "/".into(),
         umask: 0o22,
         limits: vec![],
-        credentials: Credentials { uid: [0; 4], gid: [0; 4], groups: vec![], caps: [0; 5], securebits: 0 },
         dumpable: 1,
         subreaper: false,
-        no_new_privs: false,
-        pdeath_signal: 0,
         thp_disable: false,
         personality: 0,
         oom_score_adj: 0,
@@ -155,6 +153,15 @@ fn process(pid: i32, cwd: &Name) -> Process {
             affinity: Hex(vec![3]),
             io_priority: 0,
             timer_slack: 50000,
+            credentials: Credentials {
+                uid: [0; 4],
+                gid: [0; 4],
+                groups: vec![],
+                caps: [0; 5],
+                securebits: 0,
+                no_new_privs: false,
+            },
+            pdeath_signal: 0,
         }],
     }
 }

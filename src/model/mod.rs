@@ -4,6 +4,7 @@
 //! open flags, `prot` bits, clock ids…) are kept as the kernel has them on x86-64.
 
 mod basic;
+pub mod credentials;
 pub mod epoll;
 pub mod eventfd;
 pub mod fd;

@@ -25,16 +25,10 @@ pub struct Process {
     pub umask: u32,
     /// Resource limits, in the order of `RLIMIT_*`.
     pub limits: Vec<Limit>,
-    /// User, groups, capabilities.
-    pub credentials: Credentials,
     /// `PR_GET_DUMPABLE`: 0, 1 (or 2, which can't be set again).
     pub dumpable: u32,
     /// `PR_GET_CHILD_SUBREAPER`.
     pub subreaper: bool,
-    /// `PR_GET_NO_NEW_PRIVS`.
-    pub no_new_privs: bool,
-    /// `PR_GET_PDEATHSIG`; 0: none.
-    pub pdeath_signal: i32,
     /// `PR_GET_THP_DISABLE`.
     pub thp_disable: bool,
     /// personality(2).
@@ -80,21 +74,6 @@ pub struct Limit {
     pub soft: u64,
     /// How far the program may raise it.
     pub hard: u64,
-}
-
-/// Users, groups and capabilities of a process.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Credentials {
-    /// Real, effective, saved, file system.
-    pub uid: [u32; 4],
-    /// Real, effective, saved, file system.
-    pub gid: [u32; 4],
-    /// Supplementary groups.
-    pub groups: Vec<u32>,
-    /// Inheritable, permitted, effective, bounding, ambient, as bit sets.
-    pub caps: [u64; 5],
-    /// `PR_GET_SECUREBITS`.
-    pub securebits: u32,
 }
 
 /// Fields of the kernel's mm that `PR_SET_MM_MAP` sets.

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::credentials::Credentials;
 use super::signals::Pending;
 use super::{Addr, Hex, Name, Pid};
 
@@ -36,6 +37,10 @@ pub struct Thread {
     pub io_priority: i32,
     /// /proc/PID/timerslack_ns.
     pub timer_slack: u64,
+    /// Users, groups, capabilities.
+    pub credentials: Credentials,
+    /// `PR_GET_PDEATHSIG`; 0: none.
+    pub pdeath_signal: i32,
 }
 
 /// `user_regs_struct` of x86-64.

@@ -12,12 +12,16 @@ use crate::model::{Addr, Checkpoint, Pid};
 use crate::sys::{ptrace, stub as code, wait};
 use crate::tracer;
 
+use super::credentials::Start;
 use super::fd::Sources;
 use super::memory::Hold;
-use super::namespaces::{CLONE_ARGS_LEN, Init, clone_args};
+use super::namespaces::{self, CLONE_ARGS_LEN, Init, clone_args};
 use super::stub::{Batch, Expect, LEN, Puppet};
 use super::tree::{Order, Role, Step};
-use super::{Error, Options, Pids, Plan, epoll, fd, gap, jobcontrol, locks, memory, process, signals, thread, timers};
+use super::{
+    Error, Options, Pids, Plan, credentials, epoll, fd, gap, jobcontrol, locks, memory, process, signals, thread,
+    timers,
+};
 
 /// A tree that stands ready.
 #[derive(Debug)]
@@ -60,8 +64,10 @@ impl Built {
 /// Builds the tree of `image` under `init`.
 pub fn tree(image: &Image, options: &Options, plan: &Plan, sources: &Sources, init: &mut Init) -> Result<Built, Error> {
     let checkpoint = image.checkpoint();
-    let mut builder =
-        Builder { checkpoint, options, sources, puppets: BTreeMap::new(), hosts: BTreeMap::new(), notes: Vec::new() };
+    let start = Start::of(init.host(), namespaces::wanted(options))
+        .map_err(|e| Error::step("reading credentials", init.host(), io::Error::other(e)))?;
+    let (puppets, hosts) = (BTreeMap::new(), BTreeMap::new());
+    let mut builder = Builder { checkpoint, options, sources, start, puppets, hosts, notes: Vec::new() };
     let hold = builder.template(image, &plan.order, init)?;
     builder.births(&plan.order, &hold)?;
     for process in &checkpoint.processes {
@@ -89,6 +95,7 @@ struct Builder<'a> {
     checkpoint: &'a Checkpoint,
     options: &'a Options,
     sources: &'a Sources,
+    start: Start,
     puppets: BTreeMap<Pid, Puppet>,
     /// Each process's pid as we see it.
     hosts: BTreeMap<Pid, i32>,
@@ -267,7 +274,9 @@ impl Builder<'_> {
         comm.into_iter().for_each(|name| process::set_name(&mut batch, name));
         leader.run(batch)?;
         // Whoever looks at the process by its pid sees the user of this thread.
-        process::drop_privileges(&mut leader, process)?;
+        if let Some(t) = process.threads.first() {
+            credentials::set(&mut leader, &t.credentials, &self.start)?;
+        }
         leader.leave(status >> 8 & 0xff)
     }
 
@@ -295,7 +304,8 @@ impl Builder<'_> {
         signals::set_up(leader, process, has_news)?;
         for (t, puppet) in process.threads.iter().zip(std::iter::once(&mut *leader).chain(&mut others)) {
             signals::queue(puppet, process, t, fresh)?;
-            process::drop_privileges(puppet, process)?;
+            credentials::set(puppet, &t.credentials, &self.start)?;
+            thread::last_settings(puppet, t)?;
         }
         process::last_settings(leader, process)?;
         Ok(others)

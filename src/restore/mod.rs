@@ -6,6 +6,7 @@
 //! (`stub`), and lets all go together. Until then everything dies with us (`PTRACE_O_EXITKILL`).
 
 mod build;
+mod credentials;
 mod epoll;
 mod eventfd;
 mod fd;

@@ -13,7 +13,7 @@ use crate::sys::cpu;
 
 use super::namespaces::{self, Wanted};
 use super::tree::{Order, order};
-use super::{Error, Options, Pids, fd, locks, manifest, thread, vdso};
+use super::{Error, Options, Pids, credentials, fd, locks, manifest, thread, vdso};
 
 /// A complete plan.
 #[derive(Debug, Clone)]
@@ -67,7 +67,6 @@ pub fn plan(image: &Image, options: &Options) -> Result<Plan, Error> {
     files(checkpoint, &mut conflicts);
     locks::conflicts(checkpoint, &mut conflicts);
     pids(checkpoint, options, wanted, &mut conflicts);
-    credentials(checkpoint, wanted, &mut conflicts);
     if let Some(fd) = fd::no_room(checkpoint) {
         conflicts.push(Refusal {
             pid: checkpoint.tree.root,
@@ -77,6 +76,7 @@ pub fn plan(image: &Image, options: &Options) -> Result<Plan, Error> {
         });
     }
     let mut notes = Vec::new();
+    credentials::plan(checkpoint, wanted, &mut conflicts, &mut notes);
     for thread in checkpoint.processes.iter().flat_map(|p| &p.threads) {
         if thread::fitted(&thread.xstate.0, cpu::xsave_len()).is_none() {
             let (theirs, ours) = (thread.xstate.0.len(), cpu::xsave_len());
@@ -296,40 +296,16 @@ fn kernel_is_at_least(major: u32, minor: u32) -> bool {
     (numbers.next(), numbers.next()) >= (Some(major), Some(minor))
 }
 
-/// Users this process cannot become.
-fn credentials(checkpoint: &Checkpoint, wanted: Wanted, conflicts: &mut Vec<Refusal>) {
-    let (uid, gid) = (nix::unistd::geteuid().as_raw(), nix::unistd::getegid().as_raw());
-    let any_user = uid == 0 && !wanted.user;
-    let ours = proc::status(std::process::id() as i32).map_or(0, |s| s.caps[1]);
-    for process in &checkpoint.processes {
-        let c = &process.credentials;
-        if !wanted.user && c.caps[1] & !ours != 0 {
-            conflicts.push(Refusal {
-                pid: process.pid,
-                object: "capabilities".to_owned(),
-                reason: format!("it had {:#x}, of which we lack {:#x}", c.caps[1], c.caps[1] & !ours),
-                hint: "resume with as many, as root for instance".to_owned(),
-            });
-        }
-        if !any_user && (c.uid != [uid; 4] || c.gid != [gid; 4]) {
-            conflicts.push(Refusal {
-                pid: process.pid,
-                object: "user".to_owned(),
-                reason: format!("it ran as uid {} gid {}, we are uid {uid} gid {gid}", c.uid[1], c.gid[1]),
-                hint: "resume as that user, or as root".to_owned(),
-            });
-        }
-    }
-}
-
 fn vdso_notes(checkpoint: &Checkpoint, options: &Options, conflicts: &mut Vec<Refusal>, notes: &mut Vec<String>) {
     let own = own_vdso().unwrap_or_default();
+    let mut noted = false;
     for process in &checkpoint.processes {
         let Some(saved) = &process.memory.vdso else { continue };
         if !vdso::differs(&own, saved) && !options.foreign_vdso {
             continue;
         }
-        if notes.is_empty() {
+        if !noted {
+            noted = true;
             notes.push("this kernel's vDSO is another: the saved one stays, with jumps into this one".to_owned());
         }
         for thread in process.threads.iter().filter(|t| (saved.start.0..saved.end.0).contains(&t.regs.rip)) {

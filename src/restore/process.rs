@@ -11,16 +11,12 @@ use super::Error;
 use super::fd::Sources;
 use super::stub::{Batch, Expect, Puppet};
 
-const PR_SET_PDEATHSIG: u64 = 1;
 const PR_SET_DUMPABLE: u64 = 4;
 const PR_SET_NAME: u64 = 15;
-const PR_SET_SECUREBITS: u64 = 28;
 const PR_SET_MM: u64 = 35;
 const PR_SET_MM_MAP: u64 = 14;
 const PR_SET_CHILD_SUBREAPER: u64 = 36;
-const PR_SET_NO_NEW_PRIVS: u64 = 38;
 const PR_SET_THP_DISABLE: u64 = 41;
-const CAPABILITY_VERSION_3: u32 = 0x2008_0522;
 
 /// A task's name, cut to the kernel's 15 bytes.
 pub fn set_name(batch: &mut Batch, name: &Name) {
@@ -96,9 +92,6 @@ pub fn set_up(puppet: &mut Puppet, process: &Process, notes: &mut Vec<String>) -
     batch.call("umask", libc::SYS_umask, &[u64::from(process.umask)]);
     batch.call("personality", libc::SYS_personality, &[u64::from(process.personality)]);
     batch.call("prctl", libc::SYS_prctl, &[PR_SET_CHILD_SUBREAPER, u64::from(process.subreaper)]);
-    if process.no_new_privs {
-        batch.call("prctl", libc::SYS_prctl, &[PR_SET_NO_NEW_PRIVS, 1]);
-    }
     if process.thp_disable {
         batch.call("prctl", libc::SYS_prctl, &[PR_SET_THP_DISABLE, 1]);
     }
@@ -151,39 +144,10 @@ fn limits(puppet: &Puppet, process: &Process, notes: &mut Vec<String>) -> Result
     Ok(())
 }
 
-/// User, groups and capabilities, for the calling thread alone: nothing that needs privilege comes after it.
-pub fn drop_privileges(puppet: &mut Puppet, process: &Process) -> Result<(), Error> {
-    let c = &process.credentials;
-    let mut batch = puppet.batch();
-    let (uid, gid) = (nix::unistd::geteuid().as_raw(), nix::unistd::getegid().as_raw());
-    if c.uid != [uid; 4] || c.gid != [gid; 4] {
-        let groups: Vec<u8> = c.groups.iter().flat_map(|g| g.to_le_bytes()).collect();
-        let at = batch.data(&groups);
-        batch.call("setgroups", libc::SYS_setgroups, &[c.groups.len() as u64, at.0]);
-        batch.call("setresgid", libc::SYS_setresgid, &[c.gid[0].into(), c.gid[1].into(), c.gid[2].into()]);
-        // Capabilities must outlive the change of user for the moment.
-        batch.call("prctl", libc::SYS_prctl, &[8, 1]);
-        batch.call("setresuid", libc::SYS_setresuid, &[c.uid[0].into(), c.uid[1].into(), c.uid[2].into()]);
-        batch.call_expecting(Expect::Anything, "prctl", libc::SYS_prctl, &[8, 0]);
-    }
-    if c.securebits != 0 {
-        batch.call("prctl", libc::SYS_prctl, &[PR_SET_SECUREBITS, u64::from(c.securebits)]);
-    }
-    let [inheritable, permitted, effective, _, _] = c.caps;
-    let header = batch.data(&[CAPABILITY_VERSION_3.to_le_bytes(), [0; 4]].concat());
-    let half = |shift: u32| [effective, permitted, inheritable].map(|set| ((set >> shift) as u32).to_le_bytes());
-    let sets = batch.data(&[half(0), half(32)].concat().concat());
-    batch.call("capset", libc::SYS_capset, &[header.0, sets.0]);
-    puppet.run(batch).map(drop)
-}
-
 /// What a change of credentials would have undone.
 pub fn last_settings(puppet: &mut Puppet, process: &Process) -> Result<(), Error> {
     let mut batch = puppet.batch();
     // 2 ("readable by root only") is what the kernel sets for setuid programs and nobody else can.
     batch.call("prctl", libc::SYS_prctl, &[PR_SET_DUMPABLE, u64::from(process.dumpable == 1)]);
-    if process.pdeath_signal != 0 {
-        batch.call("prctl", libc::SYS_prctl, &[PR_SET_PDEATHSIG, process.pdeath_signal as u64]);
-    }
     puppet.run(batch).map(drop)
 }

@@ -12,6 +12,7 @@ use super::build::clone_into;
 use super::process::set_name;
 use super::stub::Puppet;
 
+const PR_SET_PDEATHSIG: u64 = 1;
 const PR_SET_TIMERSLACK: u64 = 29;
 /// What a thread shares with its siblings: memory, directories, descriptors, signal actions, semaphore undo, group.
 const THREAD: u64 = (libc::CLONE_VM
@@ -68,6 +69,16 @@ pub fn set_up(puppet: &mut Puppet, thread: &Thread, fresh: bool, notes: &mut Vec
     let area = fitted(&thread.xstate.0, cpu::xsave_len())
         .ok_or_else(|| Error::step("setting the extended state", host, io::Error::other("another layout")))?;
     ptrace::set_xstate(host, &area).map_err(|e| Error::step("setting the extended state", host, e))
+}
+
+/// What a change of credentials would have undone.
+pub fn last_settings(puppet: &mut Puppet, thread: &Thread) -> Result<(), Error> {
+    if thread.pdeath_signal == 0 {
+        return Ok(());
+    }
+    let mut batch = puppet.batch();
+    batch.call("prctl", libc::SYS_prctl, &[PR_SET_PDEATHSIG, thread.pdeath_signal as u64]);
+    puppet.run(batch).map(drop)
 }
 
 /// An xsave area as this processor wants it: as it is where the size is the same; where it is not, its components

@@ -101,6 +101,12 @@ pub fn robust_list(tid: i32) -> io::Result<(Addr, u64)> {
     Ok((Addr(head), len))
 }
 
+/// prctl(2) PR_GET_SECUREBITS: our own.
+pub fn securebits() -> u32 {
+    // SAFETY: no pointers.
+    unsafe { libc::prctl(libc::PR_GET_SECUREBITS) as u32 }
+}
+
 /// clock_gettime(2).
 pub fn clock(clock: i32) -> io::Result<Nanos> {
     let mut t = libc::timespec { tv_sec: 0, tv_nsec: 0 };
