@@ -391,7 +391,11 @@ fn describe(
         _ => Pid(0),
     };
     let mut state = State::Alive;
-    let ended = (stat.state == b'Z').then_some(stat.exit_code);
+    let mut ended = (stat.state == b'Z').then_some(stat.exit_code);
+    if ended.is_some() && !threads.is_empty() {
+        // Of a stopped process the other file shows the stop here.
+        ended = Some(proc::task_stat(host, host).map_err(gone)?.exit_code & 0xff00);
+    }
     if let (Some(status), true) = (ended, threads.is_empty()) {
         state = State::Zombie { status };
     }

@@ -76,6 +76,9 @@ static void *rest(void *unused) {
     bear(0), bear(1);
     for (int i = 0; i < 2; i++) CHECK(read(ends[0], &c, 1) == 1, "read");
     CHECK(write(ends[1], "content", 7) == 7, "write");
+    MUST(kill(child[1], SIGSTOP));
+    int status[2];
+    CHECK(waitpid(child[1], &status[1], WUNTRACED) == child[1] && WIFSTOPPED(status[1]), "the child stops");
     MUST(sigqueue(getpid(), SIGRTMIN + 1, (union sigval){.sival_int = 99}));
     timer_t timer;
     struct sigevent event = {.sigev_notify = SIGEV_SIGNAL, .sigev_signo = SIGPROF};
@@ -97,7 +100,7 @@ static void *rest(void *unused) {
     char text[8] = "";
     CHECK(read(ends[0], text, 8) == 7 && !strcmp(text, "content"), "in the pipe: %s", text);
     PTHREAD(pthread_join(other, NULL));
-    int status[2];
+    MUST(kill(child[1], SIGCONT));
     for (int i = 0; i < 2; i++) CHECK(waitpid(child[i], &status[i], 0) == child[i], "waitpid");
     // Nobody called exit_group in the first: its status is its last thread's, before Linux 6.1 its leader's.
     CHECK((status[0] == 9 << 8 || status[0] == 5 << 8) && status[1] == 9 << 8, "the children ended with %#x and %#x", status[0], status[1]);
