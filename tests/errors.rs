@@ -213,6 +213,20 @@ fn an_undumpable_process() {
 }
 
 #[test]
+fn a_process_under_seccomp() {
+    let program = guest!("refused");
+    if root() {
+        return skip("a_process_under_seccomp", "root may save it");
+    }
+    let scene = Scene::new("filtered");
+    let mut guest = alone(&scene, &program, &["seccomp"]);
+    let mut command = scene.ckpt("ckpt-attach", &[&guest.pid().to_string(), "-o"]);
+    let output = scene.output("save", command.arg(scene.image("x.ckpt.tar")));
+    failed(&scene, &output, REFUSED, &["it is under seccomp, which only root", "hint: save it as root"]);
+    unharmed(&scene, &mut guest);
+}
+
+#[test]
 fn yama() {
     let scope = fs::read_to_string("/proc/sys/kernel/yama/ptrace_scope").unwrap_or_default();
     if scope.trim() != "1" || root() {

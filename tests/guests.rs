@@ -118,7 +118,7 @@ fn attached(name: &str, build: Build) {
 }
 
 /// What an ordinary user can't set up.
-const FOR_ROOT: [&str; 1] = ["credentials"];
+const FOR_ROOT: [&str; 2] = ["credentials", "seccomp"];
 
 macro_rules! guests {
     ($($name:ident: $replay:literal,)*) => {$(
@@ -171,6 +171,7 @@ guests! {
     ids: true,
     process: true,
     credentials: true,
+    seccomp: true,
     files: false,
     filelocks: true,
     pipes: true,

@@ -26,6 +26,7 @@ mod pipes;
 mod process;
 mod refusals;
 mod save;
+mod seccomp;
 mod shared;
 mod sharing;
 mod signalfd;

@@ -16,6 +16,7 @@ use super::credentials;
 use super::mapped::Mapped;
 use super::memory::lock_future;
 use super::refusals::Refusals;
+use super::seccomp;
 use super::signals;
 use super::timers;
 use super::view::View;
@@ -30,6 +31,7 @@ pub(super) struct Seen {
     pub status: Status,
     /// Of each living thread.
     pub threads: Vec<Status>,
+    pub seccomp: seccomp::Seen,
     pub stat: Stat,
     pub exe: Exe,
     cwd: Name,
@@ -44,16 +46,13 @@ pub(super) fn look(p: &HeldProcess, view: &View, mapped: &mut Mapped, refusals: 
     for (t, status) in p.threads.iter().zip(&threads) {
         credentials::look(p.pid, t.tid, status, refusals);
     }
+    let seccomp = seccomp::look(p, &threads, refusals)?;
     let status = proc::status(host).map_err(Error::proc(host))?;
     let stat = proc::stat(host).map_err(Error::proc(host))?;
     let mut refuse = |reason: &str, hint: &str| refusals.add(p.pid, "process", reason, hint);
     let no_thread_fds = || pidfd_open_thread(host).is_err_and(|e| e.raw_os_error() == Some(libc::EINVAL));
     if p.ended_leader.is_some() && no_thread_fds() {
         refuse("its main thread has ended while others live: its descriptors can't be had before Linux 6.9", "");
-    }
-    // A thread can be under a filter that its leader is not under: it would judge the calls we make there.
-    if threads.iter().any(|t| t.seccomp != 0) {
-        refuse("it is under a seccomp filter: not supported", "");
     }
     if status.shadow_stack {
         refuse("it uses a shadow stack: not supported", "start it with GLIBC_TUNABLES=glibc.cpu.x86_shstk=off");
@@ -67,7 +66,7 @@ pub(super) fn look(p: &HeldProcess, view: &View, mapped: &mut Mapped, refusals: 
     let meta = std::fs::metadata(format!("/proc/{host}/exe")).map_err(Error::of(host, "looking at the executable"))?;
     let file = mapped.add(view, &link, meta.dev(), meta.ino(), true);
     let exe = Exe { path: mapped.path(file), file };
-    Ok(Seen { status, threads, stat, exe, cwd, root })
+    Ok(Seen { status, threads, seccomp, stat, exe, cwd, root })
 }
 
 fn directory(
@@ -102,7 +101,7 @@ pub(super) fn capture(
     inside: &super::Inside,
 ) -> Result<Process, Error> {
     let host = p.live();
-    let Seen { status, exe, cwd, root, .. } = seen;
+    let Seen { status, seccomp, exe, cwd, root, .. } = seen;
     let limits = proc::limits(host).map_err(Error::proc(host))?.map(|(soft, hard)| Limit { soft, hard }).to_vec();
     let timers_listed = proc::timers(host).map_err(Error::proc(host))?;
     let mut remote = p.remote(0)?;
@@ -145,6 +144,7 @@ pub(super) fn capture(
         timers,
         fds: Vec::new(),
         locks: Vec::new(),
+        filters: seccomp.filters,
         ended_leader: p.ended_leader,
         threads,
     })

@@ -148,7 +148,9 @@ fn take_process(
     let mut threads = Vec::with_capacity(p.threads.len());
     for (index, status) in seen.threads.iter().enumerate() {
         unless_cancelled(request.cancel)?;
-        threads.push(thread::capture(p, index, status)?);
+        let mut thread = thread::capture(p, index, status)?;
+        thread.seccomp = seen.seccomp.threads.get(index).cloned().flatten();
+        threads.push(thread);
     }
     process::capture(p, seen, memory, threads, inside)
 }

@@ -72,6 +72,7 @@ pub(super) fn capture(p: &mut HeldProcess, index: usize, status: &Status) -> Res
         timer_slack: slack,
         credentials: credentials::capture(status, securebits),
         pdeath_signal: pdeath_signal as u32 as i32,
+        seccomp: None,
     })
 }
 

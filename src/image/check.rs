@@ -11,7 +11,9 @@ use crate::model::fd::Kind;
 use crate::model::files::Content;
 use crate::model::memory::{Backing, Memory, SharedObjects, Span, Vma};
 use crate::model::process::Process;
+use crate::model::seccomp::Seccomp;
 use crate::model::signals::Pending;
+use crate::model::thread::Thread;
 use crate::model::tree::State;
 use crate::model::{Addr, Checkpoint, Pid};
 
@@ -91,13 +93,28 @@ fn threads(process: &Process, tids: &mut HashSet<Pid>) -> Check {
         Some(_) if !tids.insert(process.pid) => return Err(format!("thread {} is there twice", process.pid)),
         _ => {}
     }
+    // The kernel's BPF_MAXINSNS, of eight bytes each.
+    let fits = |len: usize| len > 0 && len % 8 == 0 && len <= 4096 * 8;
+    if let Some(filter) = process.filters.iter().find(|f| !fits(f.program.0.len())) {
+        return Err(format!("a seccomp filter of {} bytes", filter.program.0.len()));
+    }
     for thread in &process.threads {
         if thread.tid.0 <= 0 || !tids.insert(thread.tid) {
             return Err(format!("thread {} is there twice or cannot be", thread.tid));
         }
         thread.pending.iter().try_for_each(pending)?;
+        seccomp(thread, process.filters.len())?;
     }
     Ok(())
+}
+
+fn seccomp(thread: &Thread, filters: usize) -> Check {
+    match &thread.seccomp {
+        Some(Seccomp::Filters(chain)) if chain.is_empty() || chain.iter().any(|&f| f as usize >= filters) => {
+            Err(format!("thread {} is under seccomp filters that are not there", thread.tid))
+        }
+        _ => Ok(()),
+    }
 }
 
 fn descriptors(process: &Process, files: usize) -> Check {

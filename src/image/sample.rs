@@ -106,6 +106,7 @@ fn process(pid: i32, cwd: &Name) -> Process {
         personality: 0,
         oom_score_adj: 0,
         coredump_filter: 0x33,
+        filters: vec![],
         ended_leader: None,
         memory: Memory {
             fields: MmFields {
@@ -162,6 +163,7 @@ fn process(pid: i32, cwd: &Name) -> Process {
                 no_new_privs: false,
             },
             pdeath_signal: 0,
+            seccomp: None,
         }],
     }
 }

@@ -15,6 +15,7 @@ pub mod memfd;
 pub mod memory;
 pub mod pipes;
 pub mod process;
+pub mod seccomp;
 pub mod signalfd;
 pub mod signals;
 pub mod stdio;

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::fd::Descriptor;
 use super::locks::Lock;
 use super::memory::Memory;
+use super::seccomp::Filter;
 use super::signals::{Action, Pending};
 use super::thread::Thread;
 use super::timers::{IntervalTimer, PosixTimer};
@@ -52,6 +53,9 @@ pub struct Process {
     /// File locks and leases, each once in the whole tree.
     #[serde(default)]
     pub locks: Vec<Lock>,
+    /// Seccomp filters; threads refer to them.
+    #[serde(default)]
+    pub filters: Vec<Filter>,
     /// The wait(2) status of the main thread, if that has ended while others live.
     pub ended_leader: Option<i32>,
     /// Living threads, the leader first.

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::credentials::Credentials;
+use super::seccomp::Seccomp;
 use super::signals::Pending;
 use super::{Addr, Hex, Name, Pid};
 
@@ -41,6 +42,8 @@ pub struct Thread {
     pub credentials: Credentials,
     /// `PR_GET_PDEATHSIG`; 0: none.
     pub pdeath_signal: i32,
+    /// seccomp(2), if it is under it.
+    pub seccomp: Option<Seccomp>,
 }
 
 /// `user_regs_struct` of x86-64.

@@ -19,8 +19,8 @@ use super::namespaces::{self, CLONE_ARGS_LEN, Init, clone_args};
 use super::stub::{Batch, Expect, LEN, Puppet};
 use super::tree::{Order, Role, Step};
 use super::{
-    Error, Options, Pids, Plan, credentials, epoll, fd, gap, jobcontrol, locks, memory, process, signals, thread,
-    timers,
+    Error, Options, Pids, Plan, credentials, epoll, fd, gap, jobcontrol, locks, memory, process, seccomp, signals,
+    thread, timers,
 };
 
 /// A tree that stands ready.
@@ -304,6 +304,10 @@ impl Builder<'_> {
         signals::set_up(leader, process, has_news)?;
         for (t, puppet) in process.threads.iter().zip(std::iter::once(&mut *leader).chain(&mut others)) {
             signals::queue(puppet, process, t, fresh)?;
+        }
+        // Before the privilege to do so goes; our calls are not judged.
+        seccomp::set_up(&mut std::iter::once(&mut *leader).chain(&mut others).collect::<Vec<_>>(), process)?;
+        for (t, puppet) in process.threads.iter().zip(std::iter::once(&mut *leader).chain(&mut others)) {
             credentials::set(puppet, &t.credentials, &self.start)?;
             thread::last_settings(puppet, t)?;
         }

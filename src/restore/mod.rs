@@ -21,6 +21,7 @@ mod namespaces;
 mod pipes;
 pub mod plan;
 mod process;
+mod seccomp;
 mod signalfd;
 mod signals;
 mod stdio;

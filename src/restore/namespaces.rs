@@ -38,9 +38,14 @@ fn effective_caps() -> u64 {
     proc::status(std::process::id() as i32).map_or(0, |s| s.caps[2])
 }
 
+/// Whether we have CAP_SYS_ADMIN.
+pub fn privileged() -> bool {
+    effective_caps() & (1 << CAP_SYS_ADMIN) != 0
+}
+
 /// Which namespaces `options` ask for on this host.
 pub fn wanted(options: &Options) -> Wanted {
-    let privileged = effective_caps() & (1 << CAP_SYS_ADMIN) != 0;
+    let privileged = privileged();
     let pid = matches!(options.pids, Pids::Auto | Pids::Private);
     let time = options.clock == Clock::Keep && (pid || privileged);
     Wanted { user: !privileged && pid, pid, time }
@@ -95,8 +100,8 @@ impl Init {
             (Some(InitStep::Ready), _) => {}
             (step, errno) => return Err(step_error(step, &io::Error::from_raw_os_error(errno))),
         }
-        let options = ptrace::OPT_SYSGOOD | ptrace::OPT_CHILDREN | ptrace::OPT_EXITKILL;
-        let task = Running::seize(pid, options).map_err(|e| Error::step("seizing the first process", pid, e))?;
+        let task =
+            Running::seize(pid, ptrace::OPT_BUILD).map_err(|e| Error::step("seizing the first process", pid, e))?;
         task.interrupt().map_err(|e| Error::tracer("stopping the first process", e))?;
         init.task = Some(task.wait().map_err(|e| Error::tracer("stopping the first process", e))?);
         Ok(init)

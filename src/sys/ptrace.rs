@@ -15,6 +15,8 @@ const NT_PRSTATUS: usize = 1;
 const NT_X86_XSTATE: usize = 0x202;
 const PTRACE_GETSIGMASK: u32 = 0x420a;
 const PTRACE_SETSIGMASK: u32 = 0x420b;
+const PTRACE_SECCOMP_GET_FILTER: u32 = 0x420c;
+const PTRACE_SECCOMP_GET_METADATA: u32 = 0x420d;
 const PTRACE_GET_RSEQ_CONFIGURATION: u32 = 0x420f;
 
 /// `PTRACE_O_TRACESYSGOOD`: system call stops are told from signals.
@@ -25,6 +27,10 @@ pub const OPT_CHILDREN: usize = 2 | 4 | 8;
 pub const OPT_EXEC: usize = 0x10;
 /// `PTRACE_O_EXITKILL`: the task dies with its tracer.
 pub const OPT_EXITKILL: usize = 1 << 20;
+/// `PTRACE_O_SUSPEND_SECCOMP`: filters do not judge the task's calls.
+pub const OPT_SUSPEND_SECCOMP: usize = 1 << 21;
+/// For a process under construction.
+pub const OPT_BUILD: usize = OPT_SYSGOOD | OPT_CHILDREN | OPT_EXITKILL;
 
 fn request(op: u32, tid: i32, addr: usize, data: usize) -> io::Result<u64> {
     // SAFETY: callers pass requests whose addr and data are numbers, or pointers to live buffers of the right size.
@@ -175,6 +181,27 @@ pub fn get_rseq(tid: i32) -> io::Result<Option<Rseq>> {
         len: config.size,
         signature: config.signature,
     }))
+}
+
+/// PTRACE_SECCOMP_GET_FILTER: the `nth` filter of a task, the first installed first; `NotFound` past the last.
+pub fn seccomp_filter(tid: i32, nth: usize) -> io::Result<Vec<u8>> {
+    const INSTRUCTION: usize = 8;
+    let count = request(PTRACE_SECCOMP_GET_FILTER, tid, nth, 0)? as usize;
+    let mut program = vec![0u8; count * INSTRUCTION];
+    request(PTRACE_SECCOMP_GET_FILTER, tid, nth, program.as_mut_ptr() as usize)?;
+    Ok(program)
+}
+
+/// PTRACE_SECCOMP_GET_METADATA: whether that filter was installed with `SECCOMP_FILTER_FLAG_LOG` (not known before
+/// Linux 4.16).
+pub fn seccomp_logs(tid: i32, nth: usize) -> io::Result<bool> {
+    const FLAG_LOG: u64 = 2;
+    let mut metadata = [nth as u64, 0];
+    match request(PTRACE_SECCOMP_GET_METADATA, tid, size_of_val(&metadata), metadata.as_mut_ptr() as usize) {
+        Ok(_) => Ok(metadata[1] & FLAG_LOG != 0),
+        Err(e) if matches!(e.raw_os_error(), Some(libc::EIO | libc::EINVAL)) => Ok(false),
+        Err(e) => Err(e),
+    }
 }
 
 /// PTRACE_PEEKSIGINFO: the queued signals of the thread, or (`shared`) of its process, in order.

@@ -493,6 +493,14 @@ impl Drop for Held {
     }
 }
 
+impl HeldThread {
+    /// Has system calls run in the thread pass its seccomp filters by, as long as it is held. Wants CAP_SYS_ADMIN in the
+    /// first user namespace, and that we are under no filter (ptrace(2), `PTRACE_O_SUSPEND_SECCOMP`).
+    pub fn suspend_seccomp(&self) -> io::Result<()> {
+        ptrace::set_options(self.host, ptrace::OPT_SYSGOOD | ptrace::OPT_SUSPEND_SECCOMP)
+    }
+}
+
 impl HeldProcess {
     /// A living thread, the leader if that lives: of a dead leader /proc and ptrace show next to nothing.
     pub fn live(&self) -> i32 {
