@@ -164,6 +164,7 @@ guests! {
     rseq: true,
     sigactions: true,
     pending: true,
+    sigqueue: true,
     sigframe: true,
     tree: true,
     zombies: true,

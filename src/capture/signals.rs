@@ -1,7 +1,8 @@
 //! Signal actions and pending signals.
 
-use crate::model::Addr;
 use crate::model::signals::{Action, Pending};
+use crate::model::{Addr, Hex};
+use crate::proc;
 use crate::sys::ptrace;
 use crate::tracer::{Remote, SCRATCH_LEN};
 
@@ -34,14 +35,38 @@ fn action(signal: i32, bytes: &[u8]) -> Option<Action> {
     (!default).then_some(Action { signal, handler: Addr(handler), flags, restorer: Addr(restorer), mask })
 }
 
-/// Queued signals of a thread, or (`shared`) of its process.
+/// Pending signals of a thread, or (`shared`) of its process: those in the queue, and those of which there is only a mark,
+/// as the queue was full. The program gets such a one as sent by nobody (kernel/signal.c, collect_signal).
 pub(super) fn pending(tid: i32, shared: bool) -> Result<Vec<Pending>, Error> {
-    ptrace::pending(tid, shared).map_err(Error::of(tid, "reading the pending signals"))
+    let mut queue = ptrace::pending(tid, shared).map_err(Error::of(tid, "reading the pending signals"))?;
+    let status = proc::status(tid).map_err(Error::proc(tid))?;
+    let set = if shared { status.shared_pending } else { status.sig_pending };
+    queue.extend(unqueued(set, &queue));
+    Ok(queue)
+}
+
+fn unqueued(set: u64, queue: &[Pending]) -> Vec<Pending> {
+    let missing = (1..=64).filter(|n| set >> (n - 1) & 1 == 1 && !queue.iter().any(|p| p.signal == *n));
+    missing
+        .map(|signal| {
+            let mut info = vec![0; 128];
+            info[..4].copy_from_slice(&signal.to_ne_bytes());
+            Pending { signal, info: Hex(info) }
+        })
+        .collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn marks_without_an_entry() {
+        let first = unqueued(1 << 9 | 1 << 63, &[]);
+        assert_eq!(first.iter().map(|p| p.signal).collect::<Vec<i32>>(), [10, 64]);
+        assert_eq!((first[0].info.0.len(), &first[0].info.0[..12]), (128, &[10, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0][..]));
+        assert_eq!(unqueued(1 << 9, &first), []);
+    }
 
     #[test]
     fn only_defaults_are_left_out() {

@@ -348,13 +348,17 @@ impl Builder<'_> {
         let mut ready = Vec::new();
         let root = self.hosts.get(&self.checkpoint.tree.root).copied().unwrap_or_default();
         let root_inside = self.actual(self.checkpoint.tree.root);
-        for (process, (pid, others)) in self.checkpoint.processes.iter().zip(threads) {
+        for (process, (pid, mut others)) in self.checkpoint.processes.iter().zip(threads) {
             let mut leader = self
                 .puppets
                 .remove(&pid)
                 .ok_or_else(|| Error::step("building", pid.0, io::Error::other("it was not made")))?;
             timers::arm(&mut leader, process)?;
             signals::trap_action(&mut leader, process)?;
+            for (t, puppet) in process.threads.iter().zip(std::iter::once(&mut leader).chain(&mut others)) {
+                signals::queue_traps(puppet, process, t, self.options.pids == Pids::Fresh)?;
+            }
+            process::late_limits(&mut leader, process)?;
             leader.single("munmap", libc::SYS_munmap, &[hold.base.0, LEN])?;
             let all = std::iter::once(leader).chain(others);
             for (t, mut puppet) in process.threads.iter().zip(all) {

@@ -1,9 +1,11 @@
 //! Signal actions and pending signals.
 
-use crate::model::Pid;
 use crate::model::process::Process;
-use crate::model::signals::Action;
+use crate::model::signals::{Action, Pending};
 use crate::model::thread::Thread;
+use crate::model::{Addr, Pid};
+
+use crate::sys::ptrace;
 
 use super::Error;
 use super::stub::{Batch, Expect, Puppet};
@@ -47,28 +49,69 @@ pub fn set_up(puppet: &mut Puppet, process: &Process, has_news: bool) -> Result<
 
 /// Queues pending signals, each by the thread itself: only so may the sender be anybody (rt_sigqueueinfo(2)).
 pub fn queue(puppet: &mut Puppet, process: &Process, thread: &Thread, fresh: bool) -> Result<(), Error> {
-    let first = process.threads.first().is_some_and(|t| t.tid == thread.tid);
-    let shared = process.pending.iter().filter(|_| first).map(|p| (p, true));
-    let own = thread.pending.iter().map(|p| (p, false));
-    let (pid, tid) = if fresh { (actual(puppet, process.pid), Pid(puppet.host())) } else { (process.pid, thread.tid) };
+    let ids = Ids::of(puppet, process, thread, fresh);
     let mut batch = puppet.batch();
-    for (pending, to_process) in shared.chain(own) {
-        if matches!(pending.signal, SIGKILL | SIGSTOP) {
+    for (pending, shared) in waiting(process, thread) {
+        if matches!(pending.signal, SIGKILL | SIGSTOP | SIGTRAP) {
             continue;
         }
         puppet.flush_for(&mut batch, 1, 144)?;
-        let mut info = pending.info.0.clone();
-        info.resize(128, 0);
-        let at = batch.data(&info);
-        let (pid, tid, signal) = (pid.0 as u64, tid.0 as u64, pending.signal as u64);
-        if to_process {
-            // By the id of whoever asks: of another, even of its own leader, the kernel allows less.
-            batch.call("rt_sigqueueinfo", libc::SYS_rt_sigqueueinfo, &[tid, signal, at.0]);
-        } else {
-            batch.call("rt_tgsigqueueinfo", libc::SYS_rt_tgsigqueueinfo, &[pid, tid, signal, at.0]);
-        }
+        let at = batch.data(&information(pending));
+        let (name, nr, args) = ids.call(pending, shared, at);
+        batch.call(name, nr, &args);
     }
     puppet.run(batch).map(drop)
+}
+
+/// SIGTRAP ends the stub's tables, and would be taken for one that the program has yet to get: these are queued last.
+pub fn queue_traps(puppet: &mut Puppet, process: &Process, thread: &Thread, fresh: bool) -> Result<(), Error> {
+    for (pending, shared) in waiting(process, thread).filter(|(p, _)| p.signal == SIGTRAP) {
+        // The trap has unblocked it (kernel/signal.c, force_sig_info_to_task).
+        let host = puppet.host();
+        ptrace::set_sigmask(host, u64::MAX).map_err(|e| Error::step("blocking signals", host, e))?;
+        let at = puppet.data();
+        puppet.write(at, &information(pending))?;
+        let (name, nr, args) = Ids::of(puppet, process, thread, fresh).call(pending, shared, at);
+        puppet.single(name, nr, &args)?;
+    }
+    Ok(())
+}
+
+/// What a thread has to queue, and whether for the whole process: the first does that.
+fn waiting<'a>(process: &'a Process, thread: &'a Thread) -> impl Iterator<Item = (&'a Pending, bool)> {
+    let first = process.threads.first().is_some_and(|t| t.tid == thread.tid);
+    let shared = process.pending.iter().filter(move |_| first).map(|p| (p, true));
+    shared.chain(thread.pending.iter().map(|p| (p, false)))
+}
+
+fn information(pending: &Pending) -> Vec<u8> {
+    let mut info = pending.info.0.clone();
+    info.resize(128, 0);
+    info
+}
+
+/// A thread's ids as they are now.
+struct Ids {
+    pid: u64,
+    tid: u64,
+}
+
+impl Ids {
+    fn of(puppet: &Puppet, process: &Process, thread: &Thread, fresh: bool) -> Ids {
+        let (pid, tid) =
+            if fresh { (actual(puppet, process.pid), Pid(puppet.host())) } else { (process.pid, thread.tid) };
+        Ids { pid: pid.0 as u64, tid: tid.0 as u64 }
+    }
+
+    fn call(&self, pending: &Pending, shared: bool, at: Addr) -> (&'static str, i64, [u64; 4]) {
+        let (pid, tid, signal) = (self.pid, self.tid, pending.signal as u64);
+        if shared {
+            // By the id of whoever asks: of another, even of its own leader, the kernel allows less.
+            ("rt_sigqueueinfo", libc::SYS_rt_sigqueueinfo, [tid, signal, at.0, 0])
+        } else {
+            ("rt_tgsigqueueinfo", libc::SYS_rt_tgsigqueueinfo, [pid, tid, signal, at.0])
+        }
+    }
 }
 
 fn actual(puppet: &Puppet, otherwise: Pid) -> Pid {
