@@ -177,6 +177,8 @@ guests! {
     filelocks: true,
     pipes: true,
     fifos: true,
+    fifomodes: true,
+    packets: true,
     devices: true,
     eventfd: true,
     timerfd: true,

@@ -20,7 +20,6 @@ use super::view::View;
 use super::{Error, Inside, epoll, eventfd, files, locks, pipes, signalfd, stdio, timerfd};
 
 const O_CLOEXEC: u32 = 0o2_000_000;
-pub(super) const O_DIRECT: u32 = 0o40_000;
 const O_PATH: u32 = 0o10_000_000;
 const F_GETSIG: i32 = 11;
 

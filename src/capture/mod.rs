@@ -21,6 +21,7 @@ mod mapped;
 mod memfd;
 mod memory;
 mod namespaces;
+mod packets;
 mod pages;
 mod pipes;
 mod process;

@@ -1,8 +1,8 @@
 //! Pipes and FIFOs: which lead outside, and what is in the others. Nothing is taken out: tee(2) copies.
 
 use std::collections::{BTreeMap, HashMap};
-use std::fs::{File, OpenOptions};
-use std::io::{self, Read};
+use std::fs::OpenOptions;
+use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 
@@ -11,16 +11,13 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::model::Name;
 use crate::model::fd::Kind;
-use crate::model::pipes::PipeEnd;
+use crate::model::pipes::{Fifo, Piece, PipeEnd};
 use crate::sys::fds;
 
-use super::Error;
-use super::fd::{Group, O_DIRECT, SeenFd, Work};
+use super::fd::{Group, SeenFd, Work};
 use super::stdio::{self, Roles};
 use super::view::Place;
-
-const F_SETPIPE_SZ: i32 = 1031;
-const F_GETPIPE_SZ: i32 = 1032;
+use super::{Error, packets};
 
 /// What each description of a pipe or FIFO is, by its first holder; refused ones are missing.
 pub(super) fn capture(work: &mut Work<'_>, groups: &[Group], roles: &Roles) -> Result<HashMap<usize, Kind>, Error> {
@@ -33,11 +30,12 @@ pub(super) fn capture(work: &mut Work<'_>, groups: &[Group], roles: &Roles) -> R
     let mut out = HashMap::new();
     for (number, (key, firsts)) in pipes.into_iter().enumerate() {
         let ends: Vec<&SeenFd> = firsts.iter().filter_map(|i| work.seen.get(*i)).collect();
-        let Some(any) = ends.first() else { continue };
-        let copy = any.copy(work.held)?;
+        let copies = ends.iter().map(|s| s.copy(work.held)).collect::<Result<Vec<_>, _>>()?;
+        let (Some(any), Some(copy)) = (ends.first(), copies.first()) else { continue };
         let failed = |step| Error::of(any.host, step);
         let both = ends.iter().any(|s| s.reads()) && ends.iter().any(|s| s.writes());
-        if !both && other_side_lives(copy.as_fd()).map_err(failed("polling a pipe"))? {
+        let reader = ends.iter().zip(&copies).find(|(s, _)| s.reads()).map(|(_, copy)| copy);
+        if !both && other_side_lives(&copies, reader).map_err(failed("polling a pipe"))? {
             for (first, s) in firsts.iter().zip(&ends) {
                 match roles.get(&key) {
                     Some(&role) => drop(out.insert(*first, Kind::Stdio(stdio::outside(s, role, false)))),
@@ -51,94 +49,91 @@ pub(super) fn capture(work: &mut Work<'_>, groups: &[Group], roles: &Roles) -> R
             }
             continue;
         }
-        if let Some(packets) = ends.iter().find(|s| s.flags() & O_DIRECT != 0) {
-            work.refusals.add(
-                packets.pid,
-                packets.object(&packets.name()),
-                "packet pipes (O_DIRECT) are not supported",
-                "",
-            );
-            continue;
-        }
-        let capacity = fds::fcntl(copy.as_fd(), F_GETPIPE_SZ, 0).map_err(failed("asking for a pipe's size"))? as u64;
-        let reader = match ends.iter().find(|s| s.reads()) {
-            Some(s) => Some(s.copy(work.held)?),
-            None => None,
-        };
-        let bytes = match content(&copy, reader, capacity).map_err(failed("copying a pipe's content"))? {
-            Some(bytes) => bytes,
-            None => {
-                let reason = "there is more in this pipe than an ordinary user may copy";
-                work.refusals.add(
-                    any.pid,
-                    any.object(&any.name()),
-                    reason,
-                    "save it as root, or when the pipe is less full",
-                );
+        let capacity =
+            fds::fcntl(copy.as_fd(), libc::F_GETPIPE_SZ, 0).map_err(failed("asking for a pipe's size"))? as u64;
+        let (bytes, pieces) = match content(copy, reader, capacity) {
+            Ok(content) => content,
+            Err(e) if e.kind() == io::ErrorKind::QuotaExceeded => {
+                let reason = "there is more in this pipe than this user may copy";
+                let hint = "save it as root, when the pipe is less full, or with a higher \
+                            /proc/sys/fs/pipe-user-pages-soft";
+                work.refusals.add(any.pid, any.object(&any.name()), reason, hint);
                 continue;
             }
+            Err(e) => return Err(failed("copying a pipe's content")(e)),
         };
         let content = (!bytes.is_empty()).then(|| work.contents.bytes(bytes));
-        for (first, s) in firsts.iter().zip(&ends) {
-            let end = PipeEnd { pipe: number as u32, fifo: fifo(work, s), capacity, content };
+        for ((first, s), copy) in firsts.iter().zip(&ends).zip(&copies) {
+            let fifo = fifo(work, s);
+            let quiet =
+                !both && fifo.is_some() && s.reads() && !hung_up(copy.as_fd()).map_err(failed("polling a pipe"))?;
+            let end = PipeEnd { pipe: number as u32, fifo, capacity, content, pieces: pieces.clone(), quiet };
             out.insert(*first, Kind::Pipe(end));
         }
     }
     Ok(out)
 }
 
-/// The path of a FIFO that is still there; without one it is as good as a pipe.
-fn fifo(work: &Work<'_>, s: &SeenFd) -> Option<Name> {
+/// The FIFO, if it is one.
+fn fifo(work: &Work<'_>, s: &SeenFd) -> Option<Fifo> {
     let (dev, ino) = s.key();
-    match work.view.find(&s.link, dev, ino) {
-        Place::Present { path, .. } if s.link.starts_with(b"/") => Some(Name(path)),
-        _ => None,
+    if !s.link.starts_with(b"/") {
+        return None;
+    }
+    Some(match work.view.find(&s.link, dev, ino) {
+        Place::Present { path, .. } => Fifo { path: Name(path), deleted: None },
+        Place::Gone { path } => Fifo { path: Name(path), deleted: Some(s.meta.mode() & 0o7777) },
+    })
+}
+
+/// Whether somebody holds the side of a pipe of which the tree has all of `ends`; `reader` is one if they read.
+fn other_side_lives(ends: &[OwnedFd], reader: Option<&OwnedFd>) -> io::Result<bool> {
+    for end in ends {
+        if hung_up(end.as_fd())? {
+            return Ok(false);
+        }
+    }
+    let Some(reader) = reader else { return Ok(true) };
+    // The reader of a FIFO sees no hang-up before there was a writer (fs/pipe.c, fifo_open); tee(2) then gives 0 at once
+    // where it would wait for a writer that is there. If the FIFO is not empty it takes a byte of it: nobody can tell then.
+    let (_read, write) = nix::unistd::pipe2(OFlag::O_CLOEXEC)?;
+    match fds::tee(reader.as_fd(), write.as_fd(), 1) {
+        Err(e) if e.kind() == io::ErrorKind::WouldBlock => Ok(true),
+        other => other.map(|copied| copied != 0),
     }
 }
 
-/// Whether somebody holds the side of a pipe that `end` is not. For a pipe of which the tree has one side only.
-fn other_side_lives(end: BorrowedFd<'_>) -> io::Result<bool> {
+/// Whether the other side of a pipe is seen to be closed.
+fn hung_up(end: BorrowedFd<'_>) -> io::Result<bool> {
     let mut polled = [PollFd::new(end, PollFlags::POLLIN | PollFlags::POLLOUT)];
     poll(&mut polled, PollTimeout::ZERO)?;
     let events = polled[0].revents().unwrap_or(PollFlags::empty());
-    Ok(!events.intersects(PollFlags::POLLHUP | PollFlags::POLLERR))
+    Ok(events.intersects(PollFlags::POLLHUP | PollFlags::POLLERR))
 }
 
-/// What is in a pipe, of which `end` is any end and `reader` a read end if the tree has one; `None` if there is more
-/// than we are allowed to hold.
-fn content(end: &OwnedFd, reader: Option<OwnedFd>, capacity: u64) -> io::Result<Option<Vec<u8>>> {
-    let len = fds::readable(end.as_fd())?;
-    if len == 0 {
-        return Ok(Some(Vec::new()));
+/// What is in a pipe, of which `end` is any end and `reader` a read end if the tree has one, and how it is cut.
+fn content(end: &OwnedFd, reader: Option<&OwnedFd>, capacity: u64) -> io::Result<(Vec<u8>, Vec<Piece>)> {
+    if fds::readable(end.as_fd())? == 0 {
+        return Ok((Vec::new(), Vec::new()));
     }
-    let reader = match reader {
-        Some(reader) => reader,
-        // A FIFO that is only being written: a new reader of it takes nothing away.
-        None => OpenOptions::new()
-            .read(true)
-            .custom_flags(libc::O_NONBLOCK)
-            .open(format!("/proc/self/fd/{}", end.as_raw_fd()))?
-            .into(),
+    let copy = match reader {
+        Some(reader) => packets::copy(reader.as_fd(), capacity)?,
+        None => {
+            // A FIFO that is only being written: a new reader of it takes nothing away.
+            let reader = OpenOptions::new()
+                .read(true)
+                .custom_flags(libc::O_NONBLOCK)
+                .open(format!("/proc/self/fd/{}", end.as_raw_fd()))?;
+            packets::copy(reader.as_fd(), capacity)?
+        }
     };
-    let (ours, into) = nix::unistd::pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK)?;
-    // Refused beyond what an ordinary user may have: then the copy comes out short, if it does.
-    let _ = fds::fcntl(into.as_fd(), F_SETPIPE_SZ, capacity as i64);
-    let copied = match fds::tee(reader.as_fd(), into.as_fd(), len) {
-        Err(e) if e.kind() == io::ErrorKind::WouldBlock => 0,
-        other => other?,
-    };
-    if copied != len {
-        return Ok(None);
-    }
-    drop(into);
-    let mut bytes = Vec::with_capacity(len);
-    File::from(ours).read_to_end(&mut bytes)?;
-    Ok((bytes.len() == len).then_some(bytes))
+    packets::read(&copy, capacity)
 }
 
 #[cfg(test)]
 mod tests {
-    use std::io::Write;
+    use std::fs::File;
+    use std::io::{Read, Write};
 
     use super::*;
 
@@ -153,8 +148,7 @@ mod tests {
         let sent: Vec<u8> = (0..50_000u32).map(|i| i as u8).collect();
         write.write_all(&sent).unwrap();
         for _ in 0..2 {
-            let got = content(&read, Some(read.try_clone().unwrap()), 65536).unwrap();
-            assert_eq!(got.as_deref(), Some(&sent[..]));
+            assert_eq!(content(&read, Some(&read), 65536).unwrap(), (sent.clone(), Vec::new()));
         }
         drop(write);
         let mut left = Vec::new();
@@ -162,32 +156,32 @@ mod tests {
         assert_eq!(left, sent);
     }
 
-    #[test]
-    fn many_small_writes_fill_a_large_pipe() {
-        let (read, write) = pipe();
-        fds::fcntl(write.as_fd(), F_SETPIPE_SZ, 1 << 20).unwrap();
-        let mut sent = 0u32;
-        // With O_DIRECT every write takes a slot of its own, as small writes by splice do.
-        fds::fcntl(write.as_fd(), libc::F_SETFL, i64::from(libc::O_DIRECT | libc::O_NONBLOCK)).unwrap();
-        let mut write = File::from(write);
-        while write.write(b"x").is_ok() {
-            sent += 1;
-        }
-        assert_eq!(sent, 256);
-        let got = content(&read, Some(read.try_clone().unwrap()), 1 << 20).unwrap().unwrap();
-        assert!(got.iter().all(|b| *b == b'x'));
+    fn lives(end: &OwnedFd, reads: bool) -> bool {
+        other_side_lives(&[end.try_clone().unwrap()], reads.then_some(end)).unwrap()
     }
 
     #[test]
     fn whether_the_other_side_lives() {
         let (read, write) = pipe();
-        assert!(other_side_lives(read.as_fd()).unwrap());
-        assert!(other_side_lives(write.as_fd()).unwrap());
+        assert!(lives(&read, true) && lives(&write, false));
         drop(write);
-        assert!(!other_side_lives(read.as_fd()).unwrap());
+        assert!(!lives(&read, true));
         let (read, write) = pipe();
         drop(read);
-        assert!(!other_side_lives(write.as_fd()).unwrap());
+        assert!(!lives(&write, false));
+    }
+
+    #[test]
+    fn a_fifo_that_nobody_has_written_to() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("fifo");
+        nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        let read = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(&path).unwrap().into();
+        assert!(!hung_up(AsFd::as_fd(&read)).unwrap() && !lives(&read, true));
+        let write = OpenOptions::new().write(true).open(&path).unwrap();
+        assert!(lives(&read, true));
+        drop(write);
+        assert!(!lives(&read, true));
     }
 
     #[test]
@@ -199,7 +193,8 @@ mod tests {
         let mut write = OpenOptions::new().write(true).open(&path).unwrap();
         write.write_all(b"abc").unwrap();
         drop(both);
-        assert!(!other_side_lives(write.as_fd()).unwrap());
-        assert_eq!(content(&write.into(), None, 65536).unwrap().as_deref(), Some(&b"abc"[..]));
+        let write = write.into();
+        assert!(!lives(&write, false));
+        assert_eq!(content(&write, None, 65536).unwrap().0, b"abc");
     }
 }

@@ -113,7 +113,7 @@ fn describe(kind: &Kind) -> (&'static str, String) {
         Kind::Directory(directory) => ("directory", directory.path.display()),
         Kind::Device(device) => ("device", device.path.display()),
         Kind::Pipe(end) => {
-            let name = end.fifo.as_ref().map_or_else(|| format!("pipe {}", end.pipe), |path| path.display());
+            let name = end.fifo.as_ref().map_or_else(|| format!("pipe {}", end.pipe), |fifo| fifo.path.display());
             let held = end.content.map_or(0, |content| content.size);
             ("pipe", format!("{name}, {} in it", units::bytes(held)))
         }

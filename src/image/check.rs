@@ -10,6 +10,7 @@ use super::{ADDRESS_END, PAGE, names};
 use crate::model::fd::Kind;
 use crate::model::files::Content;
 use crate::model::memory::{Backing, Memory, SharedObjects, Span, Vma};
+use crate::model::pipes::PipeEnd;
 use crate::model::process::Process;
 use crate::model::seccomp::Seccomp;
 use crate::model::signals::Pending;
@@ -252,6 +253,17 @@ fn private_runs(part: &[Run], vmas: &[Vma]) -> Check {
     Ok(())
 }
 
+/// Pieces that make up the content, none of them empty.
+fn pieces(pipe: &PipeEnd) -> Check {
+    let size = pipe.content.map_or(0, |content| content.size);
+    let sum = pipe.pieces.iter().try_fold(0u64, |sum, piece| (piece.len > 0).then(|| sum + u64::from(piece.len)));
+    match sum {
+        Some(0) => Ok(()),
+        Some(sum) if sum == size => Ok(()),
+        _ => Err(format!("a pipe with {size} bytes, cut into others")),
+    }
+}
+
 fn files(c: &Checkpoint, blobs: &HashMap<u32, u64>) -> Check {
     let content = |content: &Option<Content>| match content {
         Some(content) if blobs.get(&content.id) != Some(&content.size) => {
@@ -262,7 +274,7 @@ fn files(c: &Checkpoint, blobs: &HashMap<u32, u64>) -> Check {
     for (index, file) in c.files.iter().enumerate() {
         let result = match &file.kind {
             Kind::Regular(regular) => content(&regular.content),
-            Kind::Pipe(pipe) => content(&pipe.content),
+            Kind::Pipe(pipe) => content(&pipe.content).and_then(|()| pieces(pipe)),
             Kind::Epoll(epoll) => match epoll.targets.iter().find(|t| t.file as usize >= c.files.len()) {
                 Some(target) => Err(format!("it watches open file {}, which is not there", target.file)),
                 None => Ok(()),

@@ -10,7 +10,7 @@ use crate::model::fd::{Descriptor, Kind, OpenFile};
 use crate::model::files::{Content, Regular};
 use crate::model::manifest::{Clocks, Cpu, FORMAT, Host, Manifest};
 use crate::model::memory::{Backing, FileStamp, MappedFile, Memory, SharedAnon, SharedObjects, Vma};
-use crate::model::pipes::PipeEnd;
+use crate::model::pipes::{Piece, PipeEnd};
 use crate::model::process::{Exe, MmFields, Process};
 use crate::model::thread::{AltStack, Regs, Sched, Thread};
 use crate::model::timers::IntervalTimer;
@@ -40,7 +40,14 @@ pub(super) fn checkpoint() -> Checkpoint {
         mode: 0o644,
         content: Some(Content { id: 0, size: 5 }),
     };
-    let pipe = PipeEnd { pipe: 0, fifo: None, capacity: 65536, content: Some(Content { id: 7, size: 3 }) };
+    let pipe = PipeEnd {
+        pipe: 0,
+        fifo: None,
+        capacity: 65536,
+        content: Some(Content { id: 7, size: 3 }),
+        pieces: vec![Piece { len: 1, packet: false }, Piece { len: 2, packet: true }],
+        quiet: false,
+    };
     Checkpoint {
         manifest: Manifest {
             schema: "ckpt.image/1".into(),

@@ -81,13 +81,16 @@ pub fn open_all(image: &Image, options: &Options) -> Result<Opened, Error> {
         Ok(number)
     };
     let mut contents = files::Contents::new(image);
-    let mut all_pipes = pipes::Pipes::default();
+    let mut pipes = pipes::open_all(image)?;
     let mut numbers = Vec::with_capacity(checkpoint.files.len());
     let roles = stdio::overrides(checkpoint, options);
     for (index, file) in checkpoint.files.iter().enumerate() {
         let fd = match roles.get(&(index as u32)) {
             Some(role) => stdio::open(*role, &options.stdio, file.flags)?,
-            None => open(image, options, file, &mut contents, &mut all_pipes)?,
+            None => match pipes.remove(&index) {
+                Some(end) => end,
+                None => open(image, options, file, &mut contents)?,
+            },
         };
         if file.flags & libc::O_ASYNC as u32 != 0 {
             fds::fcntl(fd.as_fd(), libc::F_SETFL, i64::from(file.flags))
@@ -95,7 +98,7 @@ pub fn open_all(image: &Image, options: &Options) -> Result<Opened, Error> {
         }
         numbers.push(place(fd)?);
     }
-    drop(all_pipes);
+    drop(pipes);
     let mapped = open_mapped(checkpoint, &mut contents)?
         .into_iter()
         .map(|[read, write]| {
@@ -143,13 +146,12 @@ fn open(
     options: &Options,
     file: &OpenFile,
     contents: &mut files::Contents<'_>,
-    pipes: &mut pipes::Pipes,
 ) -> Result<OwnedFd, Error> {
     match &file.kind {
         Kind::Regular(regular) => contents.open(regular, file.flags),
         Kind::Directory(directory) => files::open_directory(directory, file.flags),
         Kind::Device(device) => files::open_device(device, file.flags),
-        Kind::Pipe(end) => pipes.open(image, end, file.flags),
+        Kind::Pipe(_) => Err(Error::step("opening a pipe", 0, io::Error::other("it was not made"))),
         Kind::Eventfd(e) => eventfd::open(e, file.flags),
         Kind::Timerfd(t) => timerfd::open(t, file.flags, &image.checkpoint().manifest.clocks),
         Kind::Signalfd(s) => signalfd::open(s, file.flags),

@@ -87,7 +87,10 @@ impl<'a> Contents<'a> {
             let file = match memfd {
                 Some(memfd) => memfd::make(memfd, path).map_err(fail)?,
                 None => {
-                    let (file, name) = create_somewhere(path.as_path(), mode).map_err(fail)?;
+                    let (file, name) = somewhere(path.as_path(), |p| {
+                        OpenOptions::new().read(true).write(true).create_new(true).mode(mode | 0o600).open(p)
+                    })
+                    .map_err(fail)?;
                     // Nobody is to find it, whatever happens from here on.
                     fs::remove_file(&name).map_err(fail)?;
                     file
@@ -103,17 +106,16 @@ impl<'a> Contents<'a> {
     }
 }
 
-/// A new file under the old name if that is free, else beside it; where nothing can be made there, among temporary
-/// files: nobody knows it by its name any more.
-fn create_somewhere(path: &Path, mode: u32) -> io::Result<(File, PathBuf)> {
+/// Makes something under the old name if that is free, else beside it; where nothing can be made there, among temporary
+/// files: nobody knows it by its name any more. Returns the name too, which is to be removed.
+pub fn somewhere<T>(path: &Path, make: impl Fn(&Path) -> io::Result<T>) -> io::Result<(T, PathBuf)> {
     let elsewhere = || std::env::temp_dir().join(format!("deleted.ckpt-{}", std::process::id()));
-    create_near(path, mode).or_else(|_| create_near(&elsewhere(), mode))
+    near(path, &make).or_else(|_| near(&elsewhere(), &make))
 }
 
-fn create_near(path: &Path, mode: u32) -> io::Result<(File, PathBuf)> {
-    let open = |p: &Path| OpenOptions::new().read(true).write(true).create_new(true).mode(mode | 0o600).open(p);
-    match open(path) {
-        Ok(file) => return Ok((file, path.to_owned())),
+fn near<T>(path: &Path, make: &impl Fn(&Path) -> io::Result<T>) -> io::Result<(T, PathBuf)> {
+    match make(path) {
+        Ok(made) => return Ok((made, path.to_owned())),
         Err(e) if e.kind() != io::ErrorKind::AlreadyExists => return Err(e),
         Err(_) => {}
     }
@@ -121,7 +123,7 @@ fn create_near(path: &Path, mode: u32) -> io::Result<(File, PathBuf)> {
     let mut beside = path.as_os_str().to_owned();
     beside.push(&suffix);
     let beside = PathBuf::from(beside);
-    open(&beside).map(|file| (file, beside))
+    make(&beside).map(|made| (made, beside))
 }
 
 /// Copies content from the image; runs of zeroes stay holes.

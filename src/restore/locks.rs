@@ -51,7 +51,7 @@ fn path<'a>(checkpoint: &'a Checkpoint, process: &Process, lock: &Lock) -> Optio
         Kind::Regular(r) if r.content.is_none() => Some(&r.path),
         Kind::Directory(d) => Some(&d.path),
         Kind::Device(d) => Some(&d.path),
-        Kind::Pipe(p) => p.fifo.as_ref(),
+        Kind::Pipe(p) => p.fifo.as_ref().filter(|f| f.deleted.is_none()).map(|f| &f.path),
         _ => None,
     }
 }

@@ -1,28 +1,53 @@
 //! Pipes and FIFOs, with what is in them.
 
-use std::collections::HashMap;
-use std::collections::hash_map::Entry;
-use std::fs::File;
+use std::collections::{BTreeMap, HashMap};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::Path;
+
+use nix::fcntl::OFlag;
+use nix::sys::stat::Mode;
 
 use crate::image::Image;
 use crate::model::Name;
-use crate::model::pipes::PipeEnd;
+use crate::model::fd::Kind;
+use crate::model::pipes::{Fifo, Piece, PipeEnd};
 use crate::sys::fds;
 
 use super::Error;
 use super::fd::reopen;
-use super::files::own_link;
+use super::files::{own_link, somewhere};
 
 const O_LARGEFILE: u32 = 0o100_000;
+const O_NONBLOCK: u32 = libc::O_NONBLOCK as u32;
 
-/// Pipes made so far: a description of each, through which every end is opened. Dropped when all ends are, so that
-/// those whose other side was closed see it closed.
-#[derive(Debug, Default)]
-pub struct Pipes {
-    made: HashMap<u32, Pipe>,
+/// All ends of all pipes of an image, by index of their open file.
+pub fn open_all(image: &Image) -> Result<HashMap<usize, OwnedFd>, Error> {
+    let mut pipes: BTreeMap<u32, Vec<(usize, &PipeEnd, u32)>> = BTreeMap::new();
+    for (index, file) in image.checkpoint().files.iter().enumerate() {
+        if let Kind::Pipe(end) = &file.kind {
+            pipes.entry(end.pipe).or_default().push((index, end, file.flags));
+        }
+    }
+    let mut pipes: Vec<_> = pipes.into_values().collect();
+    // Large ones can only be had while the user holds few: the small ones beyond a user's limit came last.
+    pipes.sort_by_key(|ends| std::cmp::Reverse(ends.first().map(|(_, end, _)| end.capacity)));
+    let mut out = HashMap::new();
+    for ends in pipes {
+        let Some((_, end, _)) = ends.first() else { continue };
+        open_ends(image, &ends, &mut out).map_err(|source| match source.raw_os_error() {
+            Some(libc::EPERM | libc::ENFILE) => Error::NotPermitted {
+                what: format!("pipes of {} bytes and more: {source}", end.capacity),
+                hint: "this user has too many pipes: raise /proc/sys/fs/pipe-max-size, pipe-user-pages-soft or \
+                       pipe-user-pages-hard, or end other programs"
+                    .to_owned(),
+            },
+            _ => Error::file("making", end.fifo.as_ref().map_or(&Name::from("pipe"), |f| &f.path), source),
+        })?;
+    }
+    Ok(out)
 }
 
 /// One pipe while its ends are handed out.
@@ -35,61 +60,116 @@ struct Pipe {
     write: Option<OwnedFd>,
 }
 
-impl Pipes {
-    /// An end of a pipe, with the program's flags.
-    pub fn open(&mut self, image: &Image, end: &PipeEnd, flags: u32) -> Result<OwnedFd, Error> {
-        let name = end.fifo.clone().unwrap_or_else(|| Name::from("pipe"));
-        let fail = |e| Error::file("making", &name, e);
-        let pipe = match self.made.entry(end.pipe) {
-            Entry::Occupied(made) => made.into_mut(),
-            Entry::Vacant(place) => place.insert(make(image, end).map_err(fail)?),
-        };
+/// Makes a pipe and opens its ends. Nothing else of it stays open, so that the other side is closed where it was.
+fn open_ends(image: &Image, ends: &[(usize, &PipeEnd, u32)], out: &mut HashMap<usize, OwnedFd>) -> io::Result<()> {
+    let Some((_, any, _)) = ends.first() else { return Ok(()) };
+    let mut pipe = make(image, any)?;
+    for (index, _, flags) in ends.iter().filter(|(_, end, _)| !end.quiet) {
+        out.insert(*index, pipe.open(*flags)?);
+    }
+    // A reader that comes when there is no writer sees no hang-up until there was one.
+    let keeper = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(own_link(&pipe.both))?;
+    drop(pipe);
+    for (index, _, flags) in ends.iter().filter(|(_, end, _)| end.quiet) {
+        let end = reopen(&own_link(&keeper), flags & !(libc::O_DIRECT as u32) | O_NONBLOCK)?;
+        fds::fcntl(end.as_fd(), libc::F_SETFL, i64::from(*flags))?;
+        out.insert(*index, end.into());
+    }
+    Ok(())
+}
+
+impl Pipe {
+    /// An end with the program's flags.
+    fn open(&mut self, flags: u32) -> io::Result<OwnedFd> {
         // Through /proc, an own description of the same pipe, as the program's was. Opening does not wait: this
         // process holds both sides.
         let original = match flags as i32 & libc::O_ACCMODE {
             _ if flags & O_LARGEFILE != 0 => None,
-            libc::O_RDONLY => pipe.read.take(),
-            libc::O_WRONLY => pipe.write.take(),
+            libc::O_RDONLY => self.read.take(),
+            libc::O_WRONLY => self.write.take(),
             _ => None,
         };
-        match original {
-            Some(fd) => {
-                fds::fcntl(fd.as_fd(), libc::F_SETFL, i64::from(flags)).map_err(fail)?;
-                Ok(fd)
-            }
-            None => reopen(&own_link(&pipe.both), flags).map(OwnedFd::from).map_err(fail),
-        }
+        let end = match original {
+            Some(fd) => fd,
+            // open(2) knows no packets.
+            None => reopen(&own_link(&self.both), flags & !(libc::O_DIRECT as u32))?.into(),
+        };
+        fds::fcntl(end.as_fd(), libc::F_SETFL, i64::from(flags))?;
+        Ok(end)
     }
 }
 
-/// A description open for reading and writing at once, with the pipe's capacity and content.
+/// A pipe with its capacity and content.
 fn make(image: &Image, end: &PipeEnd) -> io::Result<Pipe> {
-    let both = |path: &std::path::Path| {
-        std::fs::OpenOptions::new().read(true).write(true).custom_flags(libc::O_NONBLOCK).open(path)
-    };
-    let (mut pipe, read, write) = match &end.fifo {
-        Some(path) => (both(path.as_path())?, None, None),
+    let pipe = match &end.fifo {
+        Some(Fifo { path, deleted: None }) => Pipe { both: open_both(path.as_path())?, read: None, write: None },
+        Some(Fifo { path, deleted: Some(mode) }) => {
+            let (both, name) = somewhere(path.as_path(), |p| {
+                nix::unistd::mkfifo(p, Mode::S_IRUSR | Mode::S_IWUSR)?;
+                open_both(p)
+            })?;
+            fs::remove_file(name)?;
+            nix::sys::stat::fchmod(&both, Mode::from_bits_truncate(*mode))?;
+            Pipe { both, read: None, write: None }
+        }
         None => {
-            let (read, write) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC)?;
-            (both(&own_link(&read))?, Some(read), Some(write))
+            let (read, write) = nix::unistd::pipe2(OFlag::O_CLOEXEC)?;
+            Pipe { both: open_both(&own_link(&read))?, read: Some(read), write: Some(write) }
         }
     };
-    if let Ok(capacity) = i64::try_from(end.capacity) {
-        if fds::fcntl(pipe.as_fd(), libc::F_GETPIPE_SZ, 0)? != capacity && capacity > 0 {
-            fds::fcntl(pipe.as_fd(), libc::F_SETPIPE_SZ, capacity)?;
+    // What comes by splice(2) may be in pieces larger than a page, and so more than the capacity.
+    let capacity = end.capacity.max(end.content.map_or(0, |content| content.size));
+    if let Ok(capacity) = i64::try_from(capacity) {
+        if fds::fcntl(pipe.both.as_fd(), libc::F_GETPIPE_SZ, 0)? != capacity && capacity > 0 {
+            fds::fcntl(pipe.both.as_fd(), libc::F_SETPIPE_SZ, capacity)?;
         }
     }
     if let Some(content) = &end.content {
-        let (mut at, size) = image.blob(content.id).ok_or_else(|| io::Error::other("its content is missing"))?;
-        let mut left = size.min(content.size);
-        let mut buf = vec![0u8; 64 * 1024];
-        while left > 0 {
-            let piece = &mut buf[..left.min(64 * 1024) as usize];
-            image.file().read_exact_at(piece, at)?;
-            pipe.write_all(piece)?;
-            at += piece.len() as u64;
-            left -= piece.len() as u64;
-        }
+        fill(image, &pipe.both, content.id, content.size, &end.pieces)?;
     }
-    Ok(Pipe { both: pipe, read, write })
+    Ok(pipe)
+}
+
+fn open_both(path: &Path) -> io::Result<File> {
+    OpenOptions::new().read(true).write(true).custom_flags(libc::O_NONBLOCK).open(path)
+}
+
+/// Writes the content, cut as it was.
+fn fill(image: &Image, to: &File, id: u32, size: u64, pieces: &[Piece]) -> io::Result<()> {
+    let (mut at, _) = image.blob(id).ok_or_else(|| io::Error::other("its content is missing"))?;
+    if pieces.is_empty() {
+        return copy(image, at, size, |bytes| { to }.write_all(bytes));
+    }
+    // By way of other pipes: a packet is lost among the bytes of a stream if it fits behind them in their page
+    // (fs/pipe.c, pipe_write), but not behind what tee(2) has copied.
+    let pipe = |flags| nix::unistd::pipe2(flags | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK);
+    let (streams, packets) = (pipe(OFlag::empty())?, pipe(OFlag::O_DIRECT)?);
+    for piece in pieces {
+        let (read, write) = if piece.packet { &packets } else { &streams };
+        copy(image, at, piece.len.into(), |bytes| {
+            if nix::unistd::write(write, bytes)? != bytes.len()
+                || fds::tee(read.as_fd(), to.as_fd(), bytes.len())? != bytes.len()
+                || nix::unistd::read(read.as_fd(), &mut vec![0; bytes.len()])? != bytes.len()
+            {
+                return Err(io::Error::other("the content does not fit into the pipe"));
+            }
+            Ok(())
+        })?;
+        at += u64::from(piece.len);
+    }
+    Ok(())
+}
+
+/// Hands on the bytes of the image from `at` on, a page or less at a time.
+fn copy(image: &Image, mut at: u64, size: u64, mut to: impl FnMut(&[u8]) -> io::Result<()>) -> io::Result<()> {
+    let mut page = [0u8; 4096];
+    let mut left = size;
+    while left > 0 {
+        let piece = &mut page[..left.min(4096) as usize];
+        image.file().read_exact_at(piece, at)?;
+        to(piece)?;
+        at += piece.len() as u64;
+        left -= piece.len() as u64;
+    }
+    Ok(())
 }

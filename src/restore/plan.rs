@@ -184,8 +184,8 @@ fn files(checkpoint: &Checkpoint, conflicts: &mut Vec<Refusal>) {
                 conflicts.push(refusal(root, &d.path, "there is no such device", ""));
             }
             Kind::Pipe(p) => {
-                if let Some(path) = p.fifo.as_ref().filter(|p| !is_fifo(p)) {
-                    conflicts.push(refusal(root, path, "the FIFO is gone", "make it again with mkfifo"));
+                if let Some(fifo) = p.fifo.as_ref().filter(|f| f.deleted.is_none() && !is_fifo(&f.path)) {
+                    conflicts.push(refusal(root, &fifo.path, "the FIFO is gone", "make it again with mkfifo"));
                 }
             }
             _ => {}

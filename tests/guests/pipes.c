@@ -34,12 +34,13 @@ static void only(int keep_read, int keep_write, int (*pipes)[2], int count) {
 
 int main(void) {
     signal(SIGPIPE, SIG_IGN);
-    enum { FULL, EMPTY, PING, PONG, HALF, BROKEN, LARGE, COUNT };
+    enum { FULL, EMPTY, PING, PONG, HALF, BROKEN, LARGE, HUGE, COUNT };
     int p[COUNT][2];
     MUST(pipe(kept));
-    for (int i = 0; i < COUNT; i++) MUST(pipe2(p[i], i == LARGE ? O_NONBLOCK | O_CLOEXEC : 0));
+    for (int i = 0; i < COUNT; i++) MUST(pipe2(p[i], i >= LARGE ? O_NONBLOCK | O_CLOEXEC : 0));
     MUST(fcntl(p[LARGE][1], F_SETPIPE_SZ, 262144));
     MUST(fcntl(p[PING][0], F_SETPIPE_SZ, 4096));
+    MUST(fcntl(p[HUGE][0], F_SETPIPE_SZ, 1 << 20));
     put(kept[1], 0, KEEP);
     pid_t flooder = MUST(fork());
     if (!flooder) {
@@ -87,6 +88,12 @@ int main(void) {
     memset(block, 'L', sizeof block);
     for (int i = 0; i < 64; i++) CHECK(write(p[LARGE][1], block, 4096) == 4096, "block %d", i);
     CHECK(write(p[LARGE][1], block, 1) == -1 && errno == EAGAIN, "not full");
+    // As full as it gets, but for what fits behind a page that was filled in part.
+    static unsigned char huge[1 << 20];
+    for (int i = 0; i < 1 << 20; i++) huge[i] = mix(i * 5);
+    int filled = write(p[HUGE][1], huge, 1000);
+    filled += write(p[HUGE][1], huge + filled, sizeof huge - filled);
+    CHECK(filled > (1 << 20) - 4096, "filled with %d", filled);
     int waiting = 0;
     while (waiting < 65536) MUST(ioctl(p[FULL][0], FIONREAD, &waiting)), nap(100);
     ready();
@@ -111,6 +118,8 @@ int main(void) {
               fcntl(p[BROKEN][1], F_GETFL), fcntl(p[HALF][0], F_GETFL));
         CHECK(fcntl(p[LARGE][0], F_GETFD) == FD_CLOEXEC && fcntl(kept[0], F_GETFD) == 0, "close-on-exec");
         CHECK(write(p[LARGE][1], block, 1) == -1 && errno == EAGAIN, "the full non-blocking pipe takes more");
+        MUST(ioctl(p[HUGE][0], FIONREAD, &waiting));
+        CHECK(waiting == filled && fcntl(p[HUGE][1], F_GETPIPE_SZ) == 1 << 20, "%d of %d bytes in the pipe of 1 MiB", waiting, filled);
         CHECK(write(p[BROKEN][1], block, 1) == -1 && errno == EPIPE, "a pipe without readers");
         struct pollfd poll_half = {p[HALF][0], POLLIN, 0};
         CHECK(poll(&poll_half, 1, 0) == 1 && poll_half.revents == (POLLIN | POLLHUP), "half-closed pipe polls %#x", poll_half.revents);
@@ -128,6 +137,8 @@ int main(void) {
         CHECK(read(p[LARGE][0], block, 4096) == 4096, "large block %d", i);
         for (int k = 0; k < 4096; k++) CHECK(block[k] == 'L', "large block %d", i);
     }
+    static unsigned char got[1 << 20];
+    CHECK(read(p[HUGE][0], got, sizeof got) == filled && !memcmp(got, huge, filled), "the content of the pipe of 1 MiB");
     join_child(flooder), join_child(waiter), join_child(echo);
     return pass();
 }

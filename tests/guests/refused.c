@@ -28,10 +28,7 @@ int main(int argc, char **argv) {
     } else if (!strcmp(kind, "inotify")) fd = MUST(inotify_init1(0));
     else if (!strcmp(kind, "pidfd")) fd = MUST(syscall(SYS_pidfd_open, getpid(), 0));
     else if (!strcmp(kind, "opath")) fd = MUST(open(".", O_PATH));
-    else if (!strcmp(kind, "packet-pipe")) {
-        MUST(pipe2(pair, O_DIRECT));
-        fd = pair[1];
-    } else if (!strcmp(kind, "lease")) {
+    else if (!strcmp(kind, "lease")) {
         fd = MUST(open("leased", O_RDWR | O_CREAT, 0600));
         MUST(ftruncate(fd, 4096));
         MUST(fcntl(fd, F_SETLEASE, F_WRLCK));
