@@ -184,6 +184,7 @@ guests! {
     timerfd: true,
     signalfd: true,
     epoll: true,
+    pidfd: true,
     itimers: true,
     posixtimers: true,
     blocked: true,

@@ -17,7 +17,7 @@ use super::mapped::Mapped;
 use super::refusals::Refusals;
 use super::sharing::Distinct;
 use super::view::View;
-use super::{Error, Inside, epoll, eventfd, files, locks, pipes, signalfd, stdio, timerfd};
+use super::{Error, Inside, epoll, eventfd, files, locks, pidfd, pipes, signalfd, stdio, timerfd};
 
 const O_CLOEXEC: u32 = 0o2_000_000;
 const O_PATH: u32 = 0o10_000_000;
@@ -228,6 +228,7 @@ fn anonymous(work: &mut Work<'_>, s: &SeenFd, file_of: &HashMap<usize, u32>) -> 
         (Detail::Eventfd { count, semaphore, .. }, _) => Some(Kind::Eventfd(eventfd::capture(*count, *semaphore))),
         (Detail::Timerfd(timer), _) => Some(Kind::Timerfd(timerfd::capture(work.held, s, timer)?)),
         (Detail::Signalfd(mask), _) => Some(Kind::Signalfd(signalfd::capture(*mask))),
+        (Detail::Pidfd(of), _) => pidfd::capture(work, s, *of)?,
         (Detail::Epoll(watches), _) => epoll::capture(work, s, watches, file_of)?.map(Kind::Epoll),
         // One that watches nothing has no lines of its own.
         (Detail::None, b"[eventpoll]") => epoll::capture(work, s, &[], file_of)?.map(Kind::Epoll),

@@ -112,8 +112,7 @@ fn special(link: &[u8]) -> Option<&'static str> {
 fn file_system(s: &SeenFd) -> Result<Option<&'static str>, Error> {
     const PROC: i64 = 0x9fa0;
     /// Kinds whose files are objects of the kernel rather than files: linux/magic.h.
-    const REFUSED: [(i64, &str); 8] = [
-        (0x5049_4446, "process descriptors (pidfd) are not supported"),
+    const REFUSED: [(i64, &str); 7] = [
         (0x6e73_6673, "namespace descriptors are not supported"),
         (0x1980_0202, "POSIX message queues are not supported"),
         (0x9584_58f6, "huge pages of hugetlbfs are not supported"),

@@ -23,6 +23,7 @@ mod memory;
 mod namespaces;
 mod packets;
 mod pages;
+mod pidfd;
 mod pipes;
 mod process;
 mod refusals;

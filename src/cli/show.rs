@@ -13,6 +13,7 @@ use super::{Done, open, say, units};
 use crate::image::Image;
 use crate::model::fd::{Kind, OpenFile};
 use crate::model::manifest::Manifest;
+use crate::model::pidfd::Pidfd;
 use crate::model::process::Process;
 use crate::model::tree::{Member, State, Tree};
 
@@ -121,6 +122,8 @@ fn describe(kind: &Kind) -> (&'static str, String) {
         Kind::Timerfd(timerfd) => ("timerfd", format!("clock {}", timerfd.clock)),
         Kind::Signalfd(signalfd) => ("signalfd", format!("mask {:#x}", signalfd.mask)),
         Kind::Epoll(epoll) => ("epoll", units::count(epoll.targets.len(), "target", "targets")),
+        Kind::Pidfd(Pidfd::Task(pid)) => ("pidfd", format!("of pid {pid}")),
+        Kind::Pidfd(Pidfd::Gone { status, .. }) => ("pidfd", format!("of a process that ended ({status:#x})")),
         Kind::Stdio(stdio) => {
             let stream = ["input", "output", "error"].get(usize::try_from(stdio.role).unwrap_or(usize::MAX));
             ("stdio", format!("standard {}, was {}", stream.unwrap_or(&"stream"), stdio.was))

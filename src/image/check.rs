@@ -10,6 +10,7 @@ use super::{ADDRESS_END, PAGE, names};
 use crate::model::fd::Kind;
 use crate::model::files::Content;
 use crate::model::memory::{Backing, Memory, SharedObjects, Span, Vma};
+use crate::model::pidfd::Pidfd;
 use crate::model::pipes::PipeEnd;
 use crate::model::process::Process;
 use crate::model::seccomp::Seccomp;
@@ -80,6 +81,9 @@ fn tree(c: &Checkpoint) -> Check {
         seen.insert(member.pid);
         if let State::Stopped { signal, .. } = member.state {
             signal_number(signal).map_err(|e| format!("pid {}: {e}", member.pid))?;
+        }
+        if let State::Zombie { status } = member.state {
+            wait_status(status).map_err(|e| format!("pid {}: {e}", member.pid))?;
         }
     }
     Ok(())
@@ -161,6 +165,11 @@ fn pending(pending: &Pending) -> Check {
 
 fn signal_number(signal: i32) -> Check {
     if (1..=64).contains(&signal) { Ok(()) } else { Err(format!("a signal {signal}")) }
+}
+
+/// A wait(2) status of a process that has ended.
+fn wait_status(status: i32) -> Check {
+    if status & 0x7f == 0 { Ok(()) } else { signal_number(status & 0x7f) }
 }
 
 fn mappings(memory: &Memory, shared: &SharedObjects) -> Check {
@@ -271,6 +280,9 @@ fn files(c: &Checkpoint, blobs: &HashMap<u32, u64>) -> Check {
         }
         _ => Ok(()),
     };
+    let members = c.tree.members.iter().map(|m| m.pid);
+    let ids: HashSet<Pid> = members.chain(c.processes.iter().flat_map(|p| p.threads.iter().map(|t| t.tid))).collect();
+    let there = |pid| ids.contains(&pid);
     for (index, file) in c.files.iter().enumerate() {
         let result = match &file.kind {
             Kind::Regular(regular) => content(&regular.content),
@@ -279,6 +291,8 @@ fn files(c: &Checkpoint, blobs: &HashMap<u32, u64>) -> Check {
                 Some(target) => Err(format!("it watches open file {}, which is not there", target.file)),
                 None => Ok(()),
             },
+            Kind::Pidfd(Pidfd::Task(pid)) if !there(*pid) => Err(format!("it is of pid {pid}, which is not there")),
+            Kind::Pidfd(Pidfd::Gone { status, .. }) => wait_status(*status),
             Kind::Stdio(stdio) if !(0..=2).contains(&stdio.role) => Err(format!("standard stream {}", stdio.role)),
             _ => Ok(()),
         };

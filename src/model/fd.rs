@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Pid, epoll, eventfd, files, pipes, signalfd, stdio, timerfd};
+use super::{Pid, epoll, eventfd, files, pidfd, pipes, signalfd, stdio, timerfd};
 
 /// One open descriptor of one process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -57,6 +57,8 @@ pub enum Kind {
     Signalfd(signalfd::Signalfd),
     /// epoll_create(2).
     Epoll(epoll::Epoll),
+    /// pidfd_open(2).
+    Pidfd(pidfd::Pidfd),
     /// A standard stream that leads outside the tree.
     Stdio(stdio::Stdio),
 }

@@ -13,6 +13,7 @@ pub mod locks;
 pub mod manifest;
 pub mod memfd;
 pub mod memory;
+pub mod pidfd;
 pub mod pipes;
 pub mod process;
 pub mod seccomp;

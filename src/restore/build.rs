@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::sync::atomic::Ordering;
 
 use crate::image::Image;
@@ -19,9 +20,12 @@ use super::namespaces::{self, CLONE_ARGS_LEN, Init, clone_args};
 use super::stub::{Batch, Expect, LEN, Puppet};
 use super::tree::{Order, Role, Step};
 use super::{
-    Error, Options, Pids, Plan, credentials, epoll, fd, gap, jobcontrol, locks, memory, process, seccomp, signals,
-    thread, timers,
+    Error, Options, Pids, Plan, credentials, epoll, fd, gap, jobcontrol, locks, memory, pidfd, process, seccomp,
+    signals, thread, timers,
 };
+
+/// Children of any kind (wait4(2)).
+pub const WALL: u64 = 0x4000_0000;
 
 /// A tree that stands ready.
 #[derive(Debug)]
@@ -67,21 +71,21 @@ pub fn tree(image: &Image, options: &Options, plan: &Plan, sources: &Sources, in
     let start = Start::of(init.host(), namespaces::wanted(options))
         .map_err(|e| Error::step("reading credentials", init.host(), io::Error::other(e)))?;
     let (puppets, hosts) = (BTreeMap::new(), BTreeMap::new());
-    let mut builder = Builder { checkpoint, options, sources, start, puppets, hosts, notes: Vec::new() };
+    let (gone, notes) = (Vec::new(), Vec::new());
+    let mut builder = Builder { checkpoint, options, sources, start, puppets, hosts, gone, notes };
     let hold = builder.template(image, &plan.order, init)?;
     builder.births(&plan.order, &hold)?;
+    let mut threads: Vec<(Pid, Vec<Puppet>)> = Vec::new();
     for process in &checkpoint.processes {
         builder.cancelled()?;
         let puppet = puppet(&mut builder.puppets, process.pid)?;
         memory::build(puppet, process, image, sources, &hold, options.foreign_vdso, &mut builder.notes)?;
-        fd::install(puppet, process, sources)?;
+        threads.push((process.pid, builder.threads(process)?));
     }
-    builder.descriptions()?;
-    let mut threads: Vec<(Pid, Vec<Puppet>)> = Vec::new();
-    for process in &checkpoint.processes {
+    builder.descriptors()?;
+    for (process, (_, others)) in checkpoint.processes.iter().zip(&mut threads) {
         builder.cancelled()?;
-        let others = builder.finish_process(process)?;
-        threads.push((process.pid, others));
+        builder.finish_process(process, others)?;
     }
     builder.stand_ins(&plan.order, &hold)?;
     builder.park(threads, &hold)
@@ -97,8 +101,10 @@ struct Builder<'a> {
     sources: &'a Sources,
     start: Start,
     puppets: BTreeMap<Pid, Puppet>,
-    /// Each process's pid as we see it.
+    /// Each process and thread as we see it.
     hosts: BTreeMap<Pid, i32>,
+    /// Descriptors of processes that have ended, by the index of their description.
+    gone: Vec<(u32, OwnedFd)>,
     notes: Vec<String>,
 }
 
@@ -178,6 +184,9 @@ impl Builder<'_> {
                 self.zombie(member, status, hold)?;
             }
         }
+        if let Some(maker) = self.checkpoint.processes.first() {
+            self.gone = pidfd::of_ended(puppet(&mut self.puppets, maker.pid)?, &self.checkpoint.files)?;
+        }
         for member in &self.checkpoint.tree.members {
             if let Some(child) = self.puppets.get_mut(&member.pid) {
                 jobcontrol::renew(child, member.state)?;
@@ -229,7 +238,6 @@ impl Builder<'_> {
             let actual = if own_namespace { pid.0 } else { helper.host() };
             helper.exit(0)?;
             if let Some(by) = by {
-                const WALL: u64 = 0x4000_0000;
                 self.one(by, "wait4", libc::SYS_wait4, &[actual as u64, 0, WALL, 0])?;
             }
         }
@@ -240,15 +248,33 @@ impl Builder<'_> {
         let Some(mut dying) = self.puppets.remove(&member.pid) else { return Ok(()) };
         let mut batch = dying.batch();
         process::set_name(&mut batch, &member.comm);
-        // Its core would be this program's, not the one's that died.
-        let none = batch.data(&[0; 16]);
-        batch.call("prlimit", libc::SYS_prlimit64, &[0, 4, none.0, 0]);
         hold.let_go(&mut batch);
         dying.run(batch)?;
-        match status & 0x7f {
-            0 => dying.exit(status >> 8 & 0xff),
-            signal => dying.die(signal),
+        end_as(dying, status)
+    }
+
+    /// The threads of a process other than its leader.
+    fn threads(&mut self, process: &Process) -> Result<Vec<Puppet>, Error> {
+        let leader = puppet(&mut self.puppets, process.pid)?;
+        let mut others = Vec::new();
+        for t in process.threads.iter().skip(usize::from(process.ended_leader.is_none())) {
+            let thread = thread::create(leader, t, self.options.pids != Pids::Fresh)?;
+            self.hosts.insert(t.tid, thread.host());
+            others.push(thread);
         }
+        Ok(others)
+    }
+
+    /// Everybody is there: what is of processes can be opened, and descriptors get their numbers.
+    fn descriptors(&mut self) -> Result<(), Error> {
+        let gone = std::mem::take(&mut self.gone);
+        let late = self.sources.handover.open(self.checkpoint, &self.hosts, gone)?;
+        for process in &self.checkpoint.processes {
+            let puppet = puppet(&mut self.puppets, process.pid)?;
+            self.sources.handover.deliver(puppet, process, self.checkpoint, self.sources, &late)?;
+            fd::install(puppet, process, self.sources)?;
+        }
+        self.descriptions()
     }
 
     /// What descriptions need once descriptors have their numbers.
@@ -280,39 +306,34 @@ impl Builder<'_> {
         leader.leave(status >> 8 & 0xff)
     }
 
-    /// All of a process but its registers; its living threads other than the first.
-    fn finish_process(&mut self, process: &Process) -> Result<Vec<Puppet>, Error> {
+    /// All of a process but its registers. `others`: its threads but the leader; then its living ones but the first.
+    fn finish_process(&mut self, process: &Process, others: &mut Vec<Puppet>) -> Result<(), Error> {
         let fresh = self.options.pids == Pids::Fresh;
         let leader = puppet(&mut self.puppets, process.pid)?;
         fd::close_sources(leader, self.sources)?;
         locks::take(leader, process, self.checkpoint)?;
         process::set_up(leader, process, &mut self.notes)?;
-        let mut others = Vec::new();
-        for t in process.threads.iter().skip(usize::from(process.ended_leader.is_none())) {
-            others.push(thread::create(leader, t, !fresh)?);
-        }
         if let Some(status) = process.ended_leader {
             self.end_leader(process, status, others.remove(0))?;
         }
         let leader = puppet(&mut self.puppets, process.pid)?;
-        for (t, puppet) in process.threads.iter().zip(std::iter::once(&mut *leader).chain(&mut others)) {
-            thread::set_up(puppet, t, fresh, &mut self.notes)?;
+        for (t, puppet) in process.threads.iter().zip(std::iter::once(&mut *leader).chain(&mut *others)) {
+            thread::set_up(puppet, process, t, fresh, &mut self.notes)?;
         }
         timers::create(leader, process)?;
         let news = |m: &Member| m.ppid == process.pid && jobcontrol::makes_news(m.state);
         let has_news = self.checkpoint.tree.members.iter().any(news);
         signals::set_up(leader, process, has_news)?;
-        for (t, puppet) in process.threads.iter().zip(std::iter::once(&mut *leader).chain(&mut others)) {
+        for (t, puppet) in process.threads.iter().zip(std::iter::once(&mut *leader).chain(&mut *others)) {
             signals::queue(puppet, process, t, fresh)?;
         }
         // Before the privilege to do so goes; our calls are not judged.
-        seccomp::set_up(&mut std::iter::once(&mut *leader).chain(&mut others).collect::<Vec<_>>(), process)?;
-        for (t, puppet) in process.threads.iter().zip(std::iter::once(&mut *leader).chain(&mut others)) {
+        seccomp::set_up(&mut std::iter::once(&mut *leader).chain(&mut *others).collect::<Vec<_>>(), process)?;
+        for (t, puppet) in process.threads.iter().zip(std::iter::once(&mut *leader).chain(&mut *others)) {
             credentials::set(puppet, &t.credentials, &self.start)?;
             thread::last_settings(puppet, t)?;
         }
-        process::last_settings(leader, process)?;
-        Ok(others)
+        process::last_settings(leader, process)
     }
 
     /// Stand-ins get their loop to run.
@@ -368,6 +389,19 @@ impl Builder<'_> {
         }
         ready.extend(self.puppets.into_values());
         Ok(Built { root, root_inside, notes: self.notes, ready })
+    }
+}
+
+/// Ends a process so that its parent gets this wait(2) status.
+pub fn end_as(mut dying: Puppet, status: i32) -> Result<(), Error> {
+    // Its core would be this program's, not the one's that died.
+    let mut batch = dying.batch();
+    let none = batch.data(&[0; 16]);
+    batch.call("prlimit", libc::SYS_prlimit64, &[0, 4, none.0, 0]);
+    dying.run(batch)?;
+    match status & 0x7f {
+        0 => dying.exit(status >> 8 & 0xff),
+        signal => dying.die(signal),
     }
 }
 

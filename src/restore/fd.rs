@@ -12,6 +12,7 @@ use crate::model::process::{Limit, Process};
 use crate::model::{Checkpoint, memory::Backing};
 use crate::sys::{fds, tasks};
 
+use super::late::Handover;
 use super::stub::{Expect, Puppet};
 use super::{Error, Options, epoll, eventfd, files, pipes, signalfd, stdio, timerfd};
 
@@ -30,6 +31,8 @@ pub struct Sources {
     pub image: i32,
     /// Where the root's wait status goes.
     pub status: i32,
+    /// How descriptions come that wait until all processes are born.
+    pub handover: Handover,
 }
 
 /// A mapped file, open in the ways its mappings were made: a mapping keeps the rights of its descriptor for ever.
@@ -84,13 +87,13 @@ pub fn open_all(image: &Image, options: &Options) -> Result<Opened, Error> {
     let mut pipes = pipes::open_all(image)?;
     let mut numbers = Vec::with_capacity(checkpoint.files.len());
     let roles = stdio::overrides(checkpoint, options);
-    for (index, file) in checkpoint.files.iter().enumerate() {
-        let fd = match roles.get(&(index as u32)) {
-            Some(role) => stdio::open(*role, &options.stdio, file.flags)?,
-            None => match pipes.remove(&index) {
-                Some(end) => end,
-                None => open(image, options, file, &mut contents)?,
-            },
+    let mut handover = Handover::new(&mut place)?;
+    for (file, index) in checkpoint.files.iter().zip(0u32..) {
+        let fd = match (roles.get(&index), &file.kind, pipes.remove(&(index as usize))) {
+            (Some(role), ..) => stdio::open(*role, &options.stdio, file.flags)?,
+            (None, Kind::Pidfd(_), _) => handover.keep_place(index)?,
+            (None, _, Some(end)) => end,
+            (None, ..) => open(image, options, file, &mut contents)?,
         };
         if file.flags & libc::O_ASYNC as u32 != 0 {
             fds::fcntl(fd.as_fd(), libc::F_SETFL, i64::from(file.flags))
@@ -113,7 +116,7 @@ pub fn open_all(image: &Image, options: &Options) -> Result<Opened, Error> {
         nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC).map_err(|e| Error::step("a pipe", 0, e.into()))?;
     let status_write = fds::dup_above(write.as_fd(), base).map_err(|e| Error::step("numbering a descriptor", 0, e))?;
     let status = status_write.as_raw_fd();
-    let numbers = Sources { base, files: numbers, mapped, image: image_number, status };
+    let numbers = Sources { base, files: numbers, mapped, image: image_number, status, handover };
     Ok(Opened { numbers, owned, status_write, status_read, unsealed })
 }
 
@@ -156,6 +159,7 @@ fn open(
         Kind::Timerfd(t) => timerfd::open(t, file.flags, &image.checkpoint().manifest.clocks),
         Kind::Signalfd(s) => signalfd::open(s, file.flags),
         Kind::Epoll(_) => epoll::open(),
+        Kind::Pidfd(_) => Err(Error::step("opening a pidfd", 0, io::Error::other("nobody is born yet"))),
         Kind::Stdio(s) => stdio::open(s.role, &options.stdio, file.flags),
     }
 }

@@ -90,7 +90,6 @@ pub fn set_up(puppet: &mut Puppet, process: &Process, notes: &mut Vec<String>) -
         batch.call("chroot", libc::SYS_chroot, &[root.0]);
     }
     batch.call("umask", libc::SYS_umask, &[u64::from(process.umask)]);
-    batch.call("personality", libc::SYS_personality, &[u64::from(process.personality)]);
     batch.call("prctl", libc::SYS_prctl, &[PR_SET_CHILD_SUBREAPER, u64::from(process.subreaper)]);
     if process.thp_disable {
         batch.call("prctl", libc::SYS_prctl, &[PR_SET_THP_DISABLE, 1]);

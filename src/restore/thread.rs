@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::io;
 
 use crate::model::Addr;
+use crate::model::process::Process;
 use crate::model::thread::Thread;
 use crate::sys::{cpu, ptrace, sched};
 
@@ -34,10 +35,18 @@ pub fn create(leader: &mut Puppet, thread: &Thread, choose: bool) -> Result<Pupp
 }
 
 /// All of a thread but its registers, mask and signals.
-pub fn set_up(puppet: &mut Puppet, thread: &Thread, fresh: bool, notes: &mut Vec<String>) -> Result<(), Error> {
+pub fn set_up(
+    puppet: &mut Puppet,
+    process: &Process,
+    thread: &Thread,
+    fresh: bool,
+    notes: &mut Vec<String>,
+) -> Result<(), Error> {
     let host = puppet.host();
     let mut batch = puppet.batch();
     set_name(&mut batch, &thread.comm);
+    // The image has one for all threads; the kernel has one for each.
+    batch.call("personality", libc::SYS_personality, &[u64::from(process.personality)]);
     if thread.robust_list.0 != Addr(0) {
         let args = [thread.robust_list.0.0, thread.robust_list.1];
         batch.call("set_robust_list", libc::SYS_set_robust_list, &args);

@@ -9,6 +9,7 @@ pub mod cpu;
 pub mod fds;
 pub mod mem;
 pub mod namespaces;
+pub mod pidfd;
 pub mod probe;
 pub mod ptrace;
 pub mod sched;
