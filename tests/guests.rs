@@ -171,6 +171,7 @@ guests! {
     stopped: true,
     ids: true,
     process: true,
+    limits: true,
     credentials: true,
     seccomp: true,
     files: false,

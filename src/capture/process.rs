@@ -9,7 +9,7 @@ use crate::model::thread::Thread;
 use crate::model::{Addr, Name};
 use crate::proc::{self, stat::Stat, status::Status};
 use crate::sys::tasks::pidfd_open_thread;
-use crate::tracer::{HeldProcess, HeldThread};
+use crate::tracer::{self, HeldProcess, HeldThread};
 
 use super::Error;
 use super::credentials;
@@ -111,7 +111,14 @@ pub(super) fn capture(
     let dumpable = prctl(&mut remote, PR_GET_DUMPABLE, 0)? as u32;
     let thp_disable = prctl(&mut remote, PR_GET_THP_DISABLE, 0)? & 1 == 1;
     let scratch = remote.scratch();
-    memory.lock_future = lock_future(host, status.locked, scratch)?;
+    memory.lock_future = match remote.scratch_is_lent() {
+        false => lock_future(host, status.locked, scratch)?,
+        true if status.locked == 0 => None,
+        true => {
+            let what = "its limits leave no room to see whether it locks all of its memory";
+            return Err(tracer::Error::Unsupported { pid: host, what }.into());
+        }
+    };
     prctl(&mut remote, PR_GET_CHILD_SUBREAPER, scratch.0)?;
     let mut word = [0u8; 4];
     remote.read(scratch, &mut word)?;

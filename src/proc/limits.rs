@@ -4,7 +4,7 @@ use super::Malformed;
 use super::text::{decimal, lines, words};
 
 /// Names of the resources in the order of `RLIMIT_*`.
-const NAMES: [&str; 16] = [
+pub const NAMES: [&str; 16] = [
     "Max cpu time",
     "Max file size",
     "Max data size",

@@ -20,8 +20,8 @@ use super::namespaces::{self, CLONE_ARGS_LEN, Init, clone_args};
 use super::stub::{Batch, Expect, LEN, Puppet};
 use super::tree::{Order, Role, Step};
 use super::{
-    Error, Options, Pids, Plan, credentials, epoll, fd, gap, jobcontrol, locks, memory, pidfd, process, seccomp,
-    signals, thread, timers,
+    Error, Options, Pids, Plan, credentials, epoll, fd, gap, jobcontrol, limits, locks, memory, pidfd, process,
+    seccomp, signals, thread, timers,
 };
 
 /// Children of any kind (wait4(2)).
@@ -327,6 +327,7 @@ impl Builder<'_> {
         for (t, puppet) in process.threads.iter().zip(std::iter::once(&mut *leader).chain(&mut *others)) {
             signals::queue(puppet, process, t, fresh)?;
         }
+        limits::set(leader, process, namespaces::wanted(self.options))?;
         // Before the privilege to do so goes; our calls are not judged.
         seccomp::set_up(&mut std::iter::once(&mut *leader).chain(&mut *others).collect::<Vec<_>>(), process)?;
         for (t, puppet) in process.threads.iter().zip(std::iter::once(&mut *leader).chain(&mut *others)) {
@@ -379,7 +380,7 @@ impl Builder<'_> {
             for (t, puppet) in process.threads.iter().zip(std::iter::once(&mut leader).chain(&mut others)) {
                 signals::queue_traps(puppet, process, t, self.options.pids == Pids::Fresh)?;
             }
-            process::late_limits(&mut leader, process)?;
+            limits::set_last(&mut leader, process, namespaces::wanted(self.options))?;
             leader.single("munmap", libc::SYS_munmap, &[hold.base.0, LEN])?;
             let all = std::iter::once(leader).chain(others);
             for (t, mut puppet) in process.threads.iter().zip(all) {

@@ -123,8 +123,8 @@ pub fn open_all(image: &Image, options: &Options) -> Result<Opened, Error> {
 /// All descriptors of the whole tree are open at once for a moment; memory is made and locked before a process has
 /// its own limits: until then ours count, as far as they can be raised.
 fn raise_limits() -> Result<(), Error> {
-    // RLIMIT_DATA, STACK, NPROC, NOFILE, MEMLOCK, AS, SIGPENDING.
-    for which in [2, 3, 6, RLIMIT_NOFILE, 8, 9, 11] {
+    // RLIMIT_FSIZE, DATA, STACK, NPROC, NOFILE, MEMLOCK, AS, SIGPENDING.
+    for which in [1, 2, 3, 6, RLIMIT_NOFILE, 8, 9, 11] {
         let limit = tasks::limit(0, which).map_err(|e| Error::step("reading a limit", 0, e))?;
         tasks::set_limit(0, which, Limit { soft: limit.hard, hard: limit.hard })
             .map_err(|e| Error::step("raising a limit", 0, e))?;

@@ -14,6 +14,7 @@ mod files;
 mod gap;
 mod jobcontrol;
 mod late;
+mod limits;
 mod locks;
 mod manifest;
 mod memfd;

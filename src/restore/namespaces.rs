@@ -15,7 +15,7 @@ use crate::tracer::task::{Running, Stopped};
 use super::fd::Opened;
 use super::{Clock, Error, Options, Pids};
 
-const CAP_SYS_ADMIN: u32 = 21;
+pub const CAP_SYS_ADMIN: u32 = 21;
 const CAP_CHECKPOINT_RESTORE: u32 = 40;
 
 /// Which namespaces a resume makes.
@@ -31,21 +31,21 @@ pub struct Wanted {
 
 /// Whether we may choose pids in our own pid namespace (clone(2), `set_tid`).
 pub fn may_choose_pids() -> bool {
-    effective_caps() & (1 << CAP_SYS_ADMIN | 1 << CAP_CHECKPOINT_RESTORE) != 0
+    may(CAP_SYS_ADMIN) || may(CAP_CHECKPOINT_RESTORE)
+}
+
+/// Whether we have a capability.
+pub fn may(capability: u32) -> bool {
+    effective_caps() >> capability & 1 == 1
 }
 
 fn effective_caps() -> u64 {
     proc::status(std::process::id() as i32).map_or(0, |s| s.caps[2])
 }
 
-/// Whether we have CAP_SYS_ADMIN.
-pub fn privileged() -> bool {
-    effective_caps() & (1 << CAP_SYS_ADMIN) != 0
-}
-
 /// Which namespaces `options` ask for on this host.
 pub fn wanted(options: &Options) -> Wanted {
-    let privileged = privileged();
+    let privileged = may(CAP_SYS_ADMIN);
     let pid = matches!(options.pids, Pids::Auto | Pids::Private);
     let time = options.clock == Clock::Keep && (pid || privileged);
     Wanted { user: !privileged && pid, pid, time }

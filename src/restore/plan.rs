@@ -13,7 +13,7 @@ use crate::sys::cpu;
 
 use super::namespaces::{self, Wanted};
 use super::tree::{Order, order};
-use super::{Error, Options, Pids, credentials, fd, locks, manifest, seccomp, thread, vdso};
+use super::{Error, Options, Pids, credentials, fd, limits, locks, manifest, seccomp, thread, vdso};
 
 /// A complete plan.
 #[derive(Debug, Clone)]
@@ -78,6 +78,7 @@ pub fn plan(image: &Image, options: &Options) -> Result<Plan, Error> {
     }
     let mut notes = Vec::new();
     credentials::plan(checkpoint, wanted, &mut conflicts, &mut notes);
+    limits::plan(checkpoint, wanted, &mut conflicts, &mut notes);
     for thread in checkpoint.processes.iter().flat_map(|p| &p.threads) {
         if thread::fitted(&thread.xstate.0, cpu::xsave_len()).is_none() {
             let (theirs, ours) = (thread.xstate.0.len(), cpu::xsave_len());

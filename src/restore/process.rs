@@ -3,9 +3,8 @@
 use std::fs;
 
 use crate::model::Name;
-use crate::model::process::{Limit, Process};
+use crate::model::process::Process;
 use crate::proc;
-use crate::sys::tasks;
 
 use super::Error;
 use super::fd::Sources;
@@ -80,7 +79,7 @@ fn mm_map(batch: &mut Batch, process: &Process, exe: i32, expect: Expect) {
     batch.call_expecting(expect, "prctl PR_SET_MM_MAP", libc::SYS_prctl, &args);
 }
 
-/// Directories, mask, limits, and what prctl(2) sets, but for what later steps still need differently.
+/// Directories, mask, and what prctl(2) sets, but for what later steps still need differently.
 pub fn set_up(puppet: &mut Puppet, process: &Process, notes: &mut Vec<String>) -> Result<(), Error> {
     let mut batch = puppet.batch();
     let cwd = batch.path(&process.cwd);
@@ -95,7 +94,6 @@ pub fn set_up(puppet: &mut Puppet, process: &Process, notes: &mut Vec<String>) -
         batch.call("prctl", libc::SYS_prctl, &[PR_SET_THP_DISABLE, 1]);
     }
     puppet.run(batch)?;
-    limits(puppet, process, notes)?;
     let host = puppet.host();
     for (file, value) in [
         ("oom_score_adj", process.oom_score_adj.to_string()),
@@ -112,56 +110,6 @@ pub fn set_up(puppet: &mut Puppet, process: &Process, notes: &mut Vec<String>) -
                 notes.push(format!("pid {}: {file} could not be set to {value}: {error}", process.pid));
             }
         }
-    }
-    Ok(())
-}
-
-/// Limits that a program may have set below what it has: of threads, and of queued signals. Until all is there they are as
-/// high as can be.
-const LATE: [usize; 2] = [libc::RLIMIT_NPROC as usize, libc::RLIMIT_SIGPENDING as usize];
-
-/// Resource limits, from outside. A hard limit above ours is cut: only root may raise it.
-fn limits(puppet: &Puppet, process: &Process, notes: &mut Vec<String>) -> Result<(), Error> {
-    let host = puppet.host();
-    let bad = |e| Error::step("setting limits", host, e);
-    for (which, &wanted) in process.limits.iter().enumerate() {
-        let now = tasks::limit(host, which as u32).map_err(bad)?;
-        let hard = wanted.hard.max(now.hard);
-        let limit = if LATE.contains(&which) { Limit { soft: hard, hard } } else { wanted };
-        if now == limit {
-            continue;
-        }
-        match tasks::set_limit(host, which as u32, limit) {
-            Ok(()) => {}
-            Err(e) if e.raw_os_error() == Some(libc::EPERM) => {
-                tasks::set_limit(host, which as u32, cut(limit, now.hard)).map_err(bad)?;
-                notes.push(format!(
-                    "pid {}: resource limit {which} was {}, this host allows {}",
-                    process.pid, wanted.hard, now.hard
-                ));
-            }
-            Err(e) => return Err(bad(e)),
-        }
-    }
-    Ok(())
-}
-
-fn cut(limit: Limit, most: u64) -> Limit {
-    Limit { soft: limit.soft.min(most), hard: limit.hard.min(most) }
-}
-
-/// The limits that had to wait, by the process itself: to lower them needs no privilege, which it may have given up.
-pub fn late_limits(puppet: &mut Puppet, process: &Process) -> Result<(), Error> {
-    for which in LATE {
-        let Some(&wanted) = process.limits.get(which) else { continue };
-        let at = puppet.data();
-        puppet.single("prlimit64", libc::SYS_prlimit64, &[0, which as u64, 0, at.0])?;
-        let mut now = [0u8; 16];
-        puppet.read(at, &mut now)?;
-        let most = now.last_chunk().map_or(0, |b| u64::from_le_bytes(*b));
-        let Limit { soft, hard } = cut(wanted, most);
-        puppet.write(at, &[soft.to_le_bytes(), hard.to_le_bytes()].concat())?;
-        puppet.single("prlimit64", libc::SYS_prlimit64, &[0, which as u64, at.0, 0])?;
     }
     Ok(())
 }

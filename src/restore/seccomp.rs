@@ -7,7 +7,7 @@ use crate::proc;
 use crate::sys::ptrace;
 
 use super::Error;
-use super::namespaces::Wanted;
+use super::namespaces::{self, CAP_SYS_ADMIN, Wanted};
 use super::stub::{Expect, Puppet};
 
 const PR_SET_SECCOMP: u64 = 22;
@@ -19,7 +19,7 @@ const FLAG_LOG: u64 = 2;
 /// Without privilege here, and not only in a namespace of our making, no call could be made behind the filters.
 pub fn conflicts(checkpoint: &Checkpoint, wanted: Wanted, conflicts: &mut Vec<Refusal>) {
     let ours = proc::status(std::process::id() as i32).is_ok_and(|s| s.seccomp == 0);
-    if ours && !wanted.user && super::namespaces::privileged() {
+    if ours && !wanted.user && namespaces::may(CAP_SYS_ADMIN) {
         return;
     }
     for process in &checkpoint.processes {

@@ -25,6 +25,8 @@ pub(super) struct Ground {
     /// The scratch mapping: [`SCRATCH_LEN`] bytes for results, then room for a frame.
     scratch: Addr,
     scratch_len: u64,
+    /// What is in the scratch memory's place if it is lent, too: where the program may map no more.
+    lent: Option<Vec<u8>>,
 }
 
 /// The registers of one thread, borrowed; dropping it gives them back.
@@ -144,10 +146,24 @@ impl HeldProcess {
             tracing::debug!(pid, "no place or bytes for a signal frame: a kill of this tool would harm the program");
         }
         let scratch_len = SCRATCH_LEN + frame_len.next_multiple_of(4096);
-        let mut ground = Ground { gadgets, syscall, stack, scratch: Addr(0), scratch_len };
+        let mut ground = Ground { gadgets, syscall, stack, scratch: Addr(0), scratch_len, lent: None };
         // mmap(NULL, len, PROT_READ|PROT_WRITE, MAP_PRIVATE|MAP_ANONYMOUS)
         let raw = self.bare_call(&ground, libc::SYS_mmap, [0, scratch_len, 3, 0x22, u64::MAX, 0])?;
-        ground.scratch = decode(raw).map(Addr).map_err(|source| Error::Call { pid, call: "mmap", source })?;
+        match decode(raw) {
+            Ok(at) => ground.scratch = Addr(at),
+            // Its own limits (RLIMIT_AS, DATA, MEMLOCK) forbid it. A frame at the same place is never needed meanwhile.
+            Err(e) if matches!(e.raw_os_error(), Some(libc::ENOMEM | libc::EAGAIN)) => {
+                let what = "its limits leave no room for our calls, and its stack has none to lend";
+                if let Some((at, bytes)) = &ground.stack {
+                    self.write(*at, bytes).map_err(|e| Error::from_io("wiping a signal frame", pid, e))?;
+                }
+                let at = super::stack::frame_place(self, &maps, scratch_len).ok_or(Error::Unsupported { pid, what })?;
+                let mut bytes = vec![0u8; scratch_len as usize];
+                self.read(at, &mut bytes).map_err(|e| Error::from_io("reading the stack", pid, e))?;
+                (ground.scratch, ground.lent) = (at, Some(bytes));
+            }
+            Err(source) => return Err(Error::Call { pid, call: "mmap", source }),
+        }
         Ok(ground)
     }
 
@@ -182,7 +198,14 @@ impl HeldProcess {
     /// Takes the scratch memory away.
     pub(super) fn clear_ground(&mut self) -> Result<(), Error> {
         let Some(ground) = self.ground.take() else { return Ok(()) };
-        self.bare_call(&ground, libc::SYS_munmap, [ground.scratch.0, ground.scratch_len, 0, 0, 0, 0])?;
+        match &ground.lent {
+            Some(bytes) => {
+                self.write(ground.scratch, bytes).map_err(|e| Error::from_io("clearing up", self.host, e))?
+            }
+            None => {
+                self.bare_call(&ground, libc::SYS_munmap, [ground.scratch.0, ground.scratch_len, 0, 0, 0, 0])?;
+            }
+        }
         if let Some((at, bytes)) = ground.stack {
             // The program does not look below its stack pointer; a failure here harms nothing.
             let _ = self.write(at, &bytes);
@@ -207,6 +230,11 @@ impl Remote<'_> {
     /// [`SCRATCH_LEN`] writable bytes in the program for results; undefined content.
     pub fn scratch(&self) -> Addr {
         self.scratch
+    }
+
+    /// Whether the scratch memory is a part of the program's stack, because it may map no more.
+    pub fn scratch_is_lent(&self) -> bool {
+        self.process.ground.as_ref().is_some_and(|g| g.lent.is_some())
     }
 
     /// Copies from the program's memory.
