@@ -227,6 +227,17 @@ fn a_process_under_seccomp() {
 }
 
 #[test]
+fn a_process_that_handles_system_calls() {
+    let program = guest!("refused");
+    let scene = Scene::new("dispatch");
+    let mut guest = alone(&scene, &program, &["dispatch"]);
+    let mut command = scene.ckpt("ckpt-attach", &[&guest.pid().to_string(), "-o"]);
+    let output = scene.output("save", command.arg(scene.image("x.ckpt.tar")));
+    failed(&scene, &output, REFUSED, &["it handles system calls itself"]);
+    unharmed(&scene, &mut guest);
+}
+
+#[test]
 fn yama() {
     let scope = fs::read_to_string("/proc/sys/kernel/yama/ptrace_scope").unwrap_or_default();
     if scope.trim() != "1" || root() {

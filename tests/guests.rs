@@ -172,6 +172,7 @@ guests! {
     ids: true,
     process: true,
     limits: true,
+    switches: true,
     credentials: true,
     seccomp: true,
     files: false,

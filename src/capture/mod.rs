@@ -35,6 +35,7 @@ mod signalfd;
 mod signals;
 mod stdio;
 mod survey;
+mod switches;
 mod thread;
 mod timerfd;
 mod timers;

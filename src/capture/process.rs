@@ -18,12 +18,11 @@ use super::memory::lock_future;
 use super::refusals::Refusals;
 use super::seccomp;
 use super::signals;
+use super::switches;
 use super::timers;
 use super::view::View;
 
 const PR_GET_DUMPABLE: u64 = 3;
-const PR_GET_CHILD_SUBREAPER: u64 = 37;
-const PR_GET_THP_DISABLE: u64 = 42;
 
 /// What was seen of a process without touching it.
 #[derive(Debug)]
@@ -47,6 +46,7 @@ pub(super) fn look(p: &HeldProcess, view: &View, mapped: &mut Mapped, refusals: 
         credentials::look(p.pid, t.tid, status, refusals);
     }
     let seccomp = seccomp::look(p, &threads, refusals)?;
+    switches::look(p, &threads, refusals)?;
     let status = proc::status(host).map_err(Error::proc(host))?;
     let stat = proc::stat(host).map_err(Error::proc(host))?;
     let mut refuse = |reason: &str, hint: &str| refusals.add(p.pid, "process", reason, hint);
@@ -105,11 +105,7 @@ pub(super) fn capture(
     let limits = proc::limits(host).map_err(Error::proc(host))?.map(|(soft, hard)| Limit { soft, hard }).to_vec();
     let timers_listed = proc::timers(host).map_err(Error::proc(host))?;
     let mut remote = p.remote(0)?;
-    let prctl = |remote: &mut crate::tracer::Remote<'_>, what, arg: u64| {
-        remote.call("prctl", libc::SYS_prctl, [what, arg, 0, 0, 0, 0])
-    };
-    let dumpable = prctl(&mut remote, PR_GET_DUMPABLE, 0)? as u32;
-    let thp_disable = prctl(&mut remote, PR_GET_THP_DISABLE, 0)? & 1 == 1;
+    let dumpable = remote.call("prctl", libc::SYS_prctl, [PR_GET_DUMPABLE, 0, 0, 0, 0, 0])? as u32;
     let scratch = remote.scratch();
     memory.lock_future = match remote.scratch_is_lent() {
         false => lock_future(host, status.locked, scratch)?,
@@ -119,10 +115,7 @@ pub(super) fn capture(
             return Err(tracer::Error::Unsupported { pid: host, what }.into());
         }
     };
-    prctl(&mut remote, PR_GET_CHILD_SUBREAPER, scratch.0)?;
-    let mut word = [0u8; 4];
-    remote.read(scratch, &mut word)?;
-    let subreaper = i32::from_ne_bytes(word) != 0;
+    let switches = switches::of_process(&mut remote)?;
     memory.fields.brk = Addr(remote.call("brk", libc::SYS_brk, [0; 6])?);
     let actions: Vec<Action> = signals::actions(&mut remote, status.sig_caught | status.sig_ignored)?;
     // Timers before pending signals: one that goes off in between is then seen twice, not missed, and a standard
@@ -138,8 +131,8 @@ pub(super) fn capture(
         umask: status.umask,
         limits,
         dumpable,
-        subreaper,
-        thp_disable,
+        switches,
+        cgroup: Name(proc::read(&format!("{host}/cgroup")).unwrap_or_default()),
         personality: proc::hex_number(&format!("{host}/personality")).map_err(Error::proc(host))? as u32,
         oom_score_adj: proc::number(&format!("{host}/oom_score_adj")).map_err(Error::proc(host))? as i32,
         // Absent where core dumps are not built in.

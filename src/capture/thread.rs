@@ -10,6 +10,7 @@ use super::Error;
 use super::credentials;
 use super::refusals::Refusals;
 use super::signals;
+use super::switches;
 
 const PR_GET_PDEATHSIG: u64 = 2;
 const PR_GET_SECUREBITS: u64 = 27;
@@ -49,6 +50,7 @@ pub(super) fn capture(p: &mut HeldProcess, index: usize, status: &Status) -> Res
     // An address; `stack_t`: pointer, flags (and padding), size; an int.
     let mut bytes = [0u8; 40];
     remote.read(scratch, &mut bytes)?;
+    let switches = switches::of_thread(&mut remote)?;
     drop(remote);
     let [clear_child_tid, sp, flags, size, pdeath_signal] = words(&bytes);
     let t = p.threads.get(index).ok_or(Error::Vanished { pid: process })?;
@@ -72,6 +74,7 @@ pub(super) fn capture(p: &mut HeldProcess, index: usize, status: &Status) -> Res
         timer_slack: slack,
         credentials: credentials::capture(status, securebits),
         pdeath_signal: pdeath_signal as u32 as i32,
+        switches,
         seccomp: None,
     })
 }

@@ -12,6 +12,7 @@ use crate::model::manifest::{Clocks, Cpu, FORMAT, Host, Manifest};
 use crate::model::memory::{Backing, FileStamp, MappedFile, Memory, SharedAnon, SharedObjects, Vma};
 use crate::model::pipes::{Piece, PipeEnd};
 use crate::model::process::{Exe, MmFields, Process};
+use crate::model::switches::{ProcessSwitches, ThreadSwitches};
 use crate::model::thread::{AltStack, Regs, Sched, Thread};
 use crate::model::timers::IntervalTimer;
 use crate::model::tree::{Member as Relative, State, Tree};
@@ -108,8 +109,8 @@ fn process(pid: i32, cwd: &Name) -> Process {
         umask: 0o22,
         limits: vec![],
         dumpable: 1,
-        subreaper: false,
-        thp_disable: false,
+        switches: ProcessSwitches::default(),
+        cgroup: "0::/\n".into(),
         personality: 0,
         oom_score_adj: 0,
         coredump_filter: 0x33,
@@ -170,6 +171,7 @@ fn process(pid: i32, cwd: &Name) -> Process {
                 no_new_privs: false,
             },
             pdeath_signal: 0,
+            switches: ThreadSwitches::default(),
             seccomp: None,
         }],
     }

@@ -20,6 +20,7 @@ pub mod seccomp;
 pub mod signalfd;
 pub mod signals;
 pub mod stdio;
+pub mod switches;
 pub mod thread;
 pub mod timerfd;
 pub mod timers;

@@ -7,6 +7,7 @@ use super::locks::Lock;
 use super::memory::Memory;
 use super::seccomp::Filter;
 use super::signals::{Action, Pending};
+use super::switches::ProcessSwitches;
 use super::thread::Thread;
 use super::timers::{IntervalTimer, PosixTimer};
 use super::{Addr, Name, Pid};
@@ -28,10 +29,11 @@ pub struct Process {
     pub limits: Vec<Limit>,
     /// `PR_GET_DUMPABLE`: 0, 1 (or 2, which can't be set again).
     pub dumpable: u32,
-    /// `PR_GET_CHILD_SUBREAPER`.
-    pub subreaper: bool,
-    /// `PR_GET_THP_DISABLE`.
-    pub thp_disable: bool,
+    /// Settings of prctl(2).
+    pub switches: ProcessSwitches,
+    /// Text of /proc/PID/cgroup: for people, nothing is done with it.
+    #[serde(default)]
+    pub cgroup: Name,
     /// personality(2).
     pub personality: u32,
     /// /proc/PID/oom_score_adj.

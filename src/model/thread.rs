@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::credentials::Credentials;
 use super::seccomp::Seccomp;
 use super::signals::Pending;
+use super::switches::ThreadSwitches;
 use super::{Addr, Hex, Name, Pid};
 
 /// One thread.
@@ -42,6 +43,8 @@ pub struct Thread {
     pub credentials: Credentials,
     /// `PR_GET_PDEATHSIG`; 0: none.
     pub pdeath_signal: i32,
+    /// Settings of prctl(2) and arch_prctl(2).
+    pub switches: ThreadSwitches,
     /// seccomp(2), if it is under it.
     pub seccomp: Option<Seccomp>,
 }

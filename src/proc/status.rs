@@ -60,6 +60,8 @@ pub struct Status {
     pub seccomp: u32,
     /// CPUs it may run on, as a bit set in bytes, lowest first.
     pub cpus: Vec<u8>,
+    /// Whether upper bits of addresses are ignored (LAM).
+    pub tagged_addresses: bool,
     /// `x86_Thread_features` and the like name a shadow stack.
     pub shadow_stack: bool,
     /// Whether the process has an address space (threads of the kernel and zombies have none).
@@ -130,6 +132,8 @@ pub fn parse(bytes: &[u8]) -> Result<Status, Malformed> {
             b"NoNewPrivs" => out.no_new_privs = value == b"1",
             b"Seccomp" => out.seccomp = number(value)?,
             b"Cpus_allowed" => out.cpus = cpu_set(value).ok_or(Malformed("an odd set of CPUs"))?,
+            // On x86 all ones but with linear address masking.
+            b"untag_mask" => out.tagged_addresses = !value.ends_with(b"ffffffffffffffff"),
             b"x86_Thread_features" => out.shadow_stack = words(value).any(|word| word == b"shstk"),
             _ => {}
         }

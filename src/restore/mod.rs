@@ -29,6 +29,7 @@ mod signalfd;
 mod signals;
 mod stdio;
 mod stub;
+mod switches;
 mod thread;
 mod timerfd;
 mod timers;

@@ -9,13 +9,12 @@ use crate::proc;
 use super::Error;
 use super::fd::Sources;
 use super::stub::{Batch, Expect, Puppet};
+use super::switches;
 
 const PR_SET_DUMPABLE: u64 = 4;
 const PR_SET_NAME: u64 = 15;
 const PR_SET_MM: u64 = 35;
 const PR_SET_MM_MAP: u64 = 14;
-const PR_SET_CHILD_SUBREAPER: u64 = 36;
-const PR_SET_THP_DISABLE: u64 = 41;
 
 /// A task's name, cut to the kernel's 15 bytes.
 pub fn set_name(batch: &mut Batch, name: &Name) {
@@ -89,10 +88,7 @@ pub fn set_up(puppet: &mut Puppet, process: &Process, notes: &mut Vec<String>) -
         batch.call("chroot", libc::SYS_chroot, &[root.0]);
     }
     batch.call("umask", libc::SYS_umask, &[u64::from(process.umask)]);
-    batch.call("prctl", libc::SYS_prctl, &[PR_SET_CHILD_SUBREAPER, u64::from(process.subreaper)]);
-    if process.thp_disable {
-        batch.call("prctl", libc::SYS_prctl, &[PR_SET_THP_DISABLE, 1]);
-    }
+    switches::of_process(&mut batch, &process.switches);
     puppet.run(batch)?;
     let host = puppet.host();
     for (file, value) in [
@@ -117,6 +113,7 @@ pub fn set_up(puppet: &mut Puppet, process: &Process, notes: &mut Vec<String>) -
 /// What a change of credentials would have undone.
 pub fn last_settings(puppet: &mut Puppet, process: &Process) -> Result<(), Error> {
     let mut batch = puppet.batch();
+    switches::of_memory(&mut batch, &process.switches);
     // 2 ("readable by root only") is what the kernel sets for setuid programs and nobody else can.
     batch.call("prctl", libc::SYS_prctl, &[PR_SET_DUMPABLE, u64::from(process.dumpable == 1)]);
     puppet.run(batch).map(drop)

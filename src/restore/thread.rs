@@ -12,6 +12,7 @@ use super::Error;
 use super::build::clone_into;
 use super::process::set_name;
 use super::stub::Puppet;
+use super::switches;
 
 const PR_SET_PDEATHSIG: u64 = 1;
 const PR_SET_TIMERSLACK: u64 = 29;
@@ -80,13 +81,13 @@ pub fn set_up(
     ptrace::set_xstate(host, &area).map_err(|e| Error::step("setting the extended state", host, e))
 }
 
-/// What a change of credentials would have undone.
+/// What a change of credentials would have undone, and what is better not in force before.
 pub fn last_settings(puppet: &mut Puppet, thread: &Thread) -> Result<(), Error> {
-    if thread.pdeath_signal == 0 {
-        return Ok(());
-    }
     let mut batch = puppet.batch();
-    batch.call("prctl", libc::SYS_prctl, &[PR_SET_PDEATHSIG, thread.pdeath_signal as u64]);
+    switches::of_thread(&mut batch, &thread.switches);
+    if thread.pdeath_signal != 0 {
+        batch.call("prctl", libc::SYS_prctl, &[PR_SET_PDEATHSIG, thread.pdeath_signal as u64]);
+    }
     puppet.run(batch).map(drop)
 }
 

@@ -12,9 +12,11 @@ use super::check;
 /// Size of the largest xsave area that is taken (AMX needs 11 KiB; the ABI leaves room to grow).
 const XSTATE_MAX: usize = 64 * 1024;
 const NT_PRSTATUS: usize = 1;
+const NT_386_IOPERM: usize = 0x201;
 const NT_X86_XSTATE: usize = 0x202;
 const PTRACE_GETSIGMASK: u32 = 0x420a;
 const PTRACE_SETSIGMASK: u32 = 0x420b;
+const PTRACE_GET_SYSCALL_USER_DISPATCH_CONFIG: u32 = 0x4211;
 const PTRACE_SECCOMP_GET_FILTER: u32 = 0x420c;
 const PTRACE_SECCOMP_GET_METADATA: u32 = 0x420d;
 const PTRACE_GET_RSEQ_CONFIGURATION: u32 = 0x420f;
@@ -200,6 +202,26 @@ pub fn seccomp_logs(tid: i32, nth: usize) -> io::Result<bool> {
     match request(PTRACE_SECCOMP_GET_METADATA, tid, size_of_val(&metadata), metadata.as_mut_ptr() as usize) {
         Ok(_) => Ok(metadata[1] & FLAG_LOG != 0),
         Err(e) if matches!(e.raw_os_error(), Some(libc::EIO | libc::EINVAL)) => Ok(false),
+        Err(e) => Err(e),
+    }
+}
+
+/// PTRACE_GET_SYSCALL_USER_DISPATCH_CONFIG: whether a task's system calls may become signals. Not known before Linux 6.4.
+pub fn dispatches_syscalls(tid: i32) -> io::Result<bool> {
+    let mut config = [0u64; 4];
+    match request(PTRACE_GET_SYSCALL_USER_DISPATCH_CONFIG, tid, size_of_val(&config), config.as_mut_ptr() as usize) {
+        Ok(_) => Ok(config[0] != 0),
+        Err(e) if matches!(e.raw_os_error(), Some(libc::EIO | libc::EINVAL)) => Ok(false),
+        Err(e) => Err(e),
+    }
+}
+
+/// Whether a thread has a bitmap of I/O ports it may use (ioperm(2)).
+pub fn has_io_ports(tid: i32) -> io::Result<bool> {
+    let mut bitmap = [0u8; 8192];
+    match get_regset(tid, NT_386_IOPERM, &mut bitmap) {
+        Ok(len) => Ok(len > 0),
+        Err(e) if matches!(e.raw_os_error(), Some(libc::ENXIO | libc::ENODEV | libc::EINVAL | libc::EIO)) => Ok(false),
         Err(e) => Err(e),
     }
 }
