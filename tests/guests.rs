@@ -189,6 +189,7 @@ guests! {
     pidfd: true,
     itimers: true,
     posixtimers: true,
+    cputimers: true,
     blocked: true,
     timeouts: true,
     clocks: true,

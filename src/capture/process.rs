@@ -97,7 +97,7 @@ pub(super) fn capture(
     p: &mut HeldProcess,
     seen: Seen,
     mut memory: Memory,
-    threads: Vec<Thread>,
+    mut threads: Vec<Thread>,
     inside: &super::Inside,
 ) -> Result<Process, Error> {
     let host = p.live();
@@ -118,11 +118,15 @@ pub(super) fn capture(
     let switches = switches::of_process(&mut remote)?;
     memory.fields.brk = Addr(remote.call("brk", libc::SYS_brk, [0; 6])?);
     let actions: Vec<Action> = signals::actions(&mut remote, status.sig_caught | status.sig_ignored)?;
-    // Timers before pending signals: one that goes off in between is then seen twice, not missed, and a standard
-    // signal that is sent twice is still one.
+    // Timers before pending signals, the threads' too: one that goes off in between is then seen twice, not missed, and a
+    // standard signal that is sent twice is still one.
     let itimers = timers::itimers(&mut remote)?;
-    let timers = timers::posix(&mut remote, &timers_listed, inside)?;
+    let mut timers = timers::posix(&mut remote, &timers_listed, inside)?;
     drop(remote);
+    timers::owners(p, &mut timers)?;
+    for (thread, held) in threads.iter_mut().zip(&p.threads) {
+        thread.pending = signals::pending(held.host, false)?;
+    }
     Ok(Process {
         pid: p.pid,
         exe,

@@ -9,7 +9,6 @@ use crate::tracer::{HeldProcess, frame};
 use super::Error;
 use super::credentials;
 use super::refusals::Refusals;
-use super::signals;
 use super::switches;
 
 const PR_GET_PDEATHSIG: u64 = 2;
@@ -63,7 +62,7 @@ pub(super) fn capture(p: &mut HeldProcess, index: usize, status: &Status) -> Res
         regs: frame::for_image(&t.regs, t.call),
         xstate: Hex(t.xstate.clone()),
         sigmask: t.sigmask,
-        pending: signals::pending(host, false)?,
+        pending: Vec::new(),
         altstack: AltStack { sp: Addr(sp), flags: flags as i32, size },
         robust_list: tasks::robust_list(host).map_err(ask("reading the robust list"))?,
         clear_child_tid: Addr(clear_child_tid),

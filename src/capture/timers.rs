@@ -3,12 +3,15 @@
 use crate::model::Nanos;
 use crate::model::timers::{IntervalTimer, PosixTimer};
 use crate::proc::timers::Timer;
-use crate::tracer::Remote;
+use crate::sys::ptrace;
+use crate::tracer::{HeldProcess, Remote};
 
 use super::thread::words;
 use super::{Error, Inside};
 
 const SIGEV_THREAD_ID: i32 = 4;
+/// How the kernel calls CLOCK_THREAD_CPUTIME_ID in /proc/PID/timers: the clock of "the thread that made the timer".
+const OWN_CLOCK: i32 = -2;
 
 /// getitimer(2): real, virtual, profiling.
 pub(super) fn itimers(remote: &mut Remote<'_>) -> Result<[IntervalTimer; 3], Error> {
@@ -49,6 +52,7 @@ pub(super) fn posix(remote: &mut Remote<'_>, listed: &[Timer], inside: &Inside) 
             signal: timer.signal,
             sigval: timer.sigval,
             thread: if to_thread { inside.thread(timer.target) } else { None },
+            owner: None,
             value: Nanos::from_parts(left_s, left_ns),
             interval: Nanos::from_parts(period_s, period_ns),
             overrun: overrun as i32,
@@ -56,4 +60,80 @@ pub(super) fn posix(remote: &mut Remote<'_>, listed: &[Timer], inside: &Inside) 
     }
     out.sort_by_key(|timer| timer.id);
     Ok(out)
+}
+
+/// Finds out which thread's CPU time a timer measures, which nothing tells: of the held threads only the one that we make
+/// run uses any, so it is the one in which the time left shrinks from one look to the next. A timer that does not run is
+/// set far off meanwhile.
+pub(super) fn owners(p: &mut HeldProcess, timers: &mut [PosixTimer]) -> Result<(), Error> {
+    const FAR: i64 = 1 << 30; // seconds
+    let mut unknown: Vec<&mut PosixTimer> = timers.iter_mut().filter(|t| t.clock == OWN_CLOCK).collect();
+    if unknown.is_empty() || p.threads.len() < 2 {
+        return Ok(());
+    }
+    let mut signals = ptrace::pending(p.live(), true).map_err(Error::of(p.host, "reading the pending signals"))?;
+    for t in &p.threads {
+        signals.extend(ptrace::pending(t.host, false).map_err(Error::of(t.host, "reading the pending signals"))?);
+    }
+    // To set a timer would take back a signal of it that waits to be taken.
+    unknown.retain(|t| t.value != Nanos(0) || !signals.iter().any(|s| is_of(t, &s.info.0)));
+    let mut remote = p.remote(0)?;
+    let mut lent = Vec::new();
+    for timer in unknown.iter().filter(|t| t.value == Nanos(0)) {
+        // Fails where the thread has ended.
+        if set(&mut remote, timer.id, FAR)?.is_ok() {
+            lent.push(timer.id);
+        }
+    }
+    drop(remote);
+    let found = search(p, unknown);
+    let mut remote = p.remote(0)?;
+    for id in lent {
+        let _ = set(&mut remote, id, 0)?;
+    }
+    found
+}
+
+fn search(p: &mut HeldProcess, mut unknown: Vec<&mut PosixTimer>) -> Result<(), Error> {
+    for index in 0..p.threads.len() {
+        let tid = p.threads.get(index).map(|t| t.tid);
+        let mut remote = p.remote(index)?;
+        let mut others = Vec::new();
+        for timer in unknown {
+            let before = left(&mut remote, timer.id)?;
+            if left(&mut remote, timer.id)? < before {
+                timer.owner = tid;
+            } else {
+                others.push(timer);
+            }
+        }
+        if others.is_empty() {
+            break;
+        }
+        unknown = others;
+    }
+    Ok(())
+}
+
+/// Whether a pending signal is a timer's (sigaction(2): SI_TIMER, and the timer's id behind it).
+fn is_of(timer: &PosixTimer, info: &[u8]) -> bool {
+    const SI_TIMER: i32 = -2;
+    let word = |at: usize| info.get(at..).and_then(|b| b.first_chunk()).map(|b| i32::from_ne_bytes(*b));
+    word(8) == Some(SI_TIMER) && word(16) == Some(timer.id)
+}
+
+fn set(remote: &mut Remote<'_>, id: i32, seconds: i64) -> Result<std::io::Result<u64>, Error> {
+    let scratch = remote.scratch();
+    let words = [0, 0, seconds, 0].map(i64::to_ne_bytes);
+    remote.write(scratch, &words.concat())?;
+    Ok(remote.try_call(libc::SYS_timer_settime, [id as u64, 0, scratch.0, 0, 0, 0])?)
+}
+
+fn left(remote: &mut Remote<'_>, id: i32) -> Result<Nanos, Error> {
+    let scratch = remote.scratch();
+    remote.call("timer_gettime", libc::SYS_timer_gettime, [id as u64, scratch.0, 0, 0, 0, 0])?;
+    let mut bytes = [0u8; 32];
+    remote.read(scratch, &mut bytes)?;
+    let [_, _, seconds, nanos] = words(&bytes).map(|w| w as i64);
+    Ok(Nanos::from_parts(seconds, nanos))
 }

@@ -110,6 +110,11 @@ fn threads(process: &Process, tids: &mut HashSet<Pid>) -> Check {
         thread.pending.iter().try_for_each(pending)?;
         seccomp(thread, process.filters.len())?;
     }
+    for owner in process.timers.iter().filter_map(|t| t.owner) {
+        if !process.threads.iter().any(|t| t.tid == owner) {
+            return Err(format!("a timer of thread {owner}, which is not there"));
+        }
+    }
     Ok(())
 }
 

@@ -28,6 +28,9 @@ pub struct PosixTimer {
     pub sigval: u64,
     /// The thread that is signalled, for SIGEV_THREAD_ID.
     pub thread: Option<Pid>,
+    /// The thread whose CPU time it measures, for CLOCK_THREAD_CPUTIME_ID; none: the first.
+    #[serde(default)]
+    pub owner: Option<Pid>,
     /// Time left; 0: not armed.
     pub value: Nanos,
     /// Period; 0: once.

@@ -320,7 +320,7 @@ impl Builder<'_> {
         for (t, puppet) in process.threads.iter().zip(std::iter::once(&mut *leader).chain(&mut *others)) {
             thread::set_up(puppet, process, t, fresh, &mut self.notes)?;
         }
-        timers::create(leader, process)?;
+        timers::create(leader, others, process)?;
         let news = |m: &Member| m.ppid == process.pid && jobcontrol::makes_news(m.state);
         let has_news = self.checkpoint.tree.members.iter().any(news);
         signals::set_up(leader, process, has_news)?;

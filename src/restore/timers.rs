@@ -13,15 +13,17 @@ const SIGEV_THREAD_ID: i32 = 4;
 /// Before Linux 6.15 ids are counted up: how far we are willing to count.
 const MOST_TRIES: i32 = 1 << 16;
 
-/// Makes POSIX timers with the ids they had.
-pub fn create(puppet: &mut Puppet, process: &Process) -> Result<(), Error> {
+/// Makes POSIX timers with the ids they had, each in the thread whose CPU time it measures, if it does.
+pub fn create(leader: &mut Puppet, others: &mut [Puppet], process: &Process) -> Result<(), Error> {
     if process.timers.is_empty() {
         return Ok(());
     }
-    let mut batch = puppet.batch();
+    let mut batch = leader.batch();
     batch.call_expecting(Expect::Anything, "prctl", libc::SYS_prctl, &[PR_TIMER_CREATE_RESTORE_IDS, 1]);
-    let by_id = puppet.run(batch)?.first() == Some(&0);
+    let by_id = leader.run(batch)?.first() == Some(&0);
     for timer in &process.timers {
+        let owner = process.threads.iter().position(|t| Some(t.tid) == timer.owner).unwrap_or(0);
+        let puppet = owner.checked_sub(1).and_then(|i| others.get_mut(i)).unwrap_or(&mut *leader);
         if by_id {
             let mut batch = puppet.batch();
             make(&mut batch, timer);
@@ -30,9 +32,9 @@ pub fn create(puppet: &mut Puppet, process: &Process) -> Result<(), Error> {
             count_up_to(puppet, timer)?;
         }
     }
-    let mut batch = puppet.batch();
+    let mut batch = leader.batch();
     batch.call_expecting(Expect::Anything, "prctl", libc::SYS_prctl, &[PR_TIMER_CREATE_RESTORE_IDS, 0]);
-    puppet.run(batch).map(drop)
+    leader.run(batch).map(drop)
 }
 
 fn make(batch: &mut Batch, timer: &PosixTimer) -> crate::model::Addr {
