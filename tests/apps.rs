@@ -285,6 +285,16 @@ fn java() {
     }
 }
 
+/// Started from its source, which goes through the compiler; its machine keeps a pair of sockets for good.
+#[test]
+fn java_source() {
+    if have("java", "java") {
+        let mut app = App::new("java_source", &[&"java", &"-Xmx256m", &script("Collections.java"), &"200"]);
+        app.between = &["java", "-version"];
+        survives(&app);
+    }
+}
+
 #[test]
 fn node() {
     if have("node", "node") {

@@ -181,6 +181,7 @@ guests! {
     fifos: true,
     fifomodes: true,
     packets: true,
+    socketpairs: true,
     devices: true,
     eventfd: true,
     timerfd: true,

@@ -17,7 +17,7 @@ use super::mapped::Mapped;
 use super::refusals::Refusals;
 use super::sharing::Distinct;
 use super::view::View;
-use super::{Error, Inside, epoll, eventfd, files, locks, pidfd, pipes, signalfd, stdio, timerfd};
+use super::{Error, Inside, epoll, eventfd, files, locks, pidfd, pipes, signalfd, sockets, stdio, timerfd};
 
 const O_CLOEXEC: u32 = 0o2_000_000;
 const O_PATH: u32 = 0o10_000_000;
@@ -85,6 +85,13 @@ pub(super) struct Group {
     pub role: Option<i32>,
 }
 
+impl Group {
+    /// Whether it is among those that are settled, which are known by their first holder.
+    fn is_in(&self, settled: &HashMap<usize, Kind>) -> bool {
+        self.holders.first().is_some_and(|first| settled.contains_key(first))
+    }
+}
+
 /// What came of looking at the descriptors.
 #[derive(Debug, Default)]
 pub(super) struct Captured {
@@ -93,6 +100,8 @@ pub(super) struct Captured {
     pub descriptors: HashMap<usize, Vec<Descriptor>>,
     /// Likewise.
     pub locks: HashMap<usize, Vec<Lock>>,
+    /// Credentials that only the program itself can ask for.
+    pub asks: Vec<sockets::Ask>,
 }
 
 /// All descriptors of the living processes.
@@ -163,10 +172,11 @@ pub(super) fn capture(
     refusals: &mut Refusals,
 ) -> Result<Captured, Error> {
     let seen = look(held)?;
-    let groups = stdio::split(&seen, group(&seen)?);
+    let found = sockets::find(&seen, root)?;
+    let groups = stdio::split(&seen, group(&seen)?, &found.ours);
     let mut work = Work { held, view, seen: &seen, mapped, contents, refusals };
     let roles = stdio::roles(&seen, root);
-    let pipes = pipes::capture(&mut work, &groups, &roles)?;
+    let mut settled = pipes::capture(&mut work, &groups, &roles)?;
     let mut out = Captured { locks: locks::capture(&mut work, &groups), ..Captured::default() };
     // Of the index of each description that an epoll may watch, before the refused ones leave gaps: a refusal ends
     // the save anyway.
@@ -176,9 +186,16 @@ pub(super) fn capture(
             file_of.insert(holder, index as u32);
         }
     }
+    let (sockets, asks) = sockets::capture(&mut work, &groups, &found, inside, &file_of)?;
+    settled.extend(sockets);
+    out.asks = asks;
     for group in &groups {
         let Some(first) = group.holders.first().and_then(|i| seen.get(*i)) else { continue };
-        if let Some(kind) = kind(&mut work, group, first, &roles, &pipes, &file_of)? {
+        // A socket that is ours and not settled was refused.
+        if sockets::is_socket(first) && found.ours.contains(&first.meta.ino()) && !group.is_in(&settled) {
+            continue;
+        }
+        if let Some(kind) = kind(&mut work, group, first, &roles, &settled, &file_of)? {
             let owner =
                 owner(&first.copy(held)?, inside).map_err(Error::of(first.host, "asking for a descriptor's owner"))?;
             out.files.push(OpenFile { flags: files::flags(first), owner, kind });
@@ -198,15 +215,15 @@ fn kind(
     group: &Group,
     s: &SeenFd,
     roles: &stdio::Roles,
-    pipes: &HashMap<usize, Kind>,
+    settled: &HashMap<usize, Kind>,
     file_of: &HashMap<usize, u32>,
 ) -> Result<Option<Kind>, Error> {
     if s.flags() & O_PATH != 0 {
         work.refusals.add(s.pid, s.object(&s.name()), "descriptors opened with O_PATH are not supported", "");
         return Ok(None);
     }
-    // Pipes are settled as a whole.
-    if let Some(kind) = group.holders.first().and_then(|i| pipes.get(i)) {
+    // Pipes and sockets are settled as a whole.
+    if let Some(kind) = group.holders.first().and_then(|i| settled.get(i)) {
         return Ok(Some(kind.clone()));
     }
     match s.meta.mode() & libc::S_IFMT {

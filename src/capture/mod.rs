@@ -33,6 +33,7 @@ mod shared;
 mod sharing;
 mod signalfd;
 mod signals;
+mod sockets;
 mod stdio;
 mod survey;
 mod switches;
@@ -40,6 +41,7 @@ mod thread;
 mod timerfd;
 mod timers;
 mod tree;
+mod unix;
 mod view;
 
 use std::fs::File;

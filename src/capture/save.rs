@@ -16,7 +16,9 @@ use crate::tracer::{Held, HeldProcess, hold};
 use super::contents::Contents;
 use super::look::{Looked, LookedProcess, look, root_of, unless_cancelled};
 use super::pages::{Origin, Pages};
-use super::{After, Error, Inside, Output, Request, Saved, files, jobcontrol, manifest, process, shared, thread};
+use super::{
+    After, Error, Inside, Output, Request, Saved, files, jobcontrol, manifest, process, shared, sockets, thread,
+};
 
 /// Saves a tree: holds it, looks at it, writes the image, lets it go (or stops or ends it).
 ///
@@ -113,6 +115,7 @@ struct Taken {
 fn take(held: &mut Held, looked: Looked, manifest: Manifest, request: &Request<'_>) -> Result<Taken, Error> {
     let Looked { mut tree, processes: seen, mut fds, contents, mapped, shared, inside, .. } = looked;
     jobcontrol::capture(held, &mut tree)?;
+    sockets::ask(held, &fds.asks, &mut fds.files)?;
     let (mut processes, mut parts, mut origins) = (Vec::new(), Vec::new(), Vec::new());
     for LookedProcess { index, seen, memory } in seen {
         let Some(p) = held.processes.get_mut(index) else { continue };

@@ -1,6 +1,6 @@
 //! Standard streams that lead outside: terminals, pipes and sockets whose other side is not in the tree.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::os::unix::fs::MetadataExt;
 
 use crate::model::fd::Kind;
@@ -9,7 +9,7 @@ use crate::net;
 
 use super::Error;
 use super::fd::{Group, SeenFd, Work};
-use super::files;
+use super::{files, sockets};
 
 /// Which standard stream each object outside is, by device and inode (of a terminal: by its device number).
 pub(super) type Roles = HashMap<(u64, u64), i32>;
@@ -63,12 +63,12 @@ fn controlling(pid: i32) -> Option<u64> {
 }
 
 /// A terminal or socket that is several standard streams at once counts as one description for each: at a resume each
-/// is one of our own streams, which need not lead to one place.
-pub(super) fn split(seen: &[SeenFd], groups: Vec<Group>) -> Vec<Group> {
+/// is one of our own streams, which need not lead to one place. Sockets in `ours`, by inode, lead to the tree.
+pub(super) fn split(seen: &[SeenFd], groups: Vec<Group>, ours: &HashSet<u64>) -> Vec<Group> {
     let mut out = Vec::with_capacity(groups.len());
     for group in groups {
         let Some(first) = group.holders.first().and_then(|i| seen.get(*i)) else { continue };
-        let socket = first.meta.mode() & libc::S_IFMT == libc::S_IFSOCK;
+        let socket = sockets::is_socket(first) && !ours.contains(&first.meta.ino());
         if terminal(first).is_none() && !socket {
             out.push(group);
             continue;
@@ -113,7 +113,7 @@ pub(super) fn capture(work: &mut Work<'_>, group: &Group, s: &SeenFd, roles: &Ro
         return Ok(Some(Kind::Stdio(outside(s, role, is_terminal))));
     }
     let (what, reason) = if is_socket {
-        (net::describe(s.host, s.meta.ino()), "sockets are not supported")
+        (net::describe(s.host, s.meta.ino()), "sockets that lead outside the tree are not supported")
     } else if is_terminal {
         (s.name(), "a terminal is supported as a standard stream only")
     } else {
@@ -137,7 +137,10 @@ mod tests {
         let pty = nix::pty::openpty(None, None).unwrap();
         let list: Vec<SeenFd> = [0, 1, 2, 255, 1].iter().map(|fd| seen(&pty.slave, 0, *fd)).collect();
         let whole = vec![Group { holders: vec![0, 1, 2, 3, 4], role: None }];
-        assert_eq!(holders(split(&list, whole)), [(Some(0), vec![0, 3]), (Some(1), vec![1, 4]), (Some(2), vec![2])]);
+        assert_eq!(
+            holders(split(&list, whole, &HashSet::new())),
+            [(Some(0), vec![0, 3]), (Some(1), vec![1, 4]), (Some(2), vec![2])]
+        );
         assert!(terminal(&list[0]).is_some());
         assert_eq!(roles(&list, 0).values().collect::<Vec<_>>(), [&0]);
         // The master is no terminal of the program's.
@@ -149,7 +152,7 @@ mod tests {
         let file = tempfile::tempfile().unwrap();
         let list = [seen(&file, 0, 1), seen(&file, 0, 2)];
         let whole = vec![Group { holders: vec![0, 1], role: None }];
-        assert_eq!(holders(split(&list, whole)), [(None, vec![0, 1])]);
+        assert_eq!(holders(split(&list, whole, &HashSet::new())), [(None, vec![0, 1])]);
         assert!(roles(&list, 0).is_empty());
     }
 

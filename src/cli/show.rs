@@ -15,7 +15,9 @@ use crate::model::fd::{Kind, OpenFile};
 use crate::model::manifest::Manifest;
 use crate::model::pidfd::Pidfd;
 use crate::model::process::Process;
+use crate::model::sockets::{Family, Socket};
 use crate::model::tree::{Member, State, Tree};
+use crate::model::unix::Link;
 
 /// Show what is in an image
 #[derive(Debug, Args)]
@@ -124,11 +126,29 @@ fn describe(kind: &Kind) -> (&'static str, String) {
         Kind::Epoll(epoll) => ("epoll", units::count(epoll.targets.len(), "target", "targets")),
         Kind::Pidfd(Pidfd::Task(pid)) => ("pidfd", format!("of pid {pid}")),
         Kind::Pidfd(Pidfd::Gone { status, .. }) => ("pidfd", format!("of a process that ended ({status:#x})")),
+        Kind::Socket(socket) => ("socket", self::socket(socket)),
         Kind::Stdio(stdio) => {
             let stream = ["input", "output", "error"].get(usize::try_from(stdio.role).unwrap_or(usize::MAX));
             ("stdio", format!("standard {}, was {}", stream.unwrap_or(&"stream"), stdio.was))
         }
     }
+}
+
+fn socket(socket: &Socket) -> String {
+    let kind = match socket.kind {
+        libc::SOCK_STREAM => "stream",
+        libc::SOCK_DGRAM => "datagrams",
+        libc::SOCK_SEQPACKET => "packets",
+        _ => "raw",
+    };
+    let Family::Unix(unix) = &socket.family;
+    let link = match unix.link {
+        Link::None => "not connected".to_owned(),
+        Link::To(other) => format!("to open file {other}"),
+        Link::Closed => "its peer is closed".to_owned(),
+    };
+    let held = socket.content.map_or(0, |content| content.size);
+    format!("UNIX {kind}, {link}, {} in it", units::bytes(held))
 }
 
 fn text(image: &Image, shown: &Shown<'_>) -> String {

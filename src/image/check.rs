@@ -6,7 +6,7 @@
 use std::collections::{HashMap, HashSet};
 
 use super::pages::Run;
-use super::{ADDRESS_END, PAGE, names};
+use super::{ADDRESS_END, PAGE, names, sockets};
 use crate::model::fd::Kind;
 use crate::model::files::Content;
 use crate::model::memory::{Backing, Memory, SharedObjects, Span, Vma};
@@ -298,6 +298,7 @@ fn files(c: &Checkpoint, blobs: &HashMap<u32, u64>) -> Check {
             },
             Kind::Pidfd(Pidfd::Task(pid)) if !there(*pid) => Err(format!("it is of pid {pid}, which is not there")),
             Kind::Pidfd(Pidfd::Gone { status, .. }) => wait_status(*status),
+            Kind::Socket(socket) => content(&socket.content).and_then(|()| sockets::check(c, index, socket)),
             Kind::Stdio(stdio) if !(0..=2).contains(&stdio.role) => Err(format!("standard stream {}", stdio.role)),
             _ => Ok(()),
         };

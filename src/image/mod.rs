@@ -22,6 +22,7 @@ mod rewrite;
 #[cfg(test)]
 mod sample;
 mod schema;
+mod sockets;
 mod stream;
 mod verify;
 mod walk;

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Pid, epoll, eventfd, files, pidfd, pipes, signalfd, stdio, timerfd};
+use super::{Pid, epoll, eventfd, files, pidfd, pipes, signalfd, sockets, stdio, timerfd};
 
 /// One open descriptor of one process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -59,6 +59,8 @@ pub enum Kind {
     Epoll(epoll::Epoll),
     /// pidfd_open(2).
     Pidfd(pidfd::Pidfd),
+    /// A socket.
+    Socket(sockets::Socket),
     /// A standard stream that leads outside the tree.
     Stdio(stdio::Stdio),
 }

@@ -19,12 +19,14 @@ pub mod process;
 pub mod seccomp;
 pub mod signalfd;
 pub mod signals;
+pub mod sockets;
 pub mod stdio;
 pub mod switches;
 pub mod thread;
 pub mod timerfd;
 pub mod timers;
 pub mod tree;
+pub mod unix;
 
 pub use basic::{Addr, Hex, Name, Nanos, Pid, Refusal};
 

@@ -1,5 +1,8 @@
-//! Sockets: naming one.
+//! Sockets: what the kernel tells of them, what waits in them, their options; and naming one.
 
+pub mod diag;
+pub mod options;
+pub mod queue;
 mod tables;
 
 use crate::proc;

@@ -21,7 +21,7 @@ use super::stub::{Batch, Expect, LEN, Puppet};
 use super::tree::{Order, Role, Step};
 use super::{
     Error, Options, Pids, Plan, credentials, epoll, fd, gap, jobcontrol, limits, locks, memory, pidfd, process,
-    seccomp, signals, thread, timers,
+    seccomp, signals, sockets, thread, timers,
 };
 
 /// Children of any kind (wait4(2)).
@@ -74,6 +74,7 @@ pub fn tree(image: &Image, options: &Options, plan: &Plan, sources: &Sources, in
     let (gone, notes) = (Vec::new(), Vec::new());
     let mut builder = Builder { checkpoint, options, sources, start, puppets, hosts, gone, notes };
     let hold = builder.template(image, &plan.order, init)?;
+    builder.sockets(image, &plan.order)?;
     builder.births(&plan.order, &hold)?;
     let mut threads: Vec<(Pid, Vec<Puppet>)> = Vec::new();
     for process in &checkpoint.processes {
@@ -163,6 +164,12 @@ impl Builder<'_> {
         memory::fill_shared(&mut puppet, image, self.sources, &hold)?;
         self.add(pid, puppet);
         Ok(hold)
+    }
+
+    fn sockets(&mut self, image: &Image, order: &Order) -> Result<(), Error> {
+        let Some(Step::Create { parent, .. }) = order.steps.first() else { return Ok(()) };
+        let template = puppet(&mut self.puppets, *parent)?;
+        sockets::make(template, image, self.sources, self.options, &mut self.notes)
     }
 
     fn births(&mut self, order: &Order, hold: &Hold) -> Result<(), Error> {

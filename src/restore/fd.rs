@@ -95,7 +95,7 @@ pub fn open_all(image: &Image, options: &Options) -> Result<Opened, Error> {
             (None, _, Some(end)) => end,
             (None, ..) => open(image, options, file, &mut contents)?,
         };
-        if file.flags & libc::O_ASYNC as u32 != 0 {
+        if file.flags & libc::O_ASYNC as u32 != 0 && !matches!(file.kind, Kind::Socket(_)) {
             fds::fcntl(fd.as_fd(), libc::F_SETFL, i64::from(file.flags))
                 .map_err(|e| Error::step("setting file flags", 0, e))?;
         }
@@ -160,6 +160,8 @@ fn open(
         Kind::Signalfd(s) => signalfd::open(s, file.flags),
         Kind::Epoll(_) => epoll::open(),
         Kind::Pidfd(_) => Err(Error::step("opening a pidfd", 0, io::Error::other("nobody is born yet"))),
+        // Keeps the number until there is a process that can make it.
+        Kind::Socket(_) => File::open("/dev/null").map(OwnedFd::from).map_err(|e| Error::step("opening", 0, e)),
         Kind::Stdio(s) => stdio::open(s.role, &options.stdio, file.flags),
     }
 }

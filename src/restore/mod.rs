@@ -27,6 +27,7 @@ mod process;
 mod seccomp;
 mod signalfd;
 mod signals;
+mod sockets;
 mod stdio;
 mod stub;
 mod switches;
@@ -34,6 +35,7 @@ mod thread;
 mod timerfd;
 mod timers;
 mod tree;
+mod unix;
 mod vdso;
 
 use std::io;

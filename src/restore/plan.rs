@@ -13,7 +13,7 @@ use crate::sys::cpu;
 
 use super::namespaces::{self, Wanted};
 use super::tree::{Order, order};
-use super::{Error, Options, Pids, credentials, fd, limits, locks, manifest, seccomp, thread, vdso};
+use super::{Error, Options, Pids, credentials, fd, limits, locks, manifest, seccomp, sockets, thread, vdso};
 
 /// A complete plan.
 #[derive(Debug, Clone)]
@@ -66,6 +66,7 @@ pub fn plan(image: &Image, options: &Options) -> Result<Plan, Error> {
     let mut conflicts = Vec::new();
     files(checkpoint, &mut conflicts);
     locks::conflicts(checkpoint, &mut conflicts);
+    sockets::conflicts(checkpoint, &mut conflicts);
     pids(checkpoint, options, wanted, &mut conflicts);
     seccomp::conflicts(checkpoint, wanted, &mut conflicts);
     if let Some(fd) = fd::no_room(checkpoint) {
@@ -102,7 +103,9 @@ pub fn plan(image: &Image, options: &Options) -> Result<Plan, Error> {
             }
         }
     }
-    let threads: BTreeSet<Pid> = checkpoint.processes.iter().flat_map(|p| p.threads.iter().map(|t| t.tid)).collect();
+    // Helpers take no pid that a thread has or that somebody is to have for a moment.
+    let threads = checkpoint.processes.iter().flat_map(|p| p.threads.iter().map(|t| t.tid));
+    let threads: BTreeSet<Pid> = threads.chain(sockets::pids(checkpoint)).collect();
     let order = match order(&checkpoint.tree, &threads) {
         Ok(order) => order,
         Err(refusal) => {

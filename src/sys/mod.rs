@@ -13,6 +13,7 @@ pub mod pidfd;
 pub mod probe;
 pub mod ptrace;
 pub mod sched;
+pub mod socket;
 pub mod spawn;
 pub mod stub;
 pub mod tasks;

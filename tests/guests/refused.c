@@ -24,6 +24,7 @@ int main(int argc, char **argv) {
     int fd = -1, pair[2];
     if (!strcmp(kind, "socket")) {
         MUST(socketpair(AF_UNIX, SOCK_STREAM, 0, pair));
+        CHECK(send(pair[1], "!", 1, MSG_OOB) == 1, "send");
         fd = pair[0];
     } else if (!strcmp(kind, "inotify")) fd = MUST(inotify_init1(0));
     else if (!strcmp(kind, "pidfd")) fd = MUST(syscall(SYS_pidfd_open, getpid(), 0));

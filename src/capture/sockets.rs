@@ -1,0 +1,173 @@
+//! Sockets: which belong to the tree, and what is in them. Nothing is taken out: everything is peeked at.
+
+use std::collections::{HashMap, HashSet};
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
+
+use crate::model::Pid;
+use crate::model::fd::{Kind, OpenFile};
+use crate::model::sockets::{Credentials, Family, Message, Socket};
+use crate::net::queue::Queue;
+use crate::net::{diag, options};
+use crate::sys::{socket, tasks};
+use crate::tracer::{Held, Remote};
+
+use super::fd::{Group, SeenFd, Work};
+use super::{Error, Inside, unix};
+
+/// What was found out about the tree's sockets, by inode.
+#[derive(Debug, Default)]
+pub(super) struct Found {
+    /// All UNIX sockets there are.
+    pub unix: HashMap<u64, diag::Unix>,
+    /// Those that are saved as sockets, not as streams that lead outside.
+    pub ours: HashSet<u64>,
+}
+
+/// A socket whose credentials only the program itself can ask for: it sees other pids than we do.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Ask {
+    /// Index of the socket among the descriptions.
+    file: u32,
+    /// Index of a process that has it among the held ones, and its descriptor.
+    process: usize,
+    fd: i32,
+}
+
+pub(super) fn is_socket(s: &SeenFd) -> bool {
+    s.meta.mode() & libc::S_IFMT == libc::S_IFSOCK
+}
+
+/// Finds out which sockets of the tree lead to members of it. `root` is the root's index among the held processes.
+pub(super) fn find(seen: &[SeenFd], root: usize) -> Result<Found, Error> {
+    let inodes: HashSet<u64> = seen.iter().filter(|s| is_socket(s)).map(|s| s.meta.ino()).collect();
+    if inodes.is_empty() {
+        return Ok(Found::default());
+    }
+    let unix = match diag::unix() {
+        // A kernel without it (CONFIG_UNIX_DIAG): then sockets lead outside, for all we know.
+        Err(e) if e.kind() == io::ErrorKind::NotFound => HashMap::new(),
+        other => other.map_err(Error::io("asking the kernel for", "UNIX sockets"))?,
+    };
+    let streams: HashSet<u64> = seen
+        .iter()
+        .filter(|s| s.process == root && (0..=2).contains(&s.fd) && is_socket(s))
+        .map(|s| s.meta.ino())
+        .collect();
+    let ours = inodes.iter().copied().filter(|i| unix::belongs(*i, &unix, &inodes, &streams)).collect();
+    Ok(Found { unix, ours })
+}
+
+/// What each socket of the tree is, by its first holder, and whose credentials are still to be asked for; refused ones
+/// are missing. `file_of`: the index of each holder's description.
+pub(super) fn capture(
+    work: &mut Work<'_>,
+    groups: &[Group],
+    found: &Found,
+    inside: &Inside,
+    file_of: &HashMap<usize, u32>,
+) -> Result<(HashMap<usize, Kind>, Vec<Ask>), Error> {
+    let seen = work.seen;
+    let file_of_inode: HashMap<u64, u32> = seen
+        .iter()
+        .enumerate()
+        .filter(|(_, s)| is_socket(s))
+        .filter_map(|(index, s)| Some((s.meta.ino(), *file_of.get(&index)?)))
+        .collect();
+    let (mut out, mut asks) = (HashMap::new(), Vec::new());
+    for group in groups {
+        let Some((&first, s)) = group.holders.first().and_then(|i| Some((i, seen.get(*i)?))) else { continue };
+        if !is_socket(s) || !found.ours.contains(&s.meta.ino()) {
+            continue;
+        }
+        let copy = s.copy(work.held)?;
+        let Some(socket) = unix::capture(work, s, &copy, found, inside, &file_of_inode)? else { continue };
+        if let Some(&file) = file_of.get(&first).filter(|_| unix::has_credentials(&socket)) {
+            asks.push(Ask { file, process: s.process, fd: s.fd });
+        }
+        out.insert(first, Kind::Socket(socket));
+    }
+    Ok((out, asks))
+}
+
+/// The model of a socket, with what all families have in common.
+pub(super) fn model(
+    work: &mut Work<'_>,
+    s: &SeenFd,
+    copy: &OwnedFd,
+    queue: Queue,
+    family: Family,
+    shutdown: u8,
+    inside: &Inside,
+) -> Result<Option<Socket>, Error> {
+    let failed = |step| Error::of(s.host, step);
+    let number = |name| socket::number(copy.as_fd(), libc::SOL_SOCKET, name);
+    let (domain, kind) = number(libc::SO_DOMAIN)
+        .and_then(|d| Ok((d, number(libc::SO_TYPE)?)))
+        .map_err(failed("asking for a socket's type"))?;
+    let fresh = socket::socket(domain, kind, 0).map_err(failed("making a socket to compare with"))?;
+    let options = match options::read(copy.as_fd(), fresh.as_fd(), &[]) {
+        Err(e) if e.kind() == io::ErrorKind::PermissionDenied => {
+            refuse(work, s, "a socket with an eBPF program attached is not supported", "");
+            return Ok(None);
+        }
+        other => other.map_err(failed("asking for a socket's options"))?,
+    };
+    if queue.messages.iter().any(|m| !m.fds.is_empty()) {
+        refuse(
+            work,
+            s,
+            "descriptors on their way through a socket are not supported",
+            "save it when they have arrived",
+        );
+        return Ok(None);
+    }
+    let messages = queue
+        .messages
+        .iter()
+        .map(|m| Message {
+            size: m.bytes.len() as u64,
+            credentials: m.credentials.and_then(|c| credentials(c, inside)),
+        })
+        .collect();
+    let bytes: Vec<u8> = queue.messages.into_iter().flat_map(|m| m.bytes).collect();
+    let content = (!bytes.is_empty()).then(|| work.contents.bytes(bytes));
+    Ok(Some(Socket { kind, family, shutdown, queue: messages, content, options }))
+}
+
+pub(super) fn refuse(work: &mut Work<'_>, s: &SeenFd, reason: &str, hint: &str) {
+    let what = crate::net::describe(s.host, s.meta.ino());
+    work.refusals.add(s.pid, s.object(&what), reason, hint);
+}
+
+/// `struct ucred` with a pid as the program sees it; `None` if nobody has left his name.
+pub(super) fn credentials([host, uid, gid]: [u32; 3], inside: &Inside) -> Option<Credentials> {
+    let host = host as i32;
+    (host != 0).then(|| Credentials { pid: inside.process(host).unwrap_or(Pid(host)), uid, gid })
+}
+
+/// Asks the program for credentials, if it lives in another pid namespace than we: pids of the dead can't be
+/// translated from outside.
+pub(super) fn ask(held: &mut Held, asks: &[Ask], files: &mut [OpenFile]) -> Result<(), Error> {
+    for ask in asks {
+        let Some(process) = held.processes.get_mut(ask.process).filter(|p| p.pid.0 != p.host) else { continue };
+        let Some(Kind::Socket(socket)) = files.get_mut(ask.file as usize).map(|f| &mut f.kind) else { continue };
+        let copy = tasks::pidfd_getfd(process.pidfd.as_fd(), ask.fd)
+            .map_err(Error::of(process.host, "copying a descriptor"))?;
+        let mut remote = process.remote(0)?;
+        unix::ask(&mut remote, &copy, ask.fd, socket)?;
+    }
+    Ok(())
+}
+
+/// getsockopt(2) in the program.
+pub(super) fn remote_option(remote: &mut Remote<'_>, fd: i32, name: i32, value: &mut [u8]) -> Result<(), Error> {
+    let scratch = remote.scratch();
+    remote.write(scratch, &(value.len() as u64).to_ne_bytes())?;
+    let args = [fd as u64, libc::SOL_SOCKET as u64, name as u64, scratch.0 + 64, scratch.0, 0];
+    remote.call("getsockopt", libc::SYS_getsockopt, args)?;
+    let from = crate::model::Addr(scratch.0 + 64);
+    remote.read(from, value)?;
+    Ok(())
+}

@@ -1,0 +1,63 @@
+//! Sockets: what all families have in common.
+
+use serde::{Deserialize, Serialize};
+
+use super::files::Content;
+use super::unix::UnixSocket;
+use super::{Hex, Pid};
+
+/// A socket.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Socket {
+    /// SOCK_STREAM 1, SOCK_DGRAM 2, SOCK_RAW 3, SOCK_SEQPACKET 5.
+    pub kind: i32,
+    /// What is particular to its family.
+    pub family: Family,
+    /// What was shut down: receiving 1, sending 2.
+    pub shutdown: u8,
+    /// Messages that can be read, in order; a stream's are pieces that came with the same descriptors and credentials.
+    pub queue: Vec<Message>,
+    /// The bytes of all of them, one after the other.
+    pub content: Option<Content>,
+    /// Options that a new socket of this kind does not have, in the order they are to be set.
+    pub options: Vec<SocketOption>,
+}
+
+/// Address families.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Family {
+    /// AF_UNIX.
+    Unix(UnixSocket),
+}
+
+/// A message that waits to be read.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Message {
+    /// Its length in bytes.
+    pub size: u64,
+    /// Who sent it, if that is kept with it.
+    pub credentials: Option<Credentials>,
+}
+
+/// Whose a message or a socket is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Credentials {
+    /// The process.
+    pub pid: Pid,
+    /// Its effective user.
+    pub uid: u32,
+    /// Its effective group.
+    pub gid: u32,
+}
+
+/// An option of a socket.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SocketOption {
+    /// SOL_SOCKET or a protocol.
+    pub level: i32,
+    /// Its number.
+    pub name: i32,
+    /// Its value as getsockopt(2) gives it.
+    pub value: Hex,
+}

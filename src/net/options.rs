@@ -1,0 +1,196 @@
+//! Options of sockets: read as bytes, and only those kept that a new socket of the same kind does not have.
+
+use std::io;
+use std::os::fd::BorrowedFd;
+
+use crate::model::Hex;
+use crate::model::sockets::SocketOption;
+use crate::sys::socket;
+
+const SOL_SOCKET: i32 = libc::SOL_SOCKET;
+const SO_SNDBUFFORCE: i32 = 32;
+const SO_RCVBUFFORCE: i32 = 33;
+const SO_ATTACH_FILTER: i32 = 26;
+const SO_LOCK_FILTER: i32 = 44;
+const SO_BUF_LOCK: i32 = 72;
+
+/// Options of any socket that can be set as they are read, but for [`SO_PEEK_OFF`] (include/uapi/asm-generic/socket.h).
+const GENERIC: [i32; 31] = [
+    2,  // SO_REUSEADDR
+    5,  // SO_DONTROUTE
+    6,  // SO_BROADCAST
+    9,  // SO_KEEPALIVE
+    10, // SO_OOBINLINE
+    11, // SO_NO_CHECK
+    12, // SO_PRIORITY
+    13, // SO_LINGER
+    15, // SO_REUSEPORT
+    16, // SO_PASSCRED
+    18, // SO_RCVLOWAT
+    20, // SO_RCVTIMEO
+    21, // SO_SNDTIMEO
+    25, // SO_BINDTODEVICE
+    29, // SO_TIMESTAMP
+    34, // SO_PASSSEC
+    35, // SO_TIMESTAMPNS
+    36, // SO_MARK
+    37, // SO_TIMESTAMPING
+    40, // SO_RXQ_OVFL
+    46, // SO_BUSY_POLL
+    47, // SO_MAX_PACING_RATE
+    49, // SO_INCOMING_CPU
+    60, // SO_ZEROCOPY
+    61, // SO_TXTIME
+    63, // SO_TIMESTAMP_NEW
+    64, // SO_TIMESTAMPNS_NEW
+    65, // SO_TIMESTAMPING_NEW
+    69, // SO_PREFER_BUSY_POLL
+    76, // SO_PASSPIDFD
+    83, // SO_PASSRIGHTS
+];
+
+/// Where the next peek starts; set last, because our own peeks and sends would move it.
+pub const SO_PEEK_OFF: i32 = 42;
+
+/// The options in which `fd` differs from `fresh`, a new socket of the same kind; `more`: levels and names particular
+/// to the kind.
+///
+/// # Errors
+/// What getsockopt(2) says, other than that there is no such option.
+pub fn read(fd: BorrowedFd<'_>, fresh: BorrowedFd<'_>, more: &[(i32, i32)]) -> io::Result<Vec<SocketOption>> {
+    let ordinary = GENERIC.iter().map(|&name| (SOL_SOCKET, name)).chain(more.iter().copied());
+    let mut out = Vec::new();
+    for (level, name) in ordinary.chain([(SOL_SOCKET, SO_PEEK_OFF)]) {
+        let Some(value) = value(fd, level, name)? else { continue };
+        if value_of(fresh, level, name).as_ref() != Some(&value) {
+            out.push(SocketOption { level, name, value: Hex(value) });
+        }
+    }
+    // Sizes that nobody chose are the host's affair, or the kernel changes them as it goes (tcp(7)).
+    let chosen = socket::number(fd, SOL_SOCKET, SO_BUF_LOCK).ok();
+    for (name, bit) in [(libc::SO_SNDBUF, 1), (libc::SO_RCVBUF, 2)] {
+        let Some(value) = value(fd, SOL_SOCKET, name)? else { continue };
+        if chosen.map_or_else(|| value_of(fresh, SOL_SOCKET, name).as_ref() != Some(&value), |c| c & bit != 0) {
+            out.push(SocketOption { level: SOL_SOCKET, name, value: Hex(value) });
+        }
+    }
+    let filter = socket::filter(fd)?;
+    if !filter.is_empty() {
+        out.push(SocketOption { level: SOL_SOCKET, name: SO_ATTACH_FILTER, value: Hex(filter) });
+    }
+    match value(fd, SOL_SOCKET, SO_LOCK_FILTER)? {
+        Some(locked) if locked.iter().any(|&b| b != 0) => {
+            out.push(SocketOption { level: SOL_SOCKET, name: SO_LOCK_FILTER, value: Hex(locked) });
+        }
+        _ => {}
+    }
+    Ok(out)
+}
+
+fn value_of(fd: BorrowedFd<'_>, level: i32, name: i32) -> Option<Vec<u8>> {
+    socket::option(fd, level, name, 64).ok()
+}
+
+/// An option's value, if this kind of socket under this kernel has it.
+fn value(fd: BorrowedFd<'_>, level: i32, name: i32) -> io::Result<Option<Vec<u8>>> {
+    match socket::option(fd, level, name, 64) {
+        Ok(value) => Ok(Some(value)),
+        Err(e) => match e.raw_os_error() {
+            Some(libc::ENOPROTOOPT | libc::EOPNOTSUPP | libc::EINVAL | libc::EPERM) => Ok(None),
+            _ => Err(e),
+        },
+    }
+}
+
+/// Whether the option is one that our own doing while a socket is made would be changed by or would change.
+fn comes_last(option: &SocketOption) -> bool {
+    option.level == SOL_SOCKET && !matches!(option.name, 2 | 15 | 25 | 36)
+}
+
+/// Sets what a socket must have before it is bound: SO_REUSEADDR, SO_REUSEPORT, SO_BINDTODEVICE, SO_MARK, and all that
+/// is particular to its kind.
+///
+/// # Errors
+/// The option that could not be set, and why.
+pub fn set_early(fd: BorrowedFd<'_>, options: &[SocketOption]) -> io::Result<()> {
+    options.iter().filter(|o| !comes_last(o)).try_for_each(|o| set(fd, o).map_err(|e| named(o, &e)))
+}
+
+/// Sets all others, once the socket is connected and has in its queue what it had.
+///
+/// # Errors
+/// The option that could not be set, and why.
+pub fn set_late(fd: BorrowedFd<'_>, options: &[SocketOption]) -> io::Result<()> {
+    options.iter().filter(|o| comes_last(o)).try_for_each(|o| set(fd, o).map_err(|e| named(o, &e)))
+}
+
+fn named(option: &SocketOption, error: &io::Error) -> io::Error {
+    io::Error::new(error.kind(), format!("option {} of level {}: {error}", option.name, option.level))
+}
+
+fn set(fd: BorrowedFd<'_>, option: &SocketOption) -> io::Result<()> {
+    let value = &option.value.0;
+    match (option.level, option.name) {
+        (SOL_SOCKET, name @ (libc::SO_SNDBUF | libc::SO_RCVBUF)) => {
+            let bytes = value.first_chunk().map_or(0, |b| i32::from_ne_bytes(*b));
+            set_buffer(fd, name, bytes)
+        }
+        (SOL_SOCKET, SO_ATTACH_FILTER) => socket::set_filter(fd, value),
+        (level, name) => socket::set_option(fd, level, name, value),
+    }
+}
+
+/// Gives a buffer a size as getsockopt(2) shows it: twice what is asked for, and beyond `net.core.*mem_max` only with
+/// CAP_NET_ADMIN.
+fn set_buffer(fd: BorrowedFd<'_>, name: i32, bytes: i32) -> io::Result<()> {
+    let half = (bytes / 2).to_ne_bytes();
+    let force = if name == libc::SO_SNDBUF { SO_SNDBUFFORCE } else { SO_RCVBUFFORCE };
+    socket::set_option(fd, SOL_SOCKET, name, &half)?;
+    if socket::number(fd, SOL_SOCKET, name)? < bytes & !1 {
+        socket::set_option(fd, SOL_SOCKET, force, &half)?;
+    }
+    Ok(())
+}
+
+/// Makes room for as much as we may have in a socket's send queue, until [`set_late`] or [`reset_send_buffer`].
+///
+/// # Errors
+/// What setsockopt(2) says.
+pub fn widen(fd: BorrowedFd<'_>) -> io::Result<()> {
+    let most = (i32::MAX / 4).to_ne_bytes();
+    socket::set_option(fd, SOL_SOCKET, SO_SNDBUFFORCE, &most)
+        .or_else(|_| socket::set_option(fd, SOL_SOCKET, libc::SO_SNDBUF, &most))
+}
+
+/// Undoes [`widen`]: the size a new socket has, which nobody has chosen.
+///
+/// # Errors
+/// What setsockopt(2) says.
+pub fn reset_send_buffer(fd: BorrowedFd<'_>, (size, lock): (i32, Option<i32>)) -> io::Result<()> {
+    set_buffer(fd, libc::SO_SNDBUF, size)?;
+    lock.map_or(Ok(()), |lock| socket::set_option(fd, SOL_SOCKET, SO_BUF_LOCK, &lock.to_ne_bytes()))
+}
+
+/// Size of the send buffer as getsockopt(2) shows it, and SO_BUF_LOCK (Linux ≥ 5.15): which sizes were chosen.
+///
+/// # Errors
+/// What getsockopt(2) says.
+pub fn send_buffer(fd: BorrowedFd<'_>) -> io::Result<(i32, Option<i32>)> {
+    Ok((socket::number(fd, SOL_SOCKET, libc::SO_SNDBUF)?, socket::number(fd, SOL_SOCKET, SO_BUF_LOCK).ok()))
+}
+
+/// The sizes of buffers among `options` that this process may not give: the `sysctl` that stands in the way and what
+/// it would have to be.
+pub fn too_large(options: &[SocketOption]) -> Option<(&'static str, i64)> {
+    const CAP_NET_ADMIN: u64 = 1 << 12;
+    let caps = crate::proc::status(std::process::id() as i32).map_or(0, |s| s.caps[2]);
+    options.iter().filter(|o| o.level == SOL_SOCKET).find_map(|o| {
+        let (sysctl, max) = match o.name {
+            libc::SO_SNDBUF => ("net.core.wmem_max", crate::proc::number("sys/net/core/wmem_max")),
+            libc::SO_RCVBUF => ("net.core.rmem_max", crate::proc::number("sys/net/core/rmem_max")),
+            _ => return None,
+        };
+        let half = i64::from(o.value.0.first_chunk().map_or(0, |b| i32::from_ne_bytes(*b))) / 2;
+        (half > max.unwrap_or(i64::MAX) && caps & CAP_NET_ADMIN == 0).then_some((sysctl, half))
+    })
+}

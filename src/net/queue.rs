@@ -1,0 +1,259 @@
+//! What waits in a socket to be read: looked at, and left there.
+//!
+//! SO_PEEK_OFF and SO_PASSCRED belong to the socket, not to our descriptor of it: they are put back.
+
+use std::io;
+use std::os::fd::{BorrowedFd, OwnedFd};
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+use crate::sys::socket;
+
+use super::options::SO_PEEK_OFF;
+
+const SO_PASSCRED: i32 = 16;
+
+/// One message; of a stream, bytes that came with the same descriptors and credentials.
+#[derive(Debug, Default)]
+pub struct Message {
+    /// What it says.
+    pub bytes: Vec<u8>,
+    /// The address of its sender, as `sockaddr`; empty where there is none.
+    pub from: Vec<u8>,
+    /// Pid (as we see it), user and group of its sender, if they were sent.
+    pub credentials: Option<[u32; 3]>,
+    /// Copies of the descriptors it carries.
+    pub fds: Vec<OwnedFd>,
+}
+
+/// What waits in a socket.
+#[derive(Debug, Default)]
+pub struct Queue {
+    /// The messages, in order.
+    pub messages: Vec<Message>,
+    /// An error that the next call on the socket will report (ECONNRESET, of a UNIX socket).
+    pub error: bool,
+}
+
+/// A socket made ready to be peeked at; dropping it puts its options back.
+#[derive(Debug)]
+pub struct Looking<'a> {
+    fd: BorrowedFd<'a>,
+    old: Vec<(i32, i32)>,
+}
+
+impl<'a> Looking<'a> {
+    /// Peeks start where they are told to, and, of a UNIX socket, show who sent a message.
+    ///
+    /// # Errors
+    /// What setsockopt(2) says.
+    pub fn begin(fd: BorrowedFd<'a>, unix: bool) -> io::Result<Looking<'a>> {
+        let mut looking = Looking { fd, old: Vec::new() };
+        looking.set(SO_PEEK_OFF, 0)?;
+        if unix {
+            looking.set(SO_PASSCRED, 1)?;
+        }
+        Ok(looking)
+    }
+
+    fn set(&mut self, name: i32, value: i32) -> io::Result<()> {
+        let old = socket::number(self.fd, libc::SOL_SOCKET, name)?;
+        self.old.push((name, old));
+        socket::set_option(self.fd, libc::SOL_SOCKET, name, &value.to_ne_bytes())
+    }
+
+    /// The next peek starts this many bytes into the queue.
+    ///
+    /// # Errors
+    /// What setsockopt(2) says.
+    pub fn at(&mut self, offset: usize) -> io::Result<()> {
+        let offset = i32::try_from(offset).map_err(|_| io::ErrorKind::InvalidData)?;
+        socket::set_option(self.fd, libc::SOL_SOCKET, SO_PEEK_OFF, &offset.to_ne_bytes())
+    }
+}
+
+impl Drop for Looking<'_> {
+    fn drop(&mut self) {
+        for (name, old) in &self.old {
+            let _ = socket::set_option(self.fd, libc::SOL_SOCKET, *name, &old.to_ne_bytes());
+        }
+    }
+}
+
+/// Whether an error waits to be reported; to ask for it (SO_ERROR) would take it.
+///
+/// # Errors
+/// What poll(2) says.
+pub fn has_error(fd: BorrowedFd<'_>) -> io::Result<bool> {
+    let mut polled = [PollFd::new(fd, PollFlags::empty())];
+    poll(&mut polled, PollTimeout::ZERO)?;
+    Ok(polled[0].revents().is_some_and(|r| r.contains(PollFlags::POLLERR)))
+}
+
+/// Whether urgent data waits.
+///
+/// # Errors
+/// What poll(2) says.
+pub fn has_urgent(fd: BorrowedFd<'_>) -> io::Result<bool> {
+    let mut polled = [PollFd::new(fd, PollFlags::POLLPRI)];
+    poll(&mut polled, PollTimeout::ZERO)?;
+    Ok(polled[0].revents().is_some_and(|r| r.contains(PollFlags::POLLPRI)))
+}
+
+/// Looks at a UNIX stream.
+///
+/// # Errors
+/// What recvmsg(2) and setsockopt(2) say.
+pub fn unix_stream(fd: BorrowedFd<'_>) -> io::Result<Queue> {
+    let error = has_error(fd)?;
+    // Never beyond what is there: that would take an error that waits behind it.
+    let total = crate::sys::fds::readable(fd)?;
+    let mut messages: Vec<Message> = Vec::new();
+    if total == 0 {
+        return Ok(Queue { messages, error });
+    }
+    let mut looking = Looking::begin(fd, true)?;
+    let mut at = 0;
+    // Room for all: a message with descriptors that is cut would show them again with its rest.
+    let mut buf = vec![0u8; total];
+    while at < total {
+        looking.at(at)?;
+        let room = buf.get_mut(at..).unwrap_or_default();
+        let mut got = socket::receive(fd, room, libc::MSG_PEEK)?;
+        if got.len == 0 {
+            break;
+        }
+        if !got.fds.is_empty() {
+            // What came before without descriptors is shown together with them; whoever reads less does not get them.
+            let before = without_descriptors(&mut looking, at, got.len)?;
+            if before > 0 {
+                (got.len, got.fds) = (before, Vec::new());
+            }
+        }
+        let bytes = buf.get(at..at + got.len).unwrap_or_default();
+        at += got.len;
+        match messages.last_mut() {
+            Some(last) if got.fds.is_empty() && last.fds.is_empty() && last.credentials == got.credentials => {
+                last.bytes.extend_from_slice(bytes);
+            }
+            _ => messages.push(Message {
+                bytes: bytes.to_vec(),
+                from: got.from,
+                credentials: got.credentials,
+                fds: got.fds,
+            }),
+        }
+    }
+    Ok(Queue { messages, error })
+}
+
+/// How many of the `len` bytes at `at` come before the message with which descriptors come, the last. A peek of fewer
+/// bytes shows the descriptors all the same (it walks on without room), so no search would tell; but the kernel gives
+/// a message whole or not at all where its copy fails (net/unix/af_unix.c, unix_stream_read_generic).
+fn without_descriptors(looking: &mut Looking<'_>, at: usize, len: usize) -> io::Result<usize> {
+    looking.at(at)?;
+    match socket::peek_but_one(looking.fd, len) {
+        Err(e) if e.raw_os_error() == Some(libc::EFAULT) => Ok(0),
+        other => other,
+    }
+}
+
+/// Looks at datagrams or packets of any family; `None` if an error waits in front of them, which looking would take.
+///
+/// # Errors
+/// What recvmsg(2) and setsockopt(2) say.
+pub fn datagrams(fd: BorrowedFd<'_>, unix: bool) -> io::Result<Option<Queue>> {
+    let error = has_error(fd)?;
+    if error {
+        let empty = crate::sys::fds::readable(fd)? == 0;
+        return Ok(empty.then_some(Queue { messages: Vec::new(), error }));
+    }
+    let mut messages = Vec::new();
+    // Credentials also tell an empty packet from the end of what a closed peer has sent.
+    let mut looking = Looking::begin(fd, unix)?;
+    let mut at = 0;
+    let mut buf = vec![0u8; 64 * 1024];
+    loop {
+        looking.at(at)?;
+        let got = match socket::receive(fd, &mut buf, libc::MSG_PEEK | libc::MSG_TRUNC) {
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => break,
+            other => other?,
+        };
+        if got.len > buf.len() {
+            buf.resize(got.len, 0);
+            continue;
+        }
+        if unix && got.len == 0 && got.credentials.is_none() {
+            break;
+        }
+        at += got.len;
+        let bytes = buf.get(..got.len).unwrap_or_default().to_vec();
+        messages.push(Message { bytes, from: got.from, credentials: got.credentials, fds: got.fds });
+    }
+    Ok(Some(Queue { messages, error }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::{Read, Write};
+    use std::os::fd::AsFd;
+    use std::os::unix::net::{UnixDatagram, UnixStream};
+
+    fn texts(queue: &Queue) -> Vec<String> {
+        queue.messages.iter().map(|m| String::from_utf8_lossy(&m.bytes).into_owned()).collect()
+    }
+
+    #[test]
+    fn a_stream_is_looked_at_and_stays() {
+        let (mut a, mut b) = UnixStream::pair().unwrap();
+        let sent: Vec<u8> = (0..150_000u32).map(|i| (i / 7) as u8).collect();
+        a.write_all(&sent).unwrap();
+        socket::send(a.as_fd(), b"with", None, &[a.as_fd()]).unwrap();
+        a.write_all(b"out").unwrap();
+        for _ in 0..2 {
+            let queue = unix_stream(b.as_fd()).unwrap();
+            assert!(queue.messages[0].bytes == sent && queue.messages.len() == 3);
+            assert_eq!((&queue.messages[1].bytes[..], queue.messages[1].fds.len()), (&b"with"[..], 1));
+            assert_eq!((&queue.messages[2].bytes[..], queue.messages[2].fds.len()), (&b"out"[..], 0));
+            assert_eq!(socket::number(b.as_fd(), libc::SOL_SOCKET, SO_PEEK_OFF).unwrap(), -1);
+            assert_eq!(socket::number(b.as_fd(), libc::SOL_SOCKET, SO_PASSCRED).unwrap(), 0);
+        }
+        drop(a);
+        assert_eq!(unix_stream(b.as_fd()).unwrap().messages.len(), 3);
+        let mut left = Vec::new();
+        b.read_to_end(&mut left).unwrap();
+        assert_eq!(left.len(), 150_007);
+        assert!(unix_stream(b.as_fd()).unwrap().messages.is_empty());
+    }
+
+    #[test]
+    fn an_error_is_left_where_it_is() {
+        let (mut a, mut b) = UnixStream::pair().unwrap();
+        a.write_all(b"data").unwrap();
+        b.write_all(b"unread").unwrap();
+        drop(a);
+        for _ in 0..2 {
+            let queue = unix_stream(b.as_fd()).unwrap();
+            assert!(queue.error && texts(&queue) == ["data"]);
+        }
+        let mut buf = [0; 8];
+        assert_eq!(b.read(&mut buf).unwrap(), 4);
+        assert_eq!(b.read(&mut buf).unwrap_err().kind(), io::ErrorKind::ConnectionReset);
+    }
+
+    #[test]
+    fn borders_of_datagrams() {
+        let (a, b) = UnixDatagram::pair().unwrap();
+        let large = vec![b'x'; 100_000];
+        for message in [&b"one"[..], b"", b"three", &large] {
+            a.send(message).unwrap();
+        }
+        let queue = datagrams(b.as_fd(), true).unwrap().unwrap();
+        assert_eq!(queue.messages.iter().map(|m| m.bytes.len()).collect::<Vec<_>>(), [3, 0, 5, 100_000]);
+        let mut buf = vec![0; 200_000];
+        for len in [3, 0, 5, 100_000] {
+            assert_eq!(b.recv(&mut buf).unwrap(), len);
+        }
+    }
+}
