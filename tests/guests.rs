@@ -171,6 +171,7 @@ guests! {
     stopped: true,
     ids: true,
     process: true,
+    sharing: true,
     limits: true,
     switches: true,
     credentials: true,

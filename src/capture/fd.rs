@@ -8,6 +8,7 @@ use std::os::unix::fs::MetadataExt;
 use crate::model::Pid;
 use crate::model::fd::{Descriptor, Kind, OpenFile, Owner};
 use crate::model::locks::Lock;
+use crate::model::tree::Shares;
 use crate::proc::{self, fdinfo::Detail, fdinfo::FdInfo};
 use crate::sys::{fds, tasks};
 use crate::tracer::Held;
@@ -104,10 +105,11 @@ pub(super) struct Captured {
     pub asks: Vec<sockets::Ask>,
 }
 
-/// All descriptors of the living processes.
-pub(super) fn look(held: &Held) -> Result<Vec<SeenFd>, Error> {
+/// All descriptors of the living processes; a table that several share, of the first of them.
+pub(super) fn look(held: &Held, shares: &HashMap<usize, Shares>) -> Result<Vec<SeenFd>, Error> {
     let mut out = Vec::new();
-    for (index, p) in held.processes.iter().enumerate().filter(|(_, p)| !p.threads.is_empty()) {
+    let shared = |index: &usize| shares.get(index).is_some_and(|s| s.descriptors.is_some());
+    for (index, p) in held.processes.iter().enumerate().filter(|(i, p)| !p.threads.is_empty() && !shared(i)) {
         let host = p.live();
         for fd in proc::fds(host).map_err(Error::proc(host))? {
             let path = format!("{host}/fd/{fd}");
@@ -171,7 +173,7 @@ pub(super) fn capture(
     contents: &mut Contents,
     refusals: &mut Refusals,
 ) -> Result<Captured, Error> {
-    let seen = look(held)?;
+    let seen = look(held, &inside.shares)?;
     let found = sockets::find(&seen, root)?;
     let groups = stdio::split(&seen, group(&seen)?, &found.ours);
     let mut work = Work { held, view, seen: &seen, mapped, contents, refusals };

@@ -1,24 +1,26 @@
-//! From ids as we see them to ids as the program sees them.
+//! From ids as we see them to ids as the program sees them; and what processes of the tree share.
 
 use std::collections::HashMap;
 
 use crate::model::Pid;
+use crate::model::tree::Shares;
 use crate::proc;
 use crate::tracer::Held;
 
 use super::Error;
 
-/// Ids of the tree's threads, processes and groups.
+/// Ids of the tree's threads, processes and groups, and what processes share, by their index among the held ones.
 #[derive(Debug, Default)]
 pub(super) struct Inside {
     threads: HashMap<i32, Pid>,
     processes: HashMap<i32, Pid>,
     groups: HashMap<i32, Pid>,
+    pub shares: HashMap<usize, Shares>,
 }
 
 impl Inside {
-    pub fn of(held: &Held) -> Result<Inside, Error> {
-        let mut out = Inside::default();
+    pub fn of(held: &Held, shares: HashMap<usize, Shares>) -> Result<Inside, Error> {
+        let mut out = Inside { shares, ..Inside::default() };
         for p in held.processes.iter().filter(|p| !p.threads.is_empty()) {
             out.processes.insert(p.host, p.pid);
             out.groups.insert(proc::stat(p.host).map_err(Error::proc(p.host))?.pgrp, p.pgid);

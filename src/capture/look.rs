@@ -48,8 +48,7 @@ pub(super) fn look(held: &Held, root: i32, reaper: Option<i32>, cancel: &AtomicB
     let (root_index, root) = root_of(held, root)?;
     let mut refusals = Refusals::default();
     let view = namespaces::look(held, root, &mut refusals)?;
-    sharing::look(held, &mut refusals)?;
-    let inside = Inside::of(held)?;
+    let inside = Inside::of(held, sharing::look(held, &mut refusals)?)?;
     let mut mapped = Mapped::default();
     let mut shared = SharedAnon::default();
     let mut maps_of_gone = Vec::new();
@@ -65,7 +64,10 @@ pub(super) fn look(held: &Held, root: i32, reaper: Option<i32>, cancel: &AtomicB
             gone: &mut maps_of_gone,
             refusals: &mut refusals,
         };
-        let memory = memory::look(p, index, &seen.stat, &mut whole)?;
+        let memory = match inside.shares.get(&index).and_then(|s| s.memory) {
+            None => memory::look(p, index, &seen.stat, &mut whole)?,
+            Some(_) => memory::elsewhere(p, &seen.stat)?,
+        };
         processes.push(LookedProcess { index, seen, memory });
     }
     unless_cancelled(cancel)?;
@@ -75,6 +77,6 @@ pub(super) fn look(held: &Held, root: i32, reaper: Option<i32>, cancel: &AtomicB
     if refusals.0.is_empty() {
         gone::capture(held, &maps_of_gone, &mut mapped, &mut contents)?;
     }
-    let tree = tree::capture(held, root, reaper)?;
+    let tree = tree::capture(held, root, reaper, &inside.shares)?;
     Ok(Looked { tree, processes, fds, contents, mapped, shared, inside, refusals })
 }

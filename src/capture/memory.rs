@@ -127,6 +127,13 @@ pub(super) fn look(p: &HeldProcess, index: usize, stat: &Stat, whole: &mut Whole
     Ok(Seen { memory, runs, shared })
 }
 
+/// Of a process whose memory is another's: only what the kernel says of it.
+pub(super) fn elsewhere(p: &HeldProcess, stat: &Stat) -> Result<Seen, Error> {
+    let (vmas, guards) = (Vec::new(), Vec::new());
+    let memory = Memory { fields: fields(p, stat)?, vmas, vdso: None, guards, lock_future: None };
+    Ok(Seen { memory, runs: Vec::new(), shared: Vec::new() })
+}
+
 fn is_kernels(name: &[u8]) -> bool {
     name.starts_with(b"[vvar") || name == b"[vdso]" || name == b"[vsyscall]"
 }

@@ -5,7 +5,7 @@ use std::os::unix::fs::MetadataExt;
 use crate::model::memory::Memory;
 use crate::model::process::{Exe, Limit, Process};
 use crate::model::signals::Action;
-use crate::model::thread::Thread;
+use crate::model::thread::{Directories, Thread};
 use crate::model::{Addr, Name};
 use crate::proc::{self, stat::Stat, status::Status};
 use crate::sys::tasks::pidfd_open_thread;
@@ -17,6 +17,7 @@ use super::mapped::Mapped;
 use super::memory::lock_future;
 use super::refusals::Refusals;
 use super::seccomp;
+use super::sharing;
 use super::signals;
 use super::switches;
 use super::timers;
@@ -33,6 +34,8 @@ pub(super) struct Seen {
     pub seccomp: seccomp::Seen,
     pub stat: Stat,
     pub exe: Exe,
+    /// Of threads that have some of their own.
+    pub own: Vec<Option<Directories>>,
     cwd: Name,
     root: Name,
 }
@@ -60,23 +63,35 @@ pub(super) fn look(p: &HeldProcess, view: &View, mapped: &mut Mapped, refusals: 
     if p.threads.iter().any(|t| t.regs.cs == 0x23) {
         refuse("it runs 32-bit code: not supported", "");
     }
-    let cwd = directory(p, "cwd", "working directory", view, refusals)?;
-    let root = directory(p, "root", "root directory", view, refusals)?;
+    let cwd = directory(p, host, "cwd", "working directory", view, refusals)?;
+    let root = directory(p, host, "root", "root directory", view, refusals)?;
+    let mut own = Vec::new();
+    for (t, status) in p.threads.iter().zip(&threads) {
+        own.push(match sharing::own_directories(p, t)? {
+            false => None,
+            true => Some(Directories {
+                cwd: directory(p, t.host, "cwd", "a thread's working directory", view, refusals)?,
+                root: directory(p, t.host, "root", "a thread's root directory", view, refusals)?,
+                umask: status.umask,
+            }),
+        });
+    }
     let link = proc::link(&format!("{host}/exe")).map_err(Error::proc(host))?;
     let meta = std::fs::metadata(format!("/proc/{host}/exe")).map_err(Error::of(host, "looking at the executable"))?;
     let file = mapped.add(view, &link, meta.dev(), meta.ino(), true);
     let exe = Exe { path: mapped.path(file), file };
-    Ok(Seen { status, threads, seccomp, stat, exe, cwd, root })
+    Ok(Seen { status, threads, seccomp, stat, exe, own, cwd, root })
 }
 
 fn directory(
     p: &HeldProcess,
+    host: i32,
     link: &str,
     what: &'static str,
     view: &View,
     refusals: &mut Refusals,
 ) -> Result<Name, Error> {
-    let path = format!("{}/{link}", p.live());
+    let path = format!("{host}/{link}");
     let name = proc::link(&path).map_err(Error::proc(p.host))?;
     let meta = std::fs::metadata(format!("/proc/{path}")).map_err(Error::of(p.host, "looking at the directories"))?;
     let same = view.stat(&name).is_some_and(|there| (there.dev(), there.ino()) == (meta.dev(), meta.ino()));

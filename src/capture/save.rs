@@ -153,6 +153,7 @@ fn take_process(
         unless_cancelled(request.cancel)?;
         let mut thread = thread::capture(p, index, status)?;
         thread.seccomp = seen.seccomp.threads.get(index).cloned().flatten();
+        thread.directories = seen.own.get(index).cloned().flatten();
         threads.push(thread);
     }
     process::capture(p, seen, memory, threads, inside)

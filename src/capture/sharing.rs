@@ -1,11 +1,13 @@
 //! Which kernel objects tasks share: kcmp(2) orders them, so that finding a twin takes a logarithm of comparisons.
 
 use std::cmp::Ordering;
+use std::collections::HashMap;
 use std::io;
 
 use crate::model::Pid;
+use crate::model::tree::Shares;
 use crate::sys::tasks::{Kcmp, kcmp};
-use crate::tracer::{Held, HeldProcess};
+use crate::tracer::{Held, HeldProcess, HeldThread};
 
 use super::Error;
 use super::refusals::Refusals;
@@ -43,41 +45,72 @@ impl<T> Distinct<T> {
 
 const KINDS: [(Kcmp, &str); 4] = [
     (Kcmp::Vm, "its memory"),
+    (Kcmp::Sighand, "its signal actions"),
     (Kcmp::Files, "its descriptor table"),
     (Kcmp::Fs, "its working directory"),
-    (Kcmp::Sighand, "its signal actions"),
 ];
 
-/// Refuses processes that share what only threads share, and threads that don't.
-pub(super) fn look(held: &Held, refusals: &mut Refusals) -> Result<(), Error> {
-    let alive = || held.processes.iter().filter(|p| !p.threads.is_empty());
-    if alive().nth(1).is_some() {
-        for (kind, name) in KINDS {
-            let mut seen = Distinct::default();
-            for p in alive() {
-                let twin = seen
-                    .twin((p.live(), p.pid), |a: &(i32, Pid), b| kcmp(a.0, b.0, kind, 0, 0))
-                    .map_err(Error::of(p.host, "comparing objects"))?;
-                if let Some((_, other)) = twin {
-                    refusals.add(p.pid, "process", format!("it shares {name} with pid {other}"), "");
+/// What processes share that only threads share mostly, by their index among the held ones. Refuses what could not be
+/// made again by clone(2): that shares with its parent, or with a sibling that can make another child of their parent.
+pub(super) fn look(held: &Held, refusals: &mut Refusals) -> Result<HashMap<usize, Shares>, Error> {
+    let mut out: HashMap<usize, Shares> = HashMap::new();
+    let mut seen: [Distinct<(i32, Pid)>; KINDS.len()] = Default::default();
+    for (index, p) in held.processes.iter().enumerate().filter(|(_, p)| !p.threads.is_empty()) {
+        let mut twins = [None; KINDS.len()];
+        for ((twin, seen), (kind, _)) in twins.iter_mut().zip(&mut seen).zip(KINDS) {
+            let found = seen.twin((p.live(), p.pid), |a, b| kcmp(a.0, b.0, kind, 0, 0));
+            *twin = found.map_err(Error::of(p.host, "comparing objects"))?.map(|(_, pid)| *pid);
+        }
+        let [memory, actions, descriptors, directories] = twins;
+        let shares = Shares { memory, actions, descriptors, directories };
+        if !shares.any() {
+            continue;
+        }
+        let makers = held.processes.iter().enumerate().take(index).filter(|(_, q)| {
+            q.host == p.host_ppid || q.host_ppid == p.host_ppid && q.exit_signal == p.exit_signal && q.sid == p.sid
+        });
+        let may = |(i, q): (usize, &HeldProcess)| {
+            let of = out.get(&i).copied().unwrap_or_default();
+            !q.threads.is_empty() && shares.may_come_from(q.pid, &of)
+        };
+        if !makers.into_iter().any(may) {
+            for (twin, (_, what)) in twins.iter().zip(KINDS) {
+                if let Some(other) = twin {
+                    let reason = format!("it shares {what} with pid {other}, from which it could not be made again");
+                    refusals.add(p.pid, "process", reason, "");
                 }
             }
         }
+        out.insert(index, shares);
     }
-    alive().try_for_each(|p| threads(p, refusals))
+    let [_, _, _, mut directories] = seen;
+    let mut all = held.processes.iter().filter(|p| !p.threads.is_empty());
+    all.try_for_each(|p| threads(p, &mut directories, refusals))?;
+    Ok(out)
 }
 
-fn threads(process: &HeldProcess, refusals: &mut Refusals) -> Result<(), Error> {
-    for t in process.threads.iter().skip(1) {
-        for (kind, name) in [(Kcmp::Files, "descriptor table"), (Kcmp::Fs, "working directory")] {
-            let same =
-                kcmp(process.live(), t.host, kind, 0, 0).map_err(Error::of(t.host, "comparing objects"))?.is_eq();
-            if !same {
-                refusals.add(process.pid, format!("thread {}", t.tid), format!("it has a {name} of its own"), "");
+/// Refuses threads with a descriptor table of their own, and those that share directories with others than their process.
+fn threads(p: &HeldProcess, directories: &mut Distinct<(i32, Pid)>, refusals: &mut Refusals) -> Result<(), Error> {
+    for t in p.threads.iter().skip(1) {
+        let failed = |e| Error::of(t.host, "comparing objects")(e);
+        if !kcmp(p.live(), t.host, Kcmp::Files, 0, 0).map_err(failed)?.is_eq() {
+            refusals.add(p.pid, format!("thread {}", t.tid), "it has a descriptor table of its own", "");
+        }
+        if own_directories(p, t)? {
+            let twin = directories.twin((t.host, t.tid), |a, b| kcmp(a.0, b.0, Kcmp::Fs, 0, 0)).map_err(failed)?;
+            if let Some((_, other)) = twin {
+                let reason = format!("it shares its working directory with {other}, but not with its process");
+                refusals.add(p.pid, format!("thread {}", t.tid), reason, "");
             }
         }
     }
     Ok(())
+}
+
+/// Whether a thread has directories of its own.
+pub(super) fn own_directories(p: &HeldProcess, t: &HeldThread) -> Result<bool, Error> {
+    let order = kcmp(p.live(), t.host, Kcmp::Fs, 0, 0).map_err(Error::of(t.host, "comparing objects"))?;
+    Ok(!order.is_eq())
 }
 
 #[cfg(test)]

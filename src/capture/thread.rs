@@ -73,6 +73,7 @@ pub(super) fn capture(p: &mut HeldProcess, index: usize, status: &Status) -> Res
         timer_slack: slack,
         credentials: credentials::capture(status, securebits),
         pdeath_signal: pdeath_signal as u32 as i32,
+        directories: None,
         switches,
         seccomp: None,
     })

@@ -1,9 +1,9 @@
 //! Who is in the tree, and what of the outside its members can see.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 
 use crate::model::Pid;
-use crate::model::tree::{Member, Tree};
+use crate::model::tree::{Member, Shares, Tree};
 use crate::proc;
 use crate::tracer::{Held, HeldProcess};
 
@@ -15,12 +15,18 @@ pub(super) fn belongs(held: &Held, p: &HeldProcess) -> bool {
 }
 
 /// The processes and how they are related. `reaper` as we see it.
-pub(super) fn capture(held: &Held, root: &HeldProcess, reaper: Option<i32>) -> Result<Tree, Error> {
-    let members = held.processes.iter().filter(|p| belongs(held, p)).map(member).collect();
+pub(super) fn capture(
+    held: &Held,
+    root: &HeldProcess,
+    reaper: Option<i32>,
+    shares: &HashMap<usize, Shares>,
+) -> Result<Tree, Error> {
+    let indexed = held.processes.iter().enumerate().filter(|(_, p)| belongs(held, p));
+    let members = indexed.map(|(i, p)| member(p, shares.get(&i).copied().unwrap_or_default())).collect();
     Ok(Tree { root: root.pid, members, reaper: reaper_of(held, root, reaper), outside: outside(held, root)? })
 }
 
-fn member(p: &HeldProcess) -> Member {
+fn member(p: &HeldProcess, shares: Shares) -> Member {
     Member {
         pid: p.pid,
         ppid: visible(p.ppid),
@@ -29,6 +35,7 @@ fn member(p: &HeldProcess) -> Member {
         comm: p.comm.clone(),
         state: p.state,
         exit_signal: p.exit_signal,
+        shares,
     }
 }
 

@@ -16,7 +16,7 @@ use crate::model::process::Process;
 use crate::model::seccomp::Seccomp;
 use crate::model::signals::Pending;
 use crate::model::thread::Thread;
-use crate::model::tree::State;
+use crate::model::tree::{Shares, State};
 use crate::model::{Addr, Checkpoint, Pid};
 
 type Check = Result<(), String>;
@@ -27,10 +27,13 @@ pub(super) fn check(c: &Checkpoint, parts: &HashMap<&str, &[Run]>, blobs: &HashM
         return Err(format!("pages of {} bytes", c.manifest.page_size));
     }
     tree(c)?;
-    let mut tids = HashSet::new();
+    let all: HashMap<Pid, Shares> = c.tree.members.iter().map(|m| (m.pid, m.shares)).collect();
+    let (mut tids, mut before) = (HashSet::new(), HashSet::new());
     for process in &c.processes {
         let pid = process.pid;
         threads(process, &mut tids).map_err(|e| format!("pid {pid}: {e}"))?;
+        shares(process, &all, &before).map_err(|e| format!("pid {pid}: {e}"))?;
+        before.insert(pid);
         descriptors(process, c.files.len()).map_err(|e| format!("pid {pid}: {e}"))?;
         locks(process).map_err(|e| format!("pid {pid}: {e}"))?;
         signals(process).map_err(|e| format!("pid {pid}: {e}"))?;
@@ -116,6 +119,24 @@ fn threads(process: &Process, tids: &mut HashSet<Pid>) -> Check {
         }
     }
     Ok(())
+}
+
+/// What is another's is that one's own, who came `before`; and is not here, too.
+fn shares(process: &Process, all: &HashMap<Pid, Shares>, before: &HashSet<Pid>) -> Check {
+    let of = |pid: Pid| all.get(&pid).copied().unwrap_or_default();
+    let own = of(process.pid);
+    for (kind, owner) in own.each().into_iter().enumerate() {
+        let Some(owner) = owner else { continue };
+        if !before.contains(&owner) || of(owner).each().get(kind).copied().flatten().is_some() {
+            return Err(format!("it shares with pid {owner} what that one has not"));
+        }
+    }
+    if own.actions.is_some_and(|a| own.memory != Some(of(a).memory.unwrap_or(a))) {
+        return Err("it shares signal actions and not the memory".to_owned());
+    }
+    let twice = own.memory.is_some() && !process.memory.vmas.is_empty()
+        || own.descriptors.is_some() && !(process.fds.is_empty() && process.locks.is_empty());
+    if twice { Err("what it shares is there twice".to_owned()) } else { Ok(()) }
 }
 
 fn seccomp(thread: &Thread, filters: usize) -> Check {

@@ -547,7 +547,7 @@ mod tests {
         use crate::model::memory::Backing;
         use crate::model::{Addr, Hex};
         type Edit = fn(&mut Checkpoint);
-        let edits: [(&str, Edit); 23] = [
+        let edits: [(&str, Edit); 25] = [
             ("root", |c| c.tree.root = Pid(7)),
             ("twice", |c| c.tree.members[1].pid = Pid(100)),
             ("cycle", |c| c.tree.members[0].ppid = Pid(101)),
@@ -558,6 +558,8 @@ mod tests {
             ("exe", |c| c.processes[0].exe.file = 1),
             ("leader", |c| c.processes[0].threads[0].tid = Pid(103)),
             ("ended leader", |c| c.processes[0].ended_leader = Some(0)),
+            ("shared memory twice", |c| c.tree.members[1].shares.memory = Some(Pid(100))),
+            ("shared with nobody", |c| c.tree.members[1].shares.directories = Some(Pid(7))),
             ("no thread", |c| c.processes[0].threads.clear()),
             ("unaligned", |c| c.processes[0].memory.vmas[0].start.0 += 1),
             ("order", |c| c.processes[0].memory.vmas.swap(0, 1)),

@@ -15,7 +15,7 @@ use crate::model::process::{Exe, MmFields, Process};
 use crate::model::switches::{ProcessSwitches, ThreadSwitches};
 use crate::model::thread::{AltStack, Regs, Sched, Thread};
 use crate::model::timers::IntervalTimer;
-use crate::model::tree::{Member as Relative, State, Tree};
+use crate::model::tree::{Member as Relative, Shares, State, Tree};
 use crate::model::{Addr, Checkpoint, Hex, Name, Nanos, Pid};
 
 pub(super) const BASE: u64 = 0x5555_0000_0000;
@@ -33,6 +33,7 @@ pub(super) fn checkpoint() -> Checkpoint {
         comm: Name(b"a\xc3".to_vec()),
         state,
         exit_signal: 17,
+        shares: Shares::default(),
     };
     let regular = Regular {
         path: odd.clone(),
@@ -171,6 +172,7 @@ fn process(pid: i32, cwd: &Name) -> Process {
                 no_new_privs: false,
             },
             pdeath_signal: 0,
+            directories: None,
             switches: ThreadSwitches::default(),
             seccomp: None,
         }],

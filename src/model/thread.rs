@@ -43,10 +43,24 @@ pub struct Thread {
     pub credentials: Credentials,
     /// `PR_GET_PDEATHSIG`; 0: none.
     pub pdeath_signal: i32,
+    /// Directories of its own (`unshare(CLONE_FS)`); none: those of its process.
+    #[serde(default)]
+    pub directories: Option<Directories>,
     /// Settings of prctl(2) and arch_prctl(2).
     pub switches: ThreadSwitches,
     /// seccomp(2), if it is under it.
     pub seccomp: Option<Seccomp>,
+}
+
+/// What `CLONE_FS` shares.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Directories {
+    /// Working directory.
+    pub cwd: Name,
+    /// Root directory; `/` but for chroot.
+    pub root: Name,
+    /// File mode creation mask.
+    pub umask: u32,
 }
 
 /// `user_regs_struct` of x86-64.

@@ -34,6 +34,39 @@ pub struct Member {
     pub state: State,
     /// The signal its parent gets at its end; 17 (SIGCHLD) but for raw clone(2).
     pub exit_signal: i32,
+    /// What it shares with others without being their thread.
+    #[serde(default)]
+    pub shares: Shares,
+}
+
+/// What clone(2) lets processes share. Each is named by the first member that has it; none: it is that one itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Shares {
+    /// Memory (`CLONE_VM`); the process's own has no mappings then.
+    pub memory: Option<Pid>,
+    /// Signal actions (`CLONE_SIGHAND`), which takes the same memory.
+    pub actions: Option<Pid>,
+    /// Descriptors (`CLONE_FILES`); the process's own has none then, and no locks.
+    pub descriptors: Option<Pid>,
+    /// Working directory, root directory and umask (`CLONE_FS`).
+    pub directories: Option<Pid>,
+}
+
+impl Shares {
+    /// In the order of the fields.
+    pub fn each(&self) -> [Option<Pid>; 4] {
+        [self.memory, self.actions, self.descriptors, self.directories]
+    }
+
+    /// Whether there is anything.
+    pub fn any(&self) -> bool {
+        self.each().iter().any(Option::is_some)
+    }
+
+    /// Whether process `maker`, which shares `makers`, has all of it to give to a child.
+    pub fn may_come_from(&self, maker: Pid, makers: &Shares) -> bool {
+        self.each().iter().zip(makers.each()).all(|(child, of)| child.is_none_or(|c| of.unwrap_or(maker) == c))
+    }
 }
 
 /// Whether a process lives, and what of its stops its parent has yet to hear (waitid(2)).

@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering;
 use crate::image::Image;
 use crate::model::fd::Kind;
 use crate::model::process::Process;
-use crate::model::tree::{Member, State};
+use crate::model::tree::{Member, Shares, State};
 use crate::model::{Addr, Checkpoint, Pid};
 use crate::sys::{ptrace, stub as code, wait};
 use crate::tracer;
@@ -80,7 +80,9 @@ pub fn tree(image: &Image, options: &Options, plan: &Plan, sources: &Sources, in
     for process in &checkpoint.processes {
         builder.cancelled()?;
         let puppet = puppet(&mut builder.puppets, process.pid)?;
-        memory::build(puppet, process, image, sources, &hold, options.foreign_vdso, &mut builder.notes)?;
+        if shares(checkpoint, process.pid).memory.is_none() {
+            memory::build(puppet, process, image, sources, &hold, options.foreign_vdso, &mut builder.notes)?;
+        }
         threads.push((process.pid, builder.threads(process)?));
     }
     builder.descriptors()?;
@@ -90,6 +92,11 @@ pub fn tree(image: &Image, options: &Options, plan: &Plan, sources: &Sources, in
     }
     builder.stand_ins(&plan.order, &hold)?;
     builder.park(threads, &hold)
+}
+
+/// What a process shares with others that came before it.
+fn shares(checkpoint: &Checkpoint, pid: Pid) -> Shares {
+    checkpoint.tree.members.iter().find(|m| m.pid == pid).map_or_else(Shares::default, |m| m.shares)
 }
 
 fn puppet(puppets: &mut BTreeMap<Pid, Puppet>, pid: Pid) -> Result<&mut Puppet, Error> {
@@ -175,7 +182,13 @@ impl Builder<'_> {
     fn births(&mut self, order: &Order, hold: &Hold) -> Result<(), Error> {
         for step in &order.steps {
             match *step {
-                Step::Create { parent, pid, exit_signal } => self.create(parent, pid, exit_signal)?,
+                Step::Create { parent, pid, exit_signal, sibling: None, shared } => {
+                    self.create(parent, pid, exit_signal, shared)?;
+                }
+                // The exit signal is the sibling's own then (clone(2)).
+                Step::Create { pid, sibling: Some(maker), shared, .. } => {
+                    self.create(maker, pid, 0, shared | libc::CLONE_PARENT as u64)?;
+                }
                 Step::Setsid(pid) => self.one(pid, "setsid", libc::SYS_setsid, &[])?,
                 Step::Setpgid(pid, group) => {
                     let group = self.actual(group);
@@ -221,12 +234,12 @@ impl Builder<'_> {
         puppet.run(batch).map(drop)
     }
 
-    fn create(&mut self, parent: Pid, pid: Pid, exit_signal: i32) -> Result<(), Error> {
+    fn create(&mut self, maker: Pid, pid: Pid, exit_signal: i32, flags: u64) -> Result<(), Error> {
         let chosen = self.chosen(pid);
-        let maker = puppet(&mut self.puppets, parent)?;
+        let maker = puppet(&mut self.puppets, maker)?;
         let base = Addr(maker.data().0 - 4096);
         let mut batch = maker.batch();
-        clone_into(&mut batch, 0, exit_signal, chosen);
+        clone_into(&mut batch, flags, exit_signal, chosen);
         let (_, births) = maker.run_with_births(batch)?;
         let born = births.into_iter().next();
         let task = born.ok_or_else(|| Error::step("making a process", pid.0, io::Error::other("no birth")))?;
@@ -317,9 +330,12 @@ impl Builder<'_> {
     fn finish_process(&mut self, process: &Process, others: &mut Vec<Puppet>) -> Result<(), Error> {
         let fresh = self.options.pids == Pids::Fresh;
         let leader = puppet(&mut self.puppets, process.pid)?;
-        fd::close_sources(leader, self.sources)?;
+        let shares = shares(self.checkpoint, process.pid);
+        if shares.descriptors.is_none() {
+            fd::close_sources(leader, self.sources)?;
+        }
         locks::take(leader, process, self.checkpoint)?;
-        process::set_up(leader, process, &mut self.notes)?;
+        process::set_up(leader, process, shares.directories.is_none(), &mut self.notes)?;
         if let Some(status) = process.ended_leader {
             self.end_leader(process, status, others.remove(0))?;
         }
@@ -373,22 +389,30 @@ impl Builder<'_> {
     }
 
     /// Timers start, the stub goes, registers are set: nothing is left to do but to let go.
-    fn park(mut self, threads: Vec<(Pid, Vec<Puppet>)>, hold: &Hold) -> Result<Built, Error> {
+    fn park(mut self, mut threads: Vec<(Pid, Vec<Puppet>)>, hold: &Hold) -> Result<Built, Error> {
         let mut ready = Vec::new();
         let root = self.hosts.get(&self.checkpoint.tree.root).copied().unwrap_or_default();
         let root_inside = self.actual(self.checkpoint.tree.root);
-        for (process, (pid, mut others)) in self.checkpoint.processes.iter().zip(threads) {
+        // Step by step for all: one process's signal actions and memory may be another's, too.
+        for process in &self.checkpoint.processes {
+            timers::arm(puppet(&mut self.puppets, process.pid)?, process)?;
+        }
+        for (process, (pid, others)) in self.checkpoint.processes.iter().zip(&mut threads) {
+            let leader = puppet(&mut self.puppets, *pid)?;
+            signals::trap_action(leader, process)?;
+            for (t, puppet) in process.threads.iter().zip(std::iter::once(&mut *leader).chain(others)) {
+                signals::queue_traps(puppet, process, t, self.options.pids == Pids::Fresh)?;
+            }
+            limits::set_last(leader, process, namespaces::wanted(self.options))?;
+        }
+        for (process, (pid, others)) in self.checkpoint.processes.iter().zip(threads) {
             let mut leader = self
                 .puppets
                 .remove(&pid)
                 .ok_or_else(|| Error::step("building", pid.0, io::Error::other("it was not made")))?;
-            timers::arm(&mut leader, process)?;
-            signals::trap_action(&mut leader, process)?;
-            for (t, puppet) in process.threads.iter().zip(std::iter::once(&mut leader).chain(&mut others)) {
-                signals::queue_traps(puppet, process, t, self.options.pids == Pids::Fresh)?;
+            if shares(self.checkpoint, pid).memory.is_none() {
+                leader.single("munmap", libc::SYS_munmap, &[hold.base.0, LEN])?;
             }
-            limits::set_last(&mut leader, process, namespaces::wanted(self.options))?;
-            leader.single("munmap", libc::SYS_munmap, &[hold.base.0, LEN])?;
             let all = std::iter::once(leader).chain(others);
             for (t, mut puppet) in process.threads.iter().zip(all) {
                 puppet.park(&t.regs, t.sigmask)?;

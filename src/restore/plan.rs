@@ -151,9 +151,9 @@ fn files(checkpoint: &Checkpoint, conflicts: &mut Vec<Refusal>) {
                 used.entry(file).or_insert(process.pid);
             }
         }
-        let here = process.cwd.as_path();
-        if !here.is_dir() {
-            conflicts.push(refusal(process.pid, &process.cwd, "the working directory is gone", "make it again"));
+        let own = process.threads.iter().filter_map(|t| t.directories.as_ref().map(|d| &d.cwd));
+        for cwd in std::iter::once(&process.cwd).chain(own).filter(|cwd| !cwd.as_path().is_dir()) {
+            conflicts.push(refusal(process.pid, cwd, "the working directory is gone", "make it again"));
         }
     }
     let shared: BTreeSet<u32> = checkpoint

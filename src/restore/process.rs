@@ -78,16 +78,29 @@ fn mm_map(batch: &mut Batch, process: &Process, exe: i32, expect: Expect) {
     batch.call_expecting(expect, "prctl PR_SET_MM_MAP", libc::SYS_prctl, &args);
 }
 
-/// Directories, mask, and what prctl(2) sets, but for what later steps still need differently.
-pub fn set_up(puppet: &mut Puppet, process: &Process, notes: &mut Vec<String>) -> Result<(), Error> {
-    let mut batch = puppet.batch();
-    let cwd = batch.path(&process.cwd);
+/// What CLONE_FS shares, of the calling thread.
+pub fn directories(batch: &mut Batch, cwd: &Name, root: &Name, umask: u32) {
+    let cwd = batch.path(cwd);
     batch.call("chdir", libc::SYS_chdir, &[cwd.0]);
-    if process.root.0 != b"/" {
-        let root = batch.path(&process.root);
+    if root.0 != b"/" {
+        let root = batch.path(root);
         batch.call("chroot", libc::SYS_chroot, &[root.0]);
     }
-    batch.call("umask", libc::SYS_umask, &[u64::from(process.umask)]);
+    batch.call("umask", libc::SYS_umask, &[u64::from(umask)]);
+}
+
+/// Directories, mask, and what prctl(2) sets, but for what later steps still need differently.
+/// Without `own_directories` they are another process's, which sets them.
+pub fn set_up(
+    puppet: &mut Puppet,
+    process: &Process,
+    own_directories: bool,
+    notes: &mut Vec<String>,
+) -> Result<(), Error> {
+    let mut batch = puppet.batch();
+    if own_directories {
+        directories(&mut batch, &process.cwd, &process.root, process.umask);
+    }
     switches::of_process(&mut batch, &process.switches);
     puppet.run(batch)?;
     let host = puppet.host();

@@ -10,7 +10,7 @@ use crate::sys::{cpu, ptrace, sched};
 
 use super::Error;
 use super::build::clone_into;
-use super::process::set_name;
+use super::process::{directories, set_name};
 use super::stub::Puppet;
 use super::switches;
 
@@ -28,7 +28,8 @@ const THREAD: u64 = (libc::CLONE_VM
 pub fn create(leader: &mut Puppet, thread: &Thread, choose: bool) -> Result<Puppet, Error> {
     let base = Addr(leader.data().0 - 4096);
     let mut batch = leader.batch();
-    clone_into(&mut batch, THREAD, 0, choose.then_some(thread.tid));
+    let own = if thread.directories.is_some() { libc::CLONE_FS as u64 } else { 0 };
+    clone_into(&mut batch, THREAD & !own, 0, choose.then_some(thread.tid));
     let (_, births) = leader.run_with_births(batch)?;
     let born = births.into_iter().next();
     let task = born.ok_or_else(|| Error::step("making a thread", thread.tid.0, io::Error::other("no birth")))?;
@@ -46,6 +47,9 @@ pub fn set_up(
     let host = puppet.host();
     let mut batch = puppet.batch();
     set_name(&mut batch, &thread.comm);
+    if let Some(own) = &thread.directories {
+        directories(&mut batch, &own.cwd, &own.root, own.umask);
+    }
     // The image has one for all threads; the kernel has one for each.
     batch.call("personality", libc::SYS_personality, &[u64::from(process.personality)]);
     if thread.robust_list.0 != Addr(0) {

@@ -33,6 +33,10 @@ pub enum Step {
         pid: Pid,
         /// The signal its parent gets at its end.
         exit_signal: i32,
+        /// The child of `parent` that makes it in its stead (`CLONE_PARENT`), because it has what both share.
+        sibling: Option<Pid>,
+        /// `CLONE_*` of what it shares with its maker.
+        shared: u64,
     },
     /// `pid` starts a session.
     Setsid(Pid),
@@ -88,6 +92,8 @@ struct Planner<'a> {
     order: Order,
     /// Session of each process as the steps so far leave it.
     session: HashMap<Pid, Option<Pid>>,
+    /// Who each process is made as a child of.
+    makers: HashMap<Pid, Pid>,
     /// Children that somebody adopts: who, whom, and the session they are born in.
     late: Vec<(Pid, Pid, Option<Pid>)>,
 }
@@ -118,7 +124,17 @@ impl<'a> Planner<'a> {
         free.reverse();
         let template = free.pop().ok_or_else(|| refuse(tree.root, "all pids are in use".to_owned()))?;
         let session = HashMap::from([(template, Some(OUT_OF_SIGHT))]);
-        Ok(Planner { tree, members, children, template, free, order: Order::default(), session, late: Vec::new() })
+        Ok(Planner {
+            tree,
+            members,
+            children,
+            template,
+            free,
+            order: Order::default(),
+            session,
+            makers: HashMap::new(),
+            late: Vec::new(),
+        })
     }
 
     fn plan(&mut self) -> Result<(), Refusal> {
@@ -200,9 +216,37 @@ impl<'a> Planner<'a> {
             Role::Idle | Role::Helper => 0,
             Role::StandIn => 17,
         };
+        let (sibling, shared) = match role {
+            Role::Member => self.sharing(parent, pid)?,
+            _ => (None, 0),
+        };
         self.session.insert(pid, self.session_of(parent));
-        self.order.steps.push(Step::Create { parent, pid, exit_signal });
+        self.makers.insert(pid, parent);
+        self.order.steps.push(Step::Create { parent, pid, exit_signal, sibling, shared });
         Ok(())
+    }
+
+    /// Who of `parent` and its children can give `pid` what it shares, and the flags for it.
+    fn sharing(&self, parent: Pid, pid: Pid) -> Result<(Option<Pid>, u64), Refusal> {
+        let member = self.member(pid)?;
+        if !member.shares.any() {
+            return Ok((None, 0));
+        }
+        let may = |maker: Pid| self.members.get(&maker).is_some_and(|m| member.shares.may_come_from(maker, &m.shares));
+        let sibling = |m: &&Member| {
+            let beside = self.makers.get(&m.pid) == Some(&parent) && self.session_of(m.pid) == self.session_of(parent);
+            beside && m.exit_signal == member.exit_signal && may(m.pid)
+        };
+        let sibling =
+            match may(parent) {
+                true => None,
+                false => Some(self.tree.members.iter().find(sibling).map(|m| m.pid).ok_or_else(|| {
+                    refuse(pid, "nobody who could make it has what it shares with others".to_owned())
+                })?),
+            };
+        let flags = [libc::CLONE_VM, libc::CLONE_SIGHAND, libc::CLONE_FILES, libc::CLONE_FS];
+        let shared = member.shares.each().into_iter().zip(flags).filter(|(of, _)| of.is_some());
+        Ok((sibling, shared.fold(0, |all, (_, flag)| all | flag as u64)))
     }
 
     fn setsid(&mut self, pid: Pid) {
@@ -362,7 +406,7 @@ impl<'a> Planner<'a> {
 mod tests {
     use super::*;
     use crate::model::Name;
-    use crate::model::tree::State;
+    use crate::model::tree::{Shares, State};
 
     fn m(pid: i32, ppid: i32, pgid: i32, sid: i32) -> Member {
         Member {
@@ -373,6 +417,7 @@ mod tests {
             comm: Name::default(),
             state: State::Alive,
             exit_signal: 17,
+            shares: Shares::default(),
         }
     }
 
@@ -518,5 +563,28 @@ mod tests {
             order(&tree(vec![m(100, 50, 40, 30), m(101, 100, 102, 30), m(102, 100, 102, 102)], 50, &[50]), &none)
                 .is_err()
         );
+    }
+
+    #[test]
+    fn what_is_shared_comes_from_the_parent_or_a_sibling() {
+        let shares = |pid| Shares { descriptors: Some(Pid(pid)), ..Shares::default() };
+        let member = |pid, ppid, shares| Member { shares, ..m(pid, ppid, 40, 30) };
+        let none = Shares::default();
+        let with = |last| vec![m(100, 50, 40, 30), member(101, 100, shares(100)), member(102, 100, none), last];
+        let makers = |order: &Order| -> Vec<(Pid, Option<Pid>, u64)> {
+            let shared = order.steps.iter().filter_map(|s| match *s {
+                Step::Create { pid, sibling, shared, .. } if shared != 0 => Some((pid, sibling, shared)),
+                _ => None,
+            });
+            shared.collect()
+        };
+        let files = libc::CLONE_FILES as u64;
+        let order = play(&tree(with(member(103, 100, shares(102))), 50, &[50, 40, 30]));
+        assert_eq!(makers(&order), [(Pid(101), None, files), (Pid(103), Some(Pid(102)), files)]);
+        // A grandchild has it from its parent or not at all.
+        let order = play(&tree(with(member(103, 101, shares(100))), 50, &[50, 40, 30]));
+        assert_eq!(makers(&order), [(Pid(101), None, files), (Pid(103), None, files)]);
+        let bad = tree(with(member(103, 102, shares(100))), 50, &[50, 40, 30]);
+        assert!(super::order(&bad, &BTreeSet::new()).is_err());
     }
 }

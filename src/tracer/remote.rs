@@ -154,9 +154,6 @@ impl HeldProcess {
             // Its own limits (RLIMIT_AS, DATA, MEMLOCK) forbid it. A frame at the same place is never needed meanwhile.
             Err(e) if matches!(e.raw_os_error(), Some(libc::ENOMEM | libc::EAGAIN)) => {
                 let what = "its limits leave no room for our calls, and its stack has none to lend";
-                if let Some((at, bytes)) = &ground.stack {
-                    self.write(*at, bytes).map_err(|e| Error::from_io("wiping a signal frame", pid, e))?;
-                }
                 let at = super::stack::frame_place(self, &maps, scratch_len).ok_or(Error::Unsupported { pid, what })?;
                 let mut bytes = vec![0u8; scratch_len as usize];
                 self.read(at, &mut bytes).map_err(|e| Error::from_io("reading the stack", pid, e))?;
@@ -176,6 +173,10 @@ impl HeldProcess {
         let lent = self.lend(0, rip, sigreturn, at)?;
         let result = lent.call(&mut self.threads[0].task, nr, args);
         self.give_back(0)?;
+        if let Some((at, bytes)) = &ground.stack {
+            // At once: another process may share this memory, and lend us the same place.
+            self.write(*at, bytes).map_err(|e| Error::from_io("wiping a signal frame", self.host, e))?;
+        }
         result
     }
 
@@ -205,10 +206,6 @@ impl HeldProcess {
             None => {
                 self.bare_call(&ground, libc::SYS_munmap, [ground.scratch.0, ground.scratch_len, 0, 0, 0, 0])?;
             }
-        }
-        if let Some((at, bytes)) = ground.stack {
-            // The program does not look below its stack pointer; a failure here harms nothing.
-            let _ = self.write(at, &bytes);
         }
         Ok(())
     }

@@ -13,12 +13,6 @@ static volatile int damaged;
 static void spoil(void) { damaged = 1; }
 static char *shm;
 
-static int share_files(void *unused) {
-    (void)unused;
-    while (wait_on()) {}
-    return 0;
-}
-
 int main(int argc, char **argv) {
     const char *kind = argc > 1 ? argv[1] : "";
     int fd = -1, pair[2];
@@ -53,9 +47,6 @@ int main(int argc, char **argv) {
         MUST(mkdir("gone", 0755));
         MUST(chdir("gone"));
         MUST(rmdir("../gone"));
-    } else if (!strcmp(kind, "shared-files")) {
-        static char stack[65536];
-        MUST(clone(share_files, stack + sizeof stack, CLONE_FILES | CLONE_VM | SIGCHLD, NULL));
     } else if (!strcmp(kind, "undumpable")) MUST(prctl(PR_SET_DUMPABLE, 0));
     else if (!strcmp(kind, "vfork")) {
         // A child that neither ends nor runs another program keeps its parent from standing still. Ended by the harness.
