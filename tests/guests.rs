@@ -189,6 +189,7 @@ guests! {
     signalfd: true,
     epoll: true,
     pidfd: true,
+    inotify: true,
     itimers: true,
     posixtimers: true,
     cputimers: true,

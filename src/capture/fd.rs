@@ -18,7 +18,7 @@ use super::mapped::Mapped;
 use super::refusals::Refusals;
 use super::sharing::Distinct;
 use super::view::View;
-use super::{Error, Inside, epoll, eventfd, files, locks, pidfd, pipes, signalfd, sockets, stdio, timerfd};
+use super::{Error, Inside, epoll, eventfd, files, inotify, locks, pidfd, pipes, signalfd, sockets, stdio, timerfd};
 
 const O_CLOEXEC: u32 = 0o2_000_000;
 const O_PATH: u32 = 0o10_000_000;
@@ -161,6 +161,8 @@ pub(super) struct Work<'a> {
     pub mapped: &'a Mapped,
     pub contents: &'a mut Contents,
     pub refusals: &'a mut Refusals,
+    /// Names of files that are watched by inotify, by device and inode.
+    pub watched: HashMap<(u64, u64), Vec<u8>>,
 }
 
 /// Captures every description of the tree. `root` is the index of the root among the held processes.
@@ -176,7 +178,8 @@ pub(super) fn capture(
     let seen = look(held, &inside.shares)?;
     let found = sockets::find(&seen, root)?;
     let groups = stdio::split(&seen, group(&seen)?, &found.ours);
-    let mut work = Work { held, view, seen: &seen, mapped, contents, refusals };
+    let mut work = Work { held, view, seen: &seen, mapped, contents, refusals, watched: HashMap::new() };
+    work.watched = inotify::find(&work)?;
     let roles = stdio::roles(&seen, root);
     let mut settled = pipes::capture(&mut work, &groups, &roles)?;
     let mut out = Captured { locks: locks::capture(&mut work, &groups), ..Captured::default() };
@@ -248,6 +251,8 @@ fn anonymous(work: &mut Work<'_>, s: &SeenFd, file_of: &HashMap<usize, u32>) -> 
         (Detail::Timerfd(timer), _) => Some(Kind::Timerfd(timerfd::capture(work.held, s, timer)?)),
         (Detail::Signalfd(mask), _) => Some(Kind::Signalfd(signalfd::capture(*mask))),
         (Detail::Pidfd(of), _) => pidfd::capture(work, s, *of)?,
+        (Detail::Inotify(watches), _) => inotify::capture(work, s, watches)?,
+        (Detail::None, b"inotify") => inotify::capture(work, s, &[])?,
         (Detail::Epoll(watches), _) => epoll::capture(work, s, watches, file_of)?.map(Kind::Epoll),
         // One that watches nothing has no lines of its own.
         (Detail::None, b"[eventpoll]") => epoll::capture(work, s, &[], file_of)?.map(Kind::Epoll),

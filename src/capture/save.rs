@@ -17,7 +17,8 @@ use super::contents::Contents;
 use super::look::{Looked, LookedProcess, look, root_of, unless_cancelled};
 use super::pages::{Origin, Pages};
 use super::{
-    After, Error, Inside, Output, Request, Saved, files, jobcontrol, manifest, process, shared, sockets, thread,
+    After, Error, Inside, Output, Request, Saved, files, inotify, jobcontrol, manifest, process, shared, sockets,
+    thread,
 };
 
 /// Saves a tree: holds it, looks at it, writes the image, lets it go (or stops or ends it).
@@ -86,6 +87,7 @@ fn hold_and_look(request: &Request<'_>) -> Result<(Held, Looked), Error> {
     const TRIES: u32 = 20;
     const PAUSE: Duration = Duration::from_millis(5);
     let mut tries = 0;
+    let passing = |reason: &str| [files::OF_A_PROCESS, inotify::UNREAD].contains(&reason);
     loop {
         let held = hold(&request.hold())?;
         let looked = look(&held, request.root, request.reaper, request.cancel)?;
@@ -94,7 +96,7 @@ fn hold_and_look(request: &Request<'_>) -> Result<(Held, Looked), Error> {
             return Ok((held, looked));
         }
         tries += 1;
-        if tries == TRIES || refusals.iter().any(|r| r.reason != files::OF_A_PROCESS) {
+        if tries == TRIES || refusals.iter().any(|r| !passing(&r.reason)) {
             return Err(Error::Refused(looked.refusals.0));
         }
         held.release()?;

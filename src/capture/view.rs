@@ -4,8 +4,8 @@
 //! namespace, which `/proc/PID/root` leads to; they hold no symbolic links, because the kernel made them up.
 
 use std::fs::{File, Metadata};
-use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::fs::{DirEntryExt, MetadataExt};
 use std::path::PathBuf;
 
 /// Where paths of the program start.
@@ -49,6 +49,17 @@ impl View {
     /// stat(2) of an absolute path.
     pub fn stat(&self, path: &[u8]) -> Option<Metadata> {
         path.starts_with(b"/").then(|| std::fs::metadata(self.path(path)).ok()).flatten()
+    }
+
+    /// The same, of a symbolic link itself.
+    pub fn lstat(&self, path: &[u8]) -> Option<Metadata> {
+        path.starts_with(b"/").then(|| std::fs::symlink_metadata(self.path(path)).ok()).flatten()
+    }
+
+    /// What is in a directory, as far as it can be read: name, inode, and whether it is a directory.
+    pub fn entries(&self, path: &[u8]) -> impl Iterator<Item = (Vec<u8>, u64, bool)> {
+        let entries = std::fs::read_dir(self.path(path)).into_iter().flatten().flatten();
+        entries.map(|e| (e.file_name().into_vec(), e.ino(), e.file_type().is_ok_and(|t| t.is_dir())))
     }
 
     /// Opens an absolute path for reading.

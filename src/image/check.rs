@@ -9,6 +9,7 @@ use super::pages::Run;
 use super::{ADDRESS_END, PAGE, names, sockets};
 use crate::model::fd::Kind;
 use crate::model::files::Content;
+use crate::model::inotify::Inotify;
 use crate::model::memory::{Backing, Memory, SharedObjects, Span, Vma};
 use crate::model::pidfd::Pidfd;
 use crate::model::pipes::PipeEnd;
@@ -299,6 +300,18 @@ fn pieces(pipe: &PipeEnd) -> Check {
     }
 }
 
+/// Watch descriptors in ascending order, and absolute paths.
+fn watches(inotify: &Inotify) -> Check {
+    let mut last = 0;
+    for watch in &inotify.watches {
+        if watch.wd <= last || watch.path.0.first() != Some(&b'/') || watch.path.0.contains(&0) {
+            return Err(format!("watch {} of {} cannot be", watch.wd, watch.path.display()));
+        }
+        last = watch.wd;
+    }
+    Ok(())
+}
+
 fn files(c: &Checkpoint, blobs: &HashMap<u32, u64>) -> Check {
     let content = |content: &Option<Content>| match content {
         Some(content) if blobs.get(&content.id) != Some(&content.size) => {
@@ -317,6 +330,7 @@ fn files(c: &Checkpoint, blobs: &HashMap<u32, u64>) -> Check {
                 Some(target) => Err(format!("it watches open file {}, which is not there", target.file)),
                 None => Ok(()),
             },
+            Kind::Inotify(inotify) => watches(inotify),
             Kind::Pidfd(Pidfd::Task(pid)) if !there(*pid) => Err(format!("it is of pid {pid}, which is not there")),
             Kind::Pidfd(Pidfd::Gone { status, .. }) => wait_status(*status),
             Kind::Socket(socket) => content(&socket.content).and_then(|()| sockets::check(c, index, socket)),

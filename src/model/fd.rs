@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Pid, epoll, eventfd, files, pidfd, pipes, signalfd, sockets, stdio, timerfd};
+use super::{Pid, epoll, eventfd, files, inotify, pidfd, pipes, signalfd, sockets, stdio, timerfd};
 
 /// One open descriptor of one process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -57,6 +57,8 @@ pub enum Kind {
     Signalfd(signalfd::Signalfd),
     /// epoll_create(2).
     Epoll(epoll::Epoll),
+    /// inotify(7).
+    Inotify(inotify::Inotify),
     /// pidfd_open(2).
     Pidfd(pidfd::Pidfd),
     /// A socket.

@@ -9,6 +9,7 @@ pub mod epoll;
 pub mod eventfd;
 pub mod fd;
 pub mod files;
+pub mod inotify;
 pub mod locks;
 pub mod manifest;
 pub mod memfd;

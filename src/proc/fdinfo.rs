@@ -43,7 +43,7 @@ pub enum Detail {
     /// epoll_create(2): what it watches, in the kernel's order.
     Epoll(Vec<Watch>),
     /// inotify(7) with at least one watch.
-    Inotify,
+    Inotify(Vec<Inode>),
     /// fanotify(7).
     Fanotify,
     /// pidfd_open(2): the process, as we see it; -1: gone.
@@ -82,6 +82,19 @@ pub struct Watch {
     pub sdev: u64,
 }
 
+/// One inode that an inotify instance watches.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Inode {
+    /// Watch descriptor.
+    pub wd: i32,
+    /// The inode.
+    pub ino: u64,
+    /// Device of its file system, as the kernel's own number (minor in the low 20 bits).
+    pub sdev: u64,
+    /// IN_* bits.
+    pub mask: u32,
+}
+
 /// Parses the text of a file in `fdinfo`.
 ///
 /// # Errors
@@ -90,8 +103,12 @@ pub fn parse(bytes: &[u8]) -> Result<FdInfo, Malformed> {
     let mut out = FdInfo::default();
     let mut seen = 0;
     for line in lines(bytes) {
-        if line.starts_with(b"inotify ") {
-            out.detail = Detail::Inotify;
+        if let Some(watch) = line.strip_prefix(b"inotify ") {
+            let watch = inode(watch).ok_or(Malformed("a watch is odd"))?;
+            match &mut out.detail {
+                Detail::Inotify(watches) => watches.push(watch),
+                other => *other = Detail::Inotify(vec![watch]),
+            }
             continue;
         }
         if line.starts_with(b"fanotify ") {
@@ -162,6 +179,22 @@ fn field(out: &mut FdInfo, key: &[u8], value: &[u8]) -> Option<()> {
 fn pair(value: &[u8]) -> Option<(i64, i64)> {
     let (seconds, nanos) = split_once(value.strip_prefix(b"(")?.strip_suffix(b")")?, b',')?;
     Some((decimal(seconds.trim_ascii())?, decimal(nanos.trim_ascii())?))
+}
+
+/// `wd:1 ino:3c4a7 sdev:fe00000 mask:2 ignored_mask:0 fhandle-bytes:8 …`
+fn inode(line: &[u8]) -> Option<Inode> {
+    let mut out = Inode { wd: 0, ino: 0, sdev: 0, mask: 0 };
+    for word in words(line) {
+        let (key, value) = split_once(word, b':')?;
+        match key {
+            b"wd" => out.wd = decimal(value)?,
+            b"ino" => out.ino = hex(value)?,
+            b"sdev" => out.sdev = hex(value)?,
+            b"mask" => out.mask = hex(value)?.try_into().ok()?,
+            _ => {}
+        }
+    }
+    Some(out)
 }
 
 /// `        3 events:       19 data:                3  pos:0 ino:40f sdev:10`; the last three came with Linux 4.13.
@@ -239,7 +272,17 @@ fe:00:10010638 0 EOF\n",
             with("tfd:        3 events:       19 data:  3\n").detail,
             Detail::Epoll(vec![Watch { fd: 3, events: 0x19, data: 3, ino: 0, sdev: 0 }])
         );
-        assert_eq!(with("inotify wd:1 ino:3c4a7 sdev:fe00000 mask:2\n").detail, Detail::Inotify);
+        assert_eq!(
+            with(
+                "inotify wd:3 ino:12413d sdev:fe00000 mask:80000002 ignored_mask:0 fhandle-bytes:8 fhandle-type:1 f_handle:3d\n\
+                 inotify wd:1 ino:3c4a7 sdev:15 mask:2\n"
+            )
+            .detail,
+            Detail::Inotify(vec![
+                Inode { wd: 3, ino: 0x12_413d, sdev: 0xfe0_0000, mask: 0x8000_0002 },
+                Inode { wd: 1, ino: 0x3_c4a7, sdev: 0x15, mask: 2 },
+            ])
+        );
         assert_eq!(with("fanotify flags:0 event-flags:0\n").detail, Detail::Fanotify);
         assert_eq!(with("Pid:\t6467\nNSpid:\t6467\n").detail, Detail::Pidfd(6467));
         assert_eq!(with("SqMask:\t0x3\nSqHead:\t0\n").detail, Detail::IoUring);

@@ -14,7 +14,7 @@ use crate::sys::{fds, tasks};
 
 use super::late::Handover;
 use super::stub::{Expect, Puppet};
-use super::{Error, Options, epoll, eventfd, files, pipes, signalfd, stdio, timerfd};
+use super::{Error, Options, epoll, eventfd, files, inotify, pipes, signalfd, stdio, timerfd};
 
 const RLIMIT_NOFILE: u32 = 7;
 
@@ -33,6 +33,8 @@ pub struct Sources {
     pub status: i32,
     /// How descriptions come that wait until all processes are born.
     pub handover: Handover,
+    /// Inotify instances, by the index of their description: our own copies, to begin to watch when all else is done.
+    pub watching: Vec<(u32, OwnedFd)>,
 }
 
 /// A mapped file, open in the ways its mappings were made: a mapping keeps the rights of its descriptor for ever.
@@ -87,6 +89,7 @@ pub fn open_all(image: &Image, options: &Options) -> Result<Opened, Error> {
     let mut pipes = pipes::open_all(image)?;
     let mut numbers = Vec::with_capacity(checkpoint.files.len());
     let roles = stdio::overrides(checkpoint, options);
+    let mut watching = Vec::new();
     let mut handover = Handover::new(&mut place)?;
     for (file, index) in checkpoint.files.iter().zip(0u32..) {
         let fd = match (roles.get(&index), &file.kind, pipes.remove(&(index as usize))) {
@@ -95,6 +98,9 @@ pub fn open_all(image: &Image, options: &Options) -> Result<Opened, Error> {
             (None, _, Some(end)) => end,
             (None, ..) => open(image, options, file, &mut contents)?,
         };
+        if matches!(file.kind, Kind::Inotify(_)) && !roles.contains_key(&index) {
+            watching.push((index, fd.try_clone().map_err(|e| Error::step("sharing an inotify instance", 0, e))?));
+        }
         if file.flags & libc::O_ASYNC as u32 != 0 && !matches!(file.kind, Kind::Socket(_)) {
             fds::fcntl(fd.as_fd(), libc::F_SETFL, i64::from(file.flags))
                 .map_err(|e| Error::step("setting file flags", 0, e))?;
@@ -116,7 +122,7 @@ pub fn open_all(image: &Image, options: &Options) -> Result<Opened, Error> {
         nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC).map_err(|e| Error::step("a pipe", 0, e.into()))?;
     let status_write = fds::dup_above(write.as_fd(), base).map_err(|e| Error::step("numbering a descriptor", 0, e))?;
     let status = status_write.as_raw_fd();
-    let numbers = Sources { base, files: numbers, mapped, image: image_number, status, handover };
+    let numbers = Sources { base, files: numbers, mapped, image: image_number, status, handover, watching };
     Ok(Opened { numbers, owned, status_write, status_read, unsealed })
 }
 
@@ -159,6 +165,7 @@ fn open(
         Kind::Timerfd(t) => timerfd::open(t, file.flags, &image.checkpoint().manifest.clocks),
         Kind::Signalfd(s) => signalfd::open(s, file.flags),
         Kind::Epoll(_) => epoll::open(),
+        Kind::Inotify(_) => inotify::open(file.flags),
         Kind::Pidfd(_) => Err(Error::step("opening a pidfd", 0, io::Error::other("nobody is born yet"))),
         // Keeps the number until there is a process that can make it.
         Kind::Socket(_) => File::open("/dev/null").map(OwnedFd::from).map_err(|e| Error::step("opening", 0, e)),

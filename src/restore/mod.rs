@@ -12,6 +12,7 @@ mod eventfd;
 mod fd;
 mod files;
 mod gap;
+mod inotify;
 mod jobcontrol;
 mod late;
 mod limits;
@@ -221,6 +222,7 @@ pub fn resume(image: &Image, options: &Options) -> Result<Resumed, Error> {
     for (file, seals) in unsealed {
         memfd::seal(&file, seals).map_err(|e| Error::step("sealing a memory file", 0, e))?;
     }
+    inotify::watch(checkpoint, &sources.watching)?;
     let mut notes = plan.summary.notes;
     notes.extend(built.notes.iter().cloned());
     let root = built.root;

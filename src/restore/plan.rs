@@ -13,7 +13,7 @@ use crate::sys::cpu;
 
 use super::namespaces::{self, Wanted};
 use super::tree::{Order, order};
-use super::{Error, Options, Pids, credentials, fd, limits, locks, manifest, seccomp, sockets, thread, vdso};
+use super::{Error, Options, Pids, credentials, fd, inotify, limits, locks, manifest, seccomp, sockets, thread, vdso};
 
 /// A complete plan.
 #[derive(Debug, Clone)]
@@ -67,6 +67,7 @@ pub fn plan(image: &Image, options: &Options) -> Result<Plan, Error> {
     files(checkpoint, &mut conflicts);
     locks::conflicts(checkpoint, &mut conflicts);
     sockets::conflicts(checkpoint, &mut conflicts);
+    inotify::conflicts(checkpoint, &mut conflicts);
     pids(checkpoint, options, wanted, &mut conflicts);
     seccomp::conflicts(checkpoint, wanted, &mut conflicts);
     if let Some(fd) = fd::no_room(checkpoint) {

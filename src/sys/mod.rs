@@ -7,6 +7,7 @@
 
 pub mod cpu;
 pub mod fds;
+pub mod inotify;
 pub mod mem;
 pub mod namespaces;
 pub mod pidfd;

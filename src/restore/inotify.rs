@@ -1,0 +1,49 @@
+//! inotify(7).
+
+use std::os::fd::{AsFd, OwnedFd};
+
+use crate::model::fd::Kind;
+use crate::model::inotify::Inotify;
+use crate::model::{Checkpoint, Refusal};
+use crate::sys::inotify;
+
+use super::Error;
+
+/// An instance that watches nothing yet.
+pub fn open(flags: u32) -> Result<OwnedFd, Error> {
+    inotify::new(flags as i32 & libc::O_NONBLOCK | libc::IN_CLOEXEC)
+        .map_err(|e| Error::step("making an inotify instance", 0, e))
+}
+
+/// Watched files that are not there or may not be watched.
+pub fn conflicts(checkpoint: &Checkpoint, conflicts: &mut Vec<Refusal>) {
+    for file in &checkpoint.files {
+        let Kind::Inotify(Inotify { watches }) = &file.kind else { continue };
+        for watch in watches {
+            let path = watch.path.as_path();
+            let link = std::fs::symlink_metadata(path).is_ok_and(|m| m.is_symlink());
+            let problem = if link { Ok(()) } else { nix::unistd::access(path, nix::unistd::AccessFlags::R_OK) };
+            if let Err(error) = problem {
+                conflicts.push(Refusal {
+                    pid: checkpoint.tree.root,
+                    object: watch.path.display(),
+                    reason: format!("the program watched it (inotify), and it can't be read: {}", error.desc()),
+                    hint: "make it again".to_owned(),
+                });
+            }
+        }
+    }
+}
+
+/// Begins to watch. Comes last of all: nothing that a resume does is an event for the program.
+pub fn watch(checkpoint: &Checkpoint, instances: &[(u32, OwnedFd)]) -> Result<(), Error> {
+    for (index, fd) in instances {
+        let Some(Kind::Inotify(Inotify { watches })) = checkpoint.files.get(*index as usize).map(|f| &f.kind) else {
+            continue;
+        };
+        for w in watches {
+            inotify::watch(fd.as_fd(), w.wd, w.mask, &w.path).map_err(|e| Error::file("watching", &w.path, e))?;
+        }
+    }
+    Ok(())
+}
