@@ -924,6 +924,36 @@ fn a_lease_on_a_mapped_file() {
     unharmed(&scene, &mut guest);
 }
 
+/// Objects of the kernel that cannot be made again are refused by name, and the program goes on.
+#[test]
+fn kernel_objects_that_cannot_be_saved() {
+    let program = guest!("refused");
+    for (kind, object, reason) in [
+        ("io_uring", "io_uring", "UV_USE_IO_URING=0"),
+        ("userfaultfd", "userfaultfd", "not supported"),
+        ("perf", "perf_event", "not supported"),
+        ("bpf", "bpf-map", "not supported"),
+        ("fanotify", "fanotify", "not supported"),
+        ("secret", "/secretmem (deleted)", "secret memory (memfd_secret) is not supported"),
+        ("aio", "[aio]", "the kernel does not show what is under way"),
+        ("pidfd", "pidfd", "is outside the tree"),
+        ("unread", "inotify", "events wait in it that the program has not read yet"),
+    ] {
+        let scene = Scene::new(kind);
+        let mut guest = alone(&scene, &program, &[kind]);
+        if scene.text("out").contains("fd -1") {
+            skip(kind, "the kernel does not give us one");
+            unharmed(&scene, &mut guest);
+            continue;
+        }
+        let mut command = scene.ckpt("ckpt-attach", &[&guest.pid().to_string(), "-o"]);
+        let output = scene.output("save", command.arg(scene.image("x.ckpt.tar")));
+        failed(&scene, &output, REFUSED, &[&format!("pid {}", guest.pid()), object, reason]);
+        scene.no_half_image();
+        unharmed(&scene, &mut guest);
+    }
+}
+
 /// Locks that others have taken meanwhile are found before there is a process, and told by name.
 #[test]
 fn locks_of_others() {

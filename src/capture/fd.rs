@@ -258,7 +258,11 @@ fn anonymous(work: &mut Work<'_>, s: &SeenFd, file_of: &HashMap<usize, u32>) -> 
         (Detail::None, b"[eventpoll]") => epoll::capture(work, s, &[], file_of)?.map(Kind::Epoll),
         (_, name) => {
             let name = name.strip_prefix(b"[").and_then(|n| n.strip_suffix(b"]")).unwrap_or(name);
-            work.refusals.add(s.pid, s.object(&String::from_utf8_lossy(name)), "not supported", "");
+            let hint = match name {
+                b"io_uring" => "have the program do without it (with libuv: UV_USE_IO_URING=0)",
+                _ => "",
+            };
+            work.refusals.add(s.pid, s.object(&String::from_utf8_lossy(name)), "not supported", hint);
             None
         }
     })

@@ -185,7 +185,7 @@ fn backing(m: &Mapping, process: usize, whole: &mut Whole<'_>) -> Result<Backing
         return Err("secret memory (memfd_secret) is not supported");
     }
     if starts(b"/[aio]") {
-        return Err("asynchronous I/O (io_setup) is not supported");
+        return Err("asynchronous I/O (io_setup) is not supported: the kernel does not show what is under way");
     }
     if starts(b"/anon_hugepage") {
         return Err("huge pages of hugetlbfs are not supported");

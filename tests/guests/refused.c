@@ -1,6 +1,11 @@
 // Holds one thing that can't be saved (yet), named by the argument, and goes on undisturbed while saves are refused.
+#include <linux/aio_abi.h>
+#include <linux/bpf.h>
 #include <linux/filter.h>
+#include <linux/io_uring.h>
+#include <linux/perf_event.h>
 #include <linux/seccomp.h>
+#include <sys/fanotify.h>
 #include <sys/file.h>
 #include <sys/inotify.h>
 #include <sys/ipc.h>
@@ -20,8 +25,30 @@ int main(int argc, char **argv) {
         MUST(socketpair(AF_UNIX, SOCK_STREAM, 0, pair));
         CHECK(send(pair[1], "!", 1, MSG_OOB) == 1, "send");
         fd = pair[0];
-    } else if (!strcmp(kind, "inotify")) fd = MUST(inotify_init1(0));
-    else if (!strcmp(kind, "pidfd")) fd = MUST(syscall(SYS_pidfd_open, getpid(), 0));
+    }
+    else if (!strcmp(kind, "unread")) {
+        fd = MUST(inotify_init1(0));
+        MUST(mkdir("watched", 0755));
+        MUST(inotify_add_watch(fd, "watched", IN_CREATE));
+        MUST(close(MUST(open("watched/new", O_WRONLY | O_CREAT, 0600))));
+    } else if (!strcmp(kind, "pidfd")) fd = MUST(syscall(SYS_pidfd_open, getppid(), 0));
+    // What the kernel or an administrator does not permit here is told by "fd -1".
+    else if (!strcmp(kind, "io_uring")) {
+        struct io_uring_params params = {0};
+        fd = syscall(SYS_io_uring_setup, 4, &params);
+    } else if (!strcmp(kind, "userfaultfd")) fd = syscall(SYS_userfaultfd, 1); // UFFD_USER_MODE_ONLY
+    else if (!strcmp(kind, "perf")) {
+        struct perf_event_attr clock = {.type = PERF_TYPE_SOFTWARE, .size = sizeof clock, .config = PERF_COUNT_SW_TASK_CLOCK, .exclude_kernel = 1};
+        fd = syscall(SYS_perf_event_open, &clock, 0, -1, -1, 0);
+    } else if (!strcmp(kind, "bpf")) {
+        union bpf_attr map = {.map_type = BPF_MAP_TYPE_ARRAY, .key_size = 4, .value_size = 4, .max_entries = 1};
+        fd = syscall(SYS_bpf, BPF_MAP_CREATE, &map, sizeof map);
+    } else if (!strcmp(kind, "fanotify")) fd = fanotify_init(FAN_CLASS_NOTIF | FAN_REPORT_FID, O_RDONLY);
+    else if (!strcmp(kind, "secret")) fd = syscall(447, 0); // memfd_secret
+    else if (!strcmp(kind, "aio")) {
+        aio_context_t context = 0;
+        fd = syscall(SYS_io_setup, 8, &context) == 0 ? 0 : -1;
+    }
     else if (!strcmp(kind, "opath")) fd = MUST(open(".", O_PATH));
     else if (!strcmp(kind, "lease")) {
         fd = MUST(open("leased", O_RDWR | O_CREAT, 0600));
