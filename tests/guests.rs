@@ -208,6 +208,9 @@ guests! {
     brk: true,
     procs: true,
     syscalls: true,
+    sysvshm: true,
+    sysvsem: true,
+    sysvmsg: true,
 }
 
 macro_rules! other_builds {

@@ -9,7 +9,7 @@ use super::contents::Contents;
 use super::mapped::Mapped;
 use super::memory::{SharedAnon, Whole};
 use super::refusals::Refusals;
-use super::{Error, Inside, fd, gone, memory, namespaces, process, sharing, thread, tree};
+use super::{Error, Inside, fd, gone, ipc, memory, namespaces, process, sharing, thread, tree};
 
 /// What was seen.
 #[derive(Debug)]
@@ -20,6 +20,7 @@ pub(super) struct Looked {
     pub contents: Contents,
     pub mapped: Mapped,
     pub shared: SharedAnon,
+    pub ipc: ipc::Seen,
     pub inside: Inside,
     pub refusals: Refusals,
 }
@@ -70,6 +71,7 @@ pub(super) fn look(held: &Held, root: i32, reaper: Option<i32>, cancel: &AtomicB
         };
         processes.push(LookedProcess { index, seen, memory });
     }
+    let ipc = ipc::look(held, root, &inside, &mut shared, &mut refusals)?;
     unless_cancelled(cancel)?;
     let mut contents = Contents::default();
     let fds = fd::capture(held, root_index, &view, &inside, &mapped, &mut contents, &mut refusals)?;
@@ -78,5 +80,5 @@ pub(super) fn look(held: &Held, root: i32, reaper: Option<i32>, cancel: &AtomicB
         gone::capture(held, &maps_of_gone, &mut mapped, &mut contents)?;
     }
     let tree = tree::capture(held, root, reaper, &inside.shares)?;
-    Ok(Looked { tree, processes, fds, contents, mapped, shared, inside, refusals })
+    Ok(Looked { tree, processes, fds, contents, mapped, shared, ipc, inside, refusals })
 }

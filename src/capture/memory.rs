@@ -17,6 +17,7 @@ use super::Error;
 use super::forked;
 use super::mapped::Mapped;
 use super::refusals::Refusals;
+use super::sysvshm;
 use super::view::View;
 
 /// First address that is not the program's.
@@ -45,20 +46,23 @@ pub(super) struct Sharer {
     pub swapped: bool,
 }
 
-/// Shared anonymous memory of the whole tree, by inode.
+/// Shared anonymous memory of the whole tree, by inode; a segment's inode is its id, which may be that of another object too.
 #[derive(Debug, Default)]
 pub(super) struct SharedAnon {
-    index: HashMap<((u32, u32), u64), u32>,
+    index: HashMap<((u32, u32), u64, bool), u32>,
     /// For each object, who maps it.
     pub objects: Vec<Vec<Sharer>>,
+    /// System V segments among them: object, id and key.
+    pub segments: Vec<(u32, i32, i32)>,
 }
 
 impl SharedAnon {
-    fn add(&mut self, m: &Mapping, process: usize) -> u32 {
+    fn add(&mut self, m: &Mapping, process: usize, segment: Option<(i32, i32)>) -> u32 {
         let next = self.objects.len() as u32;
-        let index = *self.index.entry((m.dev, m.inode)).or_insert(next);
+        let index = *self.index.entry((m.dev, m.inode, segment.is_some())).or_insert(next);
         if index == next {
             self.objects.push(Vec::new());
+            self.segments.extend(segment.map(|(id, key)| (next, id, key)));
         }
         if let Some(sharers) = self.objects.get_mut(index as usize) {
             sharers.push(Sharer { process, addr: m.start, offset: m.offset, len: m.len(), swapped: m.swap > 0 });
@@ -166,6 +170,11 @@ fn unsupported(m: &Mapping) -> Option<&'static str> {
 }
 
 fn backing(m: &Mapping, process: usize, whole: &mut Whole<'_>) -> Result<Backing, &'static str> {
+    // The segment with id 0 has inode 0.
+    if let Some(segment) = sysvshm::of_mapping(&m.name, m.inode).filter(|_| m.shared) {
+        let object = whole.shared.add(m, process, Some(segment));
+        return Ok(Backing::SharedAnon { object, offset: m.offset, read_only: !m.flags.has(*b"mw") });
+    }
     if m.inode == 0 {
         return match m.name.as_slice() {
             b"" | b"[heap]" | b"[stack]" => Ok(Backing::Anon),
@@ -175,12 +184,10 @@ fn backing(m: &Mapping, process: usize, whole: &mut Whole<'_>) -> Result<Backing
     }
     let anonymous_shared = m.name == b"/dev/zero (deleted)" || m.name.starts_with(b"[anon_shmem:");
     if m.shared && anonymous_shared {
-        return Ok(Backing::SharedAnon { object: whole.shared.add(m, process), offset: m.offset });
+        let object = whole.shared.add(m, process, None);
+        return Ok(Backing::SharedAnon { object, offset: m.offset, read_only: false });
     }
     let starts = |prefix: &[u8]| m.name.starts_with(prefix);
-    if starts(b"/SYSV") {
-        return Err("System V shared memory is not supported");
-    }
     if starts(b"/secretmem") {
         return Err("secret memory (memfd_secret) is not supported");
     }
@@ -395,18 +402,17 @@ mod tests {
             assert_eq!(of("1000-2000 rw-p 00000000 00:00 0 [heap]\n"), Ok(Backing::Anon));
             assert_eq!(
                 of("1000-2000 rw-s 00001000 00:01 55 /dev/zero (deleted)\n"),
-                Ok(Backing::SharedAnon { object: 0, offset: 4096 })
+                Ok(Backing::SharedAnon { object: 0, offset: 4096, read_only: false })
             );
             assert_eq!(
                 of("1000-2000 rw-s 00000000 00:01 56 [anon_shmem:n]\n"),
-                Ok(Backing::SharedAnon { object: 1, offset: 0 })
+                Ok(Backing::SharedAnon { object: 1, offset: 0, read_only: false })
             );
             assert_eq!(
                 of("8000-9000 rw-s 00000000 00:01 55 /dev/zero (deleted)\n"),
-                Ok(Backing::SharedAnon { object: 0, offset: 0 })
+                Ok(Backing::SharedAnon { object: 0, offset: 0, read_only: false })
             );
             for refused in [
-                "1000-2000 rw-s 00000000 00:01 57 /SYSV00000000 (deleted)\n",
                 "1000-2000 rw-s 00000000 00:01 57 /[aio] (deleted)\n",
                 "1000-2000 rw-s 00000000 00:01 57 anon_inode:[io_uring]\n",
                 "1000-2000 r-xp 00000000 00:00 0 [uprobes]\n",

@@ -17,6 +17,8 @@ pub(super) enum Origin {
     Process(usize, Vec<Run>),
     /// A shared object, through these mappings.
     Shared(Vec<Sharer>),
+    /// A shared object that a process of ours, by its pid, has attached here.
+    Agent(i32, Addr),
 }
 
 /// All parts.
@@ -39,6 +41,10 @@ impl PageSource for Pages<'_> {
                 self.process(*index)?.read(Addr(addr), buf)
             }
             Origin::Process(index, _) => self.process(*index)?.read_exclusive(Addr(addr), buf),
+            &Origin::Agent(pid, at) => match crate::sys::mem::read(pid, Addr(at.0 + addr), buf)? {
+                n if n == buf.len() => Ok(()),
+                _ => Err(io::ErrorKind::UnexpectedEof.into()),
+            },
             Origin::Shared(cover) => {
                 let mut offset = addr;
                 let mut rest = buf;

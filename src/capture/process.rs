@@ -164,6 +164,7 @@ pub(super) fn capture(
         fds: Vec::new(),
         locks: Vec::new(),
         filters: seccomp.filters,
+        undo: Vec::new(),
         ended_leader: p.ended_leader,
         threads,
     })

@@ -14,11 +14,12 @@ use crate::sys::{tasks, wait};
 use crate::tracer::{Held, HeldProcess, hold};
 
 use super::contents::Contents;
+use super::ipc::Space;
 use super::look::{Looked, LookedProcess, look, root_of, unless_cancelled};
 use super::pages::{Origin, Pages};
 use super::{
     After, Error, Inside, Output, Request, Saved, files, inotify, jobcontrol, manifest, process, shared, sockets,
-    thread,
+    sysvsem, thread,
 };
 
 /// Saves a tree: holds it, looks at it, writes the image, lets it go (or stops or ends it).
@@ -45,12 +46,13 @@ pub fn save(request: &Request<'_>) -> Result<Saved, Error> {
     tracing::debug!(after = ?since.elapsed(), "looked");
     let (_, root) = root_of(&held, request.root)?;
     manifest::complete(&mut manifest, root)?;
-    let Taken { checkpoint, parts, origins, contents } = take(&mut held, looked, manifest, request)?;
+    let Taken { checkpoint, parts, origins, contents, space } = take(&mut held, looked, manifest, request)?;
     tracing::debug!(after = ?since.elapsed(), "taken");
     let pages = Pages { processes: &held.processes, origins };
     let written = writer.write(&checkpoint, &parts, &pages, &contents.blobs, request.cancel);
     written.map_err(|error| who_is_gone(&held).map_or(error.into(), |pid| Error::Vanished { pid }))?;
     unless_cancelled(request.cancel)?;
+    drop(space);
     tracing::debug!(after = ?since.elapsed(), "written");
     let (bytes, stopped) = match request.after {
         After::Continue => {
@@ -111,11 +113,13 @@ struct Taken {
     parts: Vec<Part>,
     origins: Vec<Origin>,
     contents: Contents,
+    /// Its agent has what some pages are read from.
+    space: Space,
 }
 
 /// The second half of a save: what only the program itself can tell.
 fn take(held: &mut Held, looked: Looked, manifest: Manifest, request: &Request<'_>) -> Result<Taken, Error> {
-    let Looked { mut tree, processes: seen, mut fds, contents, mapped, shared, inside, .. } = looked;
+    let Looked { mut tree, processes: seen, mut fds, contents, mapped, shared, mut ipc, inside, .. } = looked;
     jobcontrol::capture(held, &mut tree)?;
     sockets::ask(held, &fds.asks, &mut fds.files)?;
     let (mut processes, mut parts, mut origins) = (Vec::new(), Vec::new(), Vec::new());
@@ -124,6 +128,7 @@ fn take(held: &mut Held, looked: Looked, manifest: Manifest, request: &Request<'
         let mut process = take_process(p, seen, memory.memory, &inside, request)?;
         process.fds = fds.descriptors.remove(&index).unwrap_or_default();
         process.locks = fds.locks.remove(&index).unwrap_or_default();
+        process.undo = sysvsem::undo(p, &ipc.model.sem)?;
         parts.push(Part { name: process_part(process.pid), runs: memory.runs });
         origins.push(Origin::Process(index, memory.shared));
         processes.push(process);
@@ -131,16 +136,24 @@ fn take(held: &mut Held, looked: Looked, manifest: Manifest, request: &Request<'
     let mut anon = Vec::new();
     for (index, sharers) in shared.objects.iter().enumerate() {
         unless_cancelled(request.cancel)?;
+        let name = shared_part(index);
+        if let Some((attached, runs)) = ipc.resident(index as u32)? {
+            anon.push(memory::SharedAnon { size: attached.size });
+            parts.push(Part { name, runs });
+            origins.push(Origin::Agent(ipc.space.agent()?.pid(), attached.at));
+            continue;
+        }
         let cover = shared::cover(sharers);
         let swapped = sharers.iter().any(|s| s.swapped);
         let runs = shared::resident(held, &cover, swapped)?;
         anon.push(memory::SharedAnon { size: shared::size(sharers) });
-        parts.push(Part { name: shared_part(index), runs });
+        parts.push(Part { name, runs });
         origins.push(Origin::Shared(cover));
     }
-    let shared = SharedObjects { anon, mapped: mapped.into_files(), memfds: contents.memfds.clone() };
+    let memfds = contents.memfds.clone();
+    let shared = SharedObjects { anon, mapped: mapped.into_files(), memfds, ipc: ipc.model };
     let checkpoint = Checkpoint { manifest, tree, processes, files: fds.files, shared };
-    Ok(Taken { checkpoint, parts, origins, contents })
+    Ok(Taken { checkpoint, parts, origins, contents, space: ipc.space })
 }
 
 fn take_process(

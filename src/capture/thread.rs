@@ -15,8 +15,6 @@ const PR_GET_PDEATHSIG: u64 = 2;
 const PR_GET_SECUREBITS: u64 = 27;
 const PR_GET_TIMERSLACK: u64 = 30;
 const PR_GET_TID_ADDRESS: u64 = 40;
-/// semop, msgsnd, msgrcv, semtimedop.
-const SYSTEM_V_CALLS: [i64; 4] = [65, 69, 70, 220];
 /// Policies that can be set again: OTHER, FIFO, RR, BATCH, IDLE.
 const POLICIES: [u32; 5] = [0, 1, 2, 3, 5];
 
@@ -27,10 +25,6 @@ pub(super) fn look(p: &HeldProcess, refusals: &mut Refusals) -> Result<(), Error
         if !POLICIES.contains(&policy) {
             let what = if policy == 6 { "SCHED_DEADLINE".to_owned() } else { format!("scheduling policy {policy}") };
             refusals.add(p.pid, format!("thread {}", t.tid), format!("{what} is not supported"), "");
-        }
-        if SYSTEM_V_CALLS.contains(&t.call) {
-            let reason = "it waits for a System V semaphore or message, which are not saved";
-            refusals.add(p.pid, format!("thread {}", t.tid), reason, "save it when it does not");
         }
     }
     Ok(())

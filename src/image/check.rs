@@ -22,6 +22,9 @@ use crate::model::{Addr, Checkpoint, Pid};
 
 type Check = Result<(), String>;
 
+/// Bytes of a System V message.
+const LONGEST_MESSAGE: usize = 128 << 10;
+
 /// Checks a checkpoint against the runs of its parts by name and the sizes of its contents by id.
 pub(super) fn check(c: &Checkpoint, parts: &HashMap<&str, &[Run]>, blobs: &HashMap<u32, u64>) -> Check {
     if c.manifest.page_size != PAGE {
@@ -37,6 +40,7 @@ pub(super) fn check(c: &Checkpoint, parts: &HashMap<&str, &[Run]>, blobs: &HashM
         before.insert(pid);
         descriptors(process, c.files.len()).map_err(|e| format!("pid {pid}: {e}"))?;
         locks(process).map_err(|e| format!("pid {pid}: {e}"))?;
+        undo(process, &c.shared).map_err(|e| format!("pid {pid}: {e}"))?;
         signals(process).map_err(|e| format!("pid {pid}: {e}"))?;
         if process.exe.file as usize >= c.shared.mapped.len() {
             return Err(format!("pid {pid}: its executable is mapped file {}, which is not there", process.exe.file));
@@ -55,6 +59,7 @@ pub(super) fn check(c: &Checkpoint, parts: &HashMap<&str, &[Run]>, blobs: &HashM
             runs(part, object.size).map_err(|e| format!("shared memory {index}: {e}"))?;
         }
     }
+    ipc(&c.shared)?;
     files(c, blobs)
 }
 
@@ -177,6 +182,16 @@ fn locks(process: &Process) -> Check {
     Ok(())
 }
 
+fn undo(process: &Process, shared: &SharedObjects) -> Check {
+    for undo in &process.undo {
+        let set = shared.ipc.sem.iter().find(|s| s.perm.id == undo.set);
+        if undo.adjust == 0 || set.is_none_or(|s| s.semaphores.len() <= usize::from(undo.semaphore)) {
+            return Err(format!("an undo value of semaphore {} in set {}", undo.semaphore, undo.set));
+        }
+    }
+    Ok(())
+}
+
 fn signals(process: &Process) -> Check {
     process.actions.iter().try_for_each(|action| signal_number(action.signal))?;
     process.pending.iter().try_for_each(pending)
@@ -221,12 +236,15 @@ fn mappings(memory: &Memory, shared: &SharedObjects) -> Check {
                     return wrong(&format!("starts at byte {offset} of a file"));
                 }
             }
-            Backing::SharedAnon { object, offset } => {
-                let Some(object) = shared.anon.get(object as usize) else {
-                    return wrong(&format!("is of shared memory {object}, which is not there"));
+            Backing::SharedAnon { object: index, offset, read_only } => {
+                let Some(object) = shared.anon.get(index as usize) else {
+                    return wrong(&format!("is of shared memory {index}, which is not there"));
                 };
                 if offset % PAGE != 0 || offset.checked_add(end - start).is_none_or(|e| e > object.size) {
                     return wrong("reaches beyond its shared memory");
+                }
+                if read_only && !shared.ipc.shm.iter().any(|s| s.object == index) {
+                    return wrong("is read-only, but of no segment");
                 }
             }
         }
@@ -308,6 +326,34 @@ fn watches(inotify: &Inotify) -> Check {
             return Err(format!("watch {} of {} cannot be", watch.wd, watch.path.display()));
         }
         last = watch.wd;
+    }
+    Ok(())
+}
+
+/// System V objects: no id twice in a kind, and segments as large as their content.
+fn ipc(shared: &SharedObjects) -> Check {
+    let mut ids = HashSet::new();
+    for (kind, perm) in shared.ipc.perms() {
+        if perm.id < 0 || perm.mode > 0o777 || !ids.insert((kind, perm.id)) {
+            return Err(format!("{kind} {} is there twice or cannot be", perm.id));
+        }
+    }
+    for set in &shared.ipc.sem {
+        if !(1..=0xffff).contains(&set.semaphores.len()) || set.semaphores.iter().any(|s| s.value > i16::MAX as u16) {
+            return Err(format!("semaphore set {} cannot be", set.perm.id));
+        }
+    }
+    for queue in &shared.ipc.msg {
+        if queue.messages.iter().any(|m| m.kind < 1 || m.text.0.len() > LONGEST_MESSAGE) {
+            return Err(format!("a message in queue {} cannot be", queue.perm.id));
+        }
+    }
+    let mut objects = HashSet::new();
+    for segment in &shared.ipc.shm {
+        let object = shared.anon.get(segment.object as usize).filter(|_| objects.insert(segment.object));
+        if object.map(|o| o.size) != segment.size.checked_next_multiple_of(PAGE) || segment.size == 0 {
+            return Err(format!("segment {} of {} bytes is not its shared memory", segment.perm.id, segment.size));
+        }
     }
     Ok(())
 }

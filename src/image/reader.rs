@@ -566,7 +566,9 @@ mod tests {
             ("overlap", |c| c.processes[1].memory.vmas[0].end.0 += PAGE),
             ("beyond", |c| c.processes[1].memory.vmas[3].end = Addr((1 << 47) + PAGE)),
             ("run outside", |c| drop(c.processes[0].memory.vmas.remove(1))),
-            ("run in shared", |c| c.processes[0].memory.vmas[1].backing = Backing::SharedAnon { object: 0, offset: 0 }),
+            ("run in shared", |c| {
+                c.processes[0].memory.vmas[1].backing = Backing::SharedAnon { object: 0, offset: 0, read_only: false }
+            }),
             ("mapped file", |c| {
                 let file = Backing::File { file: 9, offset: 0, shared: false, may_write: false };
                 c.processes[0].memory.vmas[0].backing = file;

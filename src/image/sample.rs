@@ -8,6 +8,7 @@ use super::*;
 use crate::model::credentials::Credentials;
 use crate::model::fd::{Descriptor, Kind, OpenFile};
 use crate::model::files::{Content, Regular};
+use crate::model::ipc::Ipc;
 use crate::model::manifest::{Clocks, Cpu, FORMAT, Host, Manifest};
 use crate::model::memory::{Backing, FileStamp, MappedFile, Memory, SharedAnon, SharedObjects, Vma};
 use crate::model::pipes::{Piece, PipeEnd};
@@ -83,6 +84,7 @@ pub(super) fn checkpoint() -> Checkpoint {
             anon: vec![SharedAnon { size: 0x4000 }],
             mapped: vec![MappedFile { path: odd, stamp, content: None }],
             memfds: vec![],
+            ipc: Ipc::default(),
         },
     }
 }
@@ -135,7 +137,7 @@ fn process(pid: i32, cwd: &Name) -> Process {
             vmas: vec![
                 vma(BASE, 8, file),
                 vma(BASE + 8 * PAGE, 8, Backing::Anon),
-                vma(BASE + 32 * PAGE, 4, Backing::SharedAnon { object: 0, offset: 0 }),
+                vma(BASE + 32 * PAGE, 4, Backing::SharedAnon { object: 0, offset: 0, read_only: false }),
                 vma(BASE + (1 << 32), 1 << 16, Backing::Anon),
             ],
             vdso: None,
@@ -148,6 +150,7 @@ fn process(pid: i32, cwd: &Name) -> Process {
         timers: vec![],
         fds: vec![Descriptor { fd: 3, cloexec: true, file: 0 }, Descriptor { fd: 4, cloexec: false, file: 1 }],
         locks: vec![],
+        undo: vec![],
         threads: vec![Thread {
             tid: Pid(pid),
             comm: "a".into(),

@@ -81,6 +81,9 @@ pub enum Backing {
         object: u32,
         /// Bytes into it.
         offset: u64,
+        /// It can't be made writable: a System V segment attached with SHM_RDONLY.
+        #[serde(default)]
+        read_only: bool,
     },
 }
 
@@ -100,18 +103,21 @@ pub struct Vdso {
 /// Memory and files that descriptors and mappings of several processes refer to.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct SharedObjects {
-    /// Shared anonymous memory.
+    /// Shared anonymous memory, and that of System V segments.
     pub anon: Vec<SharedAnon>,
     /// Files that memory is mapped from or that are executed.
     pub mapped: Vec<MappedFile>,
     /// Which of the contents are those of memory files.
     pub memfds: Vec<super::memfd::Memfd>,
+    /// System V objects.
+    #[serde(default)]
+    pub ipc: super::ipc::Ipc,
 }
 
-/// A piece of shared anonymous memory (`mmap(MAP_SHARED|MAP_ANONYMOUS)`).
+/// A piece of shared anonymous memory (`mmap(MAP_SHARED|MAP_ANONYMOUS)`), or the content of a System V segment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SharedAnon {
-    /// Bytes, page-aligned: the furthest byte that any process maps.
+    /// Bytes, page-aligned: the furthest byte that any process maps; of a segment all of it.
     pub size: u64,
 }
 

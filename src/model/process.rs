@@ -8,6 +8,7 @@ use super::memory::Memory;
 use super::seccomp::Filter;
 use super::signals::{Action, Pending};
 use super::switches::ProcessSwitches;
+use super::sysvsem::Undo;
 use super::thread::Thread;
 use super::timers::{IntervalTimer, PosixTimer};
 use super::{Addr, Name, Pid};
@@ -58,6 +59,9 @@ pub struct Process {
     /// Seccomp filters; threads refer to them.
     #[serde(default)]
     pub filters: Vec<Filter>,
+    /// What its end adds to System V semaphores.
+    #[serde(default)]
+    pub undo: Vec<Undo>,
     /// The wait(2) status of the main thread, if that has ended while others live.
     pub ended_leader: Option<i32>,
     /// Living threads, the leader first.

@@ -11,6 +11,7 @@ pub mod locks;
 pub mod smaps;
 pub mod stat;
 pub mod status;
+pub mod sysvipc;
 pub mod timers;
 
 mod text;

@@ -20,8 +20,8 @@ use super::namespaces::{self, CLONE_ARGS_LEN, Init, clone_args};
 use super::stub::{Batch, Expect, LEN, Puppet};
 use super::tree::{Order, Role, Step};
 use super::{
-    Error, Options, Pids, Plan, credentials, epoll, fd, gap, jobcontrol, limits, locks, memory, pidfd, process,
-    seccomp, signals, sockets, thread, timers,
+    Error, Options, Pids, Plan, credentials, epoll, fd, gap, ipc, jobcontrol, limits, locks, memory, pidfd, process,
+    seccomp, signals, sockets, sysvsem, thread, timers,
 };
 
 /// Children of any kind (wait4(2)).
@@ -86,6 +86,7 @@ pub fn tree(image: &Image, options: &Options, plan: &Plan, sources: &Sources, in
         threads.push((process.pid, builder.threads(process)?));
     }
     builder.descriptors()?;
+    builder.semaphores()?;
     for (process, (_, others)) in checkpoint.processes.iter().zip(&mut threads) {
         builder.cancelled()?;
         builder.finish_process(process, others)?;
@@ -134,6 +135,11 @@ impl Builder<'_> {
         }
     }
 
+    /// Whether the tree lives in pid, mount and IPC namespaces of its own.
+    fn own_namespaces(&self) -> bool {
+        matches!(self.options.pids, Pids::Auto | Pids::Private)
+    }
+
     /// The process all others descend from: empty but for the stub, the vDSO and the shared memory.
     fn template(&mut self, image: &Image, order: &Order, init: &mut Init) -> Result<Hold, Error> {
         let Some(Step::Create { parent: pid, .. }) = order.steps.first().copied() else {
@@ -145,9 +151,8 @@ impl Builder<'_> {
         ptrace::set_sigmask(host, u64::MAX).map_err(|e| Error::step("blocking signals", host, e))?;
         let maps = tracer::maps(host).map_err(|e| Error::step("reading maps", host, io::Error::other(e)))?;
         let taken: Vec<(u64, u64)> = maps.iter().map(|m| (m.start, m.end)).collect();
-        let shared: u64 = self.checkpoint.shared.anon.iter().fold(0, |sum, a| sum.saturating_add(a.size));
         let kernel: u64 = maps.iter().filter(|m| memory::is_kernels(m)).map(|m| m.end - m.start).sum();
-        let len = shared.saturating_add(LEN + kernel + 4096);
+        let len = memory::hold_len(self.checkpoint).saturating_add(kernel + 4096);
         let base = gap::common(self.checkpoint, &taken, len).ok_or_else(|| Error::Host {
             feature: "a free range of addresses for the restore stub".to_owned(),
             hint: "the program fills its address space".to_owned(),
@@ -166,8 +171,11 @@ impl Builder<'_> {
         signals::all_default(&mut batch);
         // A descriptor of ours below the sources is nobody's business.
         batch.call("close_range", libc::SYS_close_range, &[0, self.sources.base as u64 - 1, 0]);
-        let hold = memory::empty(&mut batch, &maps, base, self.checkpoint);
+        let hold = memory::empty(&mut batch, &maps, base, self.checkpoint, self.own_namespaces());
         puppet.run(batch)?;
+        if self.own_namespaces() {
+            ipc::create(&mut puppet, self.checkpoint, &hold)?;
+        }
         memory::fill_shared(&mut puppet, image, self.sources, &hold)?;
         self.add(pid, puppet);
         Ok(hold)
@@ -254,8 +262,7 @@ impl Builder<'_> {
 
     fn end(&mut self, pid: Pid, by: Option<Pid>) -> Result<(), Error> {
         if let Some(helper) = self.puppets.remove(&pid) {
-            let own_namespace = matches!(self.options.pids, Pids::Auto | Pids::Private);
-            let actual = if own_namespace { pid.0 } else { helper.host() };
+            let actual = if self.own_namespaces() { pid.0 } else { helper.host() };
             helper.exit(0)?;
             if let Some(by) = by {
                 self.one(by, "wait4", libc::SYS_wait4, &[actual as u64, 0, WALL, 0])?;
@@ -324,6 +331,18 @@ impl Builder<'_> {
             credentials::set(&mut leader, &t.credentials, &self.start)?;
         }
         leader.leave(status >> 8 & 0xff)
+    }
+
+    /// What processes have done to semaphores: the last who operated on one must come last.
+    fn semaphores(&mut self) -> Result<(), Error> {
+        let (checkpoint, own) = (self.checkpoint, self.own_namespaces());
+        for process in checkpoint.processes.iter().filter(|_| own) {
+            sysvsem::undo(puppet(&mut self.puppets, process.pid)?, process, checkpoint)?;
+        }
+        for process in checkpoint.processes.iter().filter(|_| own) {
+            sysvsem::last(puppet(&mut self.puppets, process.pid)?, process, checkpoint)?;
+        }
+        Ok(())
     }
 
     /// All of a process but its registers. `others`: its threads but the leader; then its living ones but the first.

@@ -1,5 +1,7 @@
 //! Address spaces.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use crate::image::{Image, Run};
 use crate::model::memory::{Backing, Vma};
 use crate::model::process::Process;
@@ -32,8 +34,10 @@ pub struct Hold {
     end: Addr,
     /// The kernel's mappings, in their old order and distances.
     pub kernels: Vec<(Name, Addr, u64)>,
-    /// Shared anonymous memory, by object.
-    anon: Vec<Addr>,
+    /// Shared anonymous memory and segments, by object.
+    pub anon: Vec<Addr>,
+    /// Segments once more, attached read-only, by object: those that somebody has so.
+    pub read_only: BTreeMap<u32, Addr>,
 }
 
 impl Hold {
@@ -52,7 +56,8 @@ pub fn is_kernels(m: &Mapping) -> bool {
 }
 
 /// Empties the first process but for the stub, and lays out the hold.
-pub fn empty(batch: &mut Batch, maps: &[Mapping], base: Addr, checkpoint: &Checkpoint) -> Hold {
+/// Segments are attached later, if there is an IPC namespace for them.
+pub fn empty(batch: &mut Batch, maps: &[Mapping], base: Addr, checkpoint: &Checkpoint, own_ipc: bool) -> Hold {
     let mut at = base.0 + LEN;
     let mut kernels = Vec::new();
     for m in maps.iter().filter(|m| is_kernels(m)) {
@@ -63,6 +68,8 @@ pub fn empty(batch: &mut Batch, maps: &[Mapping], base: Addr, checkpoint: &Check
         at += len;
     }
     let mut objects = Vec::new();
+    let segments = checkpoint.shared.ipc.shm.iter().filter(|_| own_ipc);
+    let segments: BTreeSet<u32> = segments.map(|s| s.object).collect();
     let vmas = checkpoint.processes.iter().flat_map(|p| &p.memory.vmas);
     for (index, object) in (0u32..).zip(&checkpoint.shared.anon) {
         let mut flags = libc::MAP_SHARED | libc::MAP_ANONYMOUS | MAP_FIXED_NOREPLACE;
@@ -72,14 +79,37 @@ pub fn empty(batch: &mut Batch, maps: &[Mapping], base: Addr, checkpoint: &Check
         }
         let args = [at, object.size, 3, flags as u64, u64::MAX, 0];
         objects.push(Addr(at));
-        if object.size > 0 {
+        if object.size > 0 && !segments.contains(&index) {
             batch.call_expecting(Expect::Exactly(at), "mmap", libc::SYS_mmap, &args);
         }
         at += object.size;
     }
+    let mut read_only = BTreeMap::new();
+    for object in read_only_objects(checkpoint) {
+        read_only.insert(object, Addr(at));
+        at += checkpoint.shared.anon.get(object as usize).map_or(0, |o| o.size);
+    }
     batch.call("munmap", libc::SYS_munmap, &[0, base.0]);
     batch.call("munmap", libc::SYS_munmap, &[at, TOP - at]);
-    Hold { base, end: Addr(at), kernels, anon: objects }
+    Hold { base, end: Addr(at), kernels, anon: objects, read_only }
+}
+
+/// Bytes of the hold but for the kernel's mappings.
+pub fn hold_len(checkpoint: &Checkpoint) -> u64 {
+    let anon = &checkpoint.shared.anon;
+    let again = read_only_objects(checkpoint);
+    let again = again.iter().filter_map(|&object| anon.get(object as usize));
+    anon.iter().chain(again).fold(LEN, |sum, object| sum.saturating_add(object.size))
+}
+
+/// Objects that somebody has mapped so that it can't be made writable.
+fn read_only_objects(checkpoint: &Checkpoint) -> BTreeSet<u32> {
+    let vmas = checkpoint.processes.iter().flat_map(|p| &p.memory.vmas);
+    let object = |v: &Vma| match v.backing {
+        Backing::SharedAnon { object, read_only: true, .. } => Some(object),
+        _ => None,
+    };
+    vmas.filter_map(object).collect()
 }
 
 /// Reads the content of shared memory into the hold, once for all processes.
@@ -177,12 +207,13 @@ fn map(batch: &mut Batch, vma: &Vma, prot: u32, sources: &Sources, hold: &Hold) 
             let open = sources.mapped.get(file as usize).ok_or_else(|| bad("finding a mapped file"))?;
             (if shared && may_write { open.write } else { open.read }, offset)
         }
-        Backing::SharedAnon { object, offset } => {
-            let from = hold.anon.get(object as usize).ok_or_else(|| bad("finding shared memory"))?;
+        Backing::SharedAnon { object, offset, read_only } => {
+            let from = if read_only { hold.read_only.get(&object) } else { hold.anon.get(object as usize) };
+            let from = from.ok_or_else(|| bad("finding shared memory"))?;
             // An old length of 0 makes a second mapping of the same pages (mremap(2)).
             let args = [from.0 + offset, 0, len, MREMAP_MAYMOVE_FIXED, start];
             batch.call_expecting(Expect::Exactly(start), "mremap", libc::SYS_mremap, &args);
-            return Ok(PROT_READ | PROT_WRITE);
+            return Ok(if read_only { PROT_READ } else { PROT_READ | PROT_WRITE });
         }
     };
     let args = [start, len, u64::from(prot), flags as u64, fd as i64 as u64, offset];

@@ -13,7 +13,9 @@ use crate::sys::cpu;
 
 use super::namespaces::{self, Wanted};
 use super::tree::{Order, order};
-use super::{Error, Options, Pids, credentials, fd, inotify, limits, locks, manifest, seccomp, sockets, thread, vdso};
+use super::{
+    Error, Options, Pids, credentials, fd, inotify, ipc, limits, locks, manifest, seccomp, sockets, thread, vdso,
+};
 
 /// A complete plan.
 #[derive(Debug, Clone)]
@@ -63,11 +65,12 @@ pub fn plan(image: &Image, options: &Options) -> Result<Plan, Error> {
         });
     }
     let wanted = namespaces::wanted(options);
-    let mut conflicts = Vec::new();
+    let (mut conflicts, mut notes) = (Vec::new(), Vec::new());
     files(checkpoint, &mut conflicts);
     locks::conflicts(checkpoint, &mut conflicts);
     sockets::conflicts(checkpoint, &mut conflicts);
     inotify::conflicts(checkpoint, &mut conflicts);
+    ipc::conflicts(checkpoint, wanted, &mut conflicts, &mut notes);
     pids(checkpoint, options, wanted, &mut conflicts);
     seccomp::conflicts(checkpoint, wanted, &mut conflicts);
     if let Some(fd) = fd::no_room(checkpoint) {
@@ -78,7 +81,6 @@ pub fn plan(image: &Image, options: &Options) -> Result<Plan, Error> {
             hint: "raise the hard limit (ulimit -Hn)".to_owned(),
         });
     }
-    let mut notes = Vec::new();
     credentials::plan(checkpoint, wanted, &mut conflicts, &mut notes);
     limits::plan(checkpoint, wanted, &mut conflicts, &mut notes);
     for thread in checkpoint.processes.iter().flat_map(|p| &p.threads) {

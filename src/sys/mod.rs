@@ -5,6 +5,7 @@
 //! processes is only ever named by [`crate::model::Addr`], never dereferenced. Functions return `io::Error` with the
 //! kernel's errno.
 
+pub mod agent;
 pub mod cpu;
 pub mod fds;
 pub mod inotify;

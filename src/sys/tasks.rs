@@ -51,6 +51,7 @@ pub enum Kcmp {
     Files = 2,
     Fs = 3,
     Sighand = 4,
+    Sysvsem = 6,
 }
 
 /// kcmp(2): how two tasks' objects order; `Equal` is "the same object". `fd1` and `fd2` count for [`Kcmp::File`] only.

@@ -1,0 +1,243 @@
+//! The IPC namespace of a tree: seen from inside, by an agent where it is not ours, and which of its objects are the tree's.
+//!
+//! A namespace made at a resume is the tree's altogether. In ours an object belongs to the tree if a process of it uses or
+//! made it, as far as the kernel tells, or if it could have: made since the tree began by one of its users, and nobody
+//! alive outside is known to use it. One too many is copied and harms nobody.
+
+use std::collections::{HashMap, HashSet};
+use std::fs::File;
+use std::os::fd::AsFd;
+
+use crate::image::Run;
+use crate::model::ipc::{Ipc, Perm};
+use crate::model::{Addr, Nanos};
+use crate::proc;
+use crate::sys::agent::{Agent, ROOM};
+use crate::sys::tasks;
+use crate::tracer::{Held, HeldProcess};
+
+use super::memory::SharedAnon;
+use super::refusals::Refusals;
+use super::{Error, Inside, sysvmsg, sysvsem, sysvshm};
+
+const PAGE: u64 = 4096;
+
+/// What was seen of the System V objects.
+#[derive(Debug)]
+pub(super) struct Seen {
+    pub model: Ipc,
+    pub space: Space,
+    /// Segments that nobody in the tree has attached as a whole: where the agent has, by object.
+    pub attached: HashMap<u32, Attached>,
+}
+
+/// An attachment of the agent's.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Attached {
+    pub at: Addr,
+    /// Bytes, in whole pages.
+    pub size: u64,
+    /// Some of it is in swap.
+    pub swapped: bool,
+}
+
+/// The namespace.
+#[derive(Debug)]
+pub(super) struct Space {
+    agent: Option<Agent>,
+    foreign: bool,
+    rule: Rule,
+}
+
+/// Which objects are the tree's.
+#[derive(Debug, Default)]
+pub(super) struct Rule {
+    /// All of them.
+    whole: bool,
+    /// Processes of the tree as we see them.
+    members: HashSet<i32>,
+    users: HashSet<u32>,
+    /// Not made before: seconds since 1970.
+    since: i64,
+    /// Kind and id of what threads of the tree wait for.
+    waited: HashSet<(&'static str, i32)>,
+}
+
+impl Rule {
+    /// Whether one of these processes is of the tree, or all objects are its.
+    pub fn uses(&self, used_by: &[i32]) -> bool {
+        self.whole || used_by.iter().any(|pid| self.members.contains(pid))
+    }
+
+    /// Whether a thread of the tree waits for this object, so that it is the tree's.
+    pub fn waited(&self, kind: &'static str, id: i32) -> bool {
+        self.waited.contains(&(kind, id))
+    }
+
+    /// Whether an object is the tree's: last changed at `changed`, and used by these processes, 0 for nobody known.
+    pub fn covers(&self, perm: &Perm, changed: i64, used_by: &[i32]) -> bool {
+        let alive = |pid: i32| pid > 0 && proc::stat(pid).is_ok_and(|s| s.state != b'Z');
+        self.uses(used_by)
+            || changed >= self.since && self.users.contains(&perm.cuid) && !used_by.iter().any(|&pid| alive(pid))
+    }
+}
+
+/// Looks at all objects; refuses what can't be saved.
+pub(super) fn look(
+    held: &Held,
+    root: &HeldProcess,
+    inside: &Inside,
+    shared: &mut SharedAnon,
+    refusals: &mut Refusals,
+) -> Result<Seen, Error> {
+    let mut seen = Seen { model: Ipc::default(), space: Space::new(held, root)?, attached: HashMap::new() };
+    if let Err(error) = seen.space.enter(root) {
+        refusals.add(root.pid, "process", format!("its IPC namespace can't be entered: {error}"), "save it as root");
+        return Ok(seen);
+    }
+    sysvshm::look(&mut seen, root.pid, shared, refusals)?;
+    sysvsem::look(&mut seen, held, root.pid, inside, refusals)?;
+    sysvmsg::look(&mut seen, root.pid, refusals)?;
+    Ok(seen)
+}
+
+impl Seen {
+    /// Pages of an object that only the agent has attached.
+    pub fn resident(&mut self, object: u32) -> Result<Option<(Attached, Vec<Run>)>, Error> {
+        let Some(&attached) = self.attached.get(&object) else { return Ok(None) };
+        let mut runs: Vec<Run> = Vec::new();
+        if attached.swapped {
+            runs.push(Run { start: 0, len: attached.size });
+            return Ok(Some((attached, runs)));
+        }
+        let mut from = 0;
+        while from < attached.size {
+            let pages = ((attached.size - from) / PAGE).min(ROOM as u64);
+            let agent = self.space.agent()?;
+            let args = [attached.at.0 + from, pages * PAGE, agent.room().0];
+            agent.call(libc::SYS_mincore, &args).map_err(Error::io("asking for", "the pages of a segment"))?;
+            let mut present = vec![0u8; pages as usize];
+            agent.read(&mut present);
+            for (i, _) in present.iter().enumerate().filter(|(_, byte)| **byte & 1 == 1) {
+                let start = from + i as u64 * PAGE;
+                match runs.last_mut() {
+                    Some(last) if last.start + last.len == start => last.len += PAGE,
+                    _ => runs.push(Run { start, len: PAGE }),
+                }
+            }
+            from += pages * PAGE;
+        }
+        Ok(Some((attached, runs)))
+    }
+}
+
+impl Space {
+    fn new(held: &Held, root: &HeldProcess) -> Result<Space, Error> {
+        let number = |pid| proc::namespace(pid, "ipc").map_err(Error::proc(pid));
+        let foreign = number(root.live())? != number(std::process::id() as i32)?;
+        let mut rule = Rule { whole: foreign, since: started(root.host)? - 1, ..Rule::default() };
+        for p in held.processes.iter().filter(|p| !p.threads.is_empty()) {
+            rule.members.insert(p.host);
+            for t in &p.threads {
+                match t.call {
+                    libc::SYS_semop | libc::SYS_semtimedop => rule.waited.insert(("sem", t.regs.rdi as i32)),
+                    libc::SYS_msgsnd | libc::SYS_msgrcv => rule.waited.insert(("msg", t.regs.rdi as i32)),
+                    _ => false,
+                };
+            }
+            rule.users.extend(proc::status(p.host).map_err(Error::proc(p.host))?.uid);
+        }
+        Ok(Space { agent: None, foreign, rule })
+    }
+
+    /// Starts the agent in a namespace that is not ours.
+    fn enter(&mut self, root: &HeldProcess) -> std::io::Result<()> {
+        if !self.foreign {
+            return Ok(());
+        }
+        let open = |kind: &str| File::open(format!("/proc/{}/ns/{kind}", root.live()));
+        let same_user =
+            proc::namespace(root.live(), "user").ok() == proc::namespace(std::process::id() as i32, "user").ok();
+        let (user, ipc) = (open("user")?, open("ipc")?);
+        self.agent = Some(Agent::start((!same_user).then(|| user.as_fd()), Some(ipc.as_fd()))?);
+        Ok(())
+    }
+
+    /// Somebody in the namespace to make system calls.
+    pub fn agent(&mut self) -> Result<&mut Agent, Error> {
+        if self.agent.is_none() {
+            self.agent = Some(Agent::start(None, None).map_err(Error::io("starting", "an agent"))?);
+        }
+        self.agent.as_mut().ok_or(Error::Cancelled)
+    }
+
+    /// Which objects are the tree's.
+    pub fn rule(&self) -> &Rule {
+        &self.rule
+    }
+
+    /// `/proc/sysvipc/KIND`, which shows the namespace of whoever opens it. Nothing, where the kernel has no such objects.
+    pub fn table(&mut self, kind: &'static str) -> Result<Vec<u8>, Error> {
+        let path = format!("/proc/sysvipc/{kind}");
+        if !self.foreign {
+            return Ok(std::fs::read(&path).unwrap_or_default());
+        }
+        let bad = || Error::io("reading", path.clone());
+        let agent = self.agent()?;
+        let mut name = path.clone().into_bytes();
+        name.push(0);
+        agent.write(&name);
+        let fd = match agent.call(libc::SYS_openat, &[libc::AT_FDCWD as u64, agent.room().0, 0]) {
+            Err(e) if e.raw_os_error() == Some(libc::ENOENT) => return Ok(Vec::new()),
+            fd => fd.map_err(bad())?,
+        };
+        let mut out = Vec::new();
+        loop {
+            let len = agent.call(libc::SYS_read, &[fd, agent.room().0, ROOM as u64]).map_err(bad())? as usize;
+            if len == 0 {
+                break;
+            }
+            let from = out.len();
+            out.resize(from + len.min(ROOM), 0);
+            agent.read(out.get_mut(from..).unwrap_or_default());
+        }
+        agent.call(libc::SYS_close, &[fd]).map_err(bad())?;
+        Ok(out)
+    }
+}
+
+/// When a process started, in seconds since 1970.
+fn started(pid: i32) -> Result<i64, Error> {
+    const TICK: i64 = 10_000_000;
+    let ticks = proc::stat(pid).map_err(Error::proc(pid))?.start_time as i64;
+    let clock = |id| tasks::clock(id).map_err(Error::io("reading", "a clock"));
+    let (now, up) = (clock(libc::CLOCK_REALTIME)?, clock(libc::CLOCK_BOOTTIME)?);
+    Ok(now.0.saturating_sub(up.0).saturating_add(ticks.saturating_mul(TICK)) / Nanos::PER_SECOND)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_started_in_the_past() {
+        let now = tasks::clock(libc::CLOCK_REALTIME).unwrap().0 / Nanos::PER_SECOND;
+        let then = started(std::process::id() as i32).unwrap();
+        assert!((now - 3600..=now).contains(&then), "{then} is not near {now}");
+    }
+
+    #[test]
+    fn whose_an_object_is() {
+        let me = std::process::id() as i32;
+        let mut rule = Rule { members: [me].into(), users: [7].into(), since: 100, ..Rule::default() };
+        let perm = |cuid| Perm { id: 1, key: 0, mode: 0o600, uid: 7, gid: 7, cuid, cgid: 7, used: false };
+        assert!(rule.covers(&perm(9), 5, &[me]), "a member uses it");
+        assert!(rule.covers(&perm(7), 100, &[0]), "nobody has used it");
+        assert!(rule.covers(&perm(7), 100, &[i32::MAX]), "who used it is dead");
+        assert!(!rule.covers(&perm(7), 100, &[1]), "somebody else uses it");
+        assert!(!rule.covers(&perm(7), 99, &[0]), "it was there before");
+        assert!(!rule.covers(&perm(9), 100, &[0]), "it is another user's");
+        rule.whole = true;
+        assert!(rule.covers(&perm(9), 5, &[1]));
+    }
+}
