@@ -211,6 +211,7 @@ guests! {
     sysvshm: true,
     sysvsem: true,
     sysvmsg: true,
+    mqueue: true,
 }
 
 macro_rules! other_builds {

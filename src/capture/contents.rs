@@ -7,12 +7,16 @@ use crate::image::{Blob, BlobSource};
 use crate::model::files::Content;
 use crate::model::memfd::Memfd;
 
+use super::mqueue;
+
 /// The contents collected so far.
 #[derive(Debug, Default)]
 pub(super) struct Contents {
     pub blobs: Vec<Blob>,
     /// Which of them are those of memory files.
     pub memfds: Vec<Memfd>,
+    /// POSIX message queues, whose messages are yet to be copied.
+    pub mqueues: Vec<mqueue::Seen>,
     files: HashMap<(u64, u64), Content>,
 }
 

@@ -13,6 +13,7 @@ use super::Error;
 use super::fd::{SeenFd, Work};
 use super::mapped::stamp;
 use super::memfd;
+use super::mqueue;
 use super::view::Place;
 
 const O_DIRECTORY: u32 = 0o200_000;
@@ -37,6 +38,10 @@ pub(super) fn device(s: &SeenFd) -> Option<Device> {
 
 /// A regular file or a directory; `None` if it was refused.
 pub(super) fn capture(work: &mut Work<'_>, s: &SeenFd) -> Result<Option<Kind>, Error> {
+    let file_system = file_system(s)?;
+    if file_system == mqueue::MAGIC && s.meta.is_file() {
+        return mqueue::capture(work, s);
+    }
     let mut refuse = |reason: &str, hint: &str| {
         work.refusals.add(s.pid, s.object(&s.name()), reason, hint);
         Ok(None)
@@ -44,7 +49,7 @@ pub(super) fn capture(work: &mut Work<'_>, s: &SeenFd) -> Result<Option<Kind>, E
     if let Some(reason) = special(&s.link) {
         return refuse(reason, "");
     }
-    if let Some(reason) = file_system(s)? {
+    if let Some(reason) = not_by_name(s, file_system) {
         return refuse(reason, "");
     }
     let (dev, ino) = s.key();
@@ -108,30 +113,31 @@ fn special(link: &[u8]) -> Option<&'static str> {
     }
 }
 
-/// Why a file system's files can't be opened again by name, if so.
-fn file_system(s: &SeenFd) -> Result<Option<&'static str>, Error> {
+/// The kind of file system it is on (linux/magic.h).
+fn file_system(s: &SeenFd) -> Result<i64, Error> {
+    let path = format!("/proc/{}/fd/{}", s.host, s.fd);
+    let found = nix::sys::statfs::statfs(path.as_str());
+    Ok(found.map_err(|e| Error::of(s.host, "asking for a file system")(e.into()))?.filesystem_type().0 as i64)
+}
+
+/// Why files of such a file system can't be opened again by name, if so.
+fn not_by_name(s: &SeenFd, kind: i64) -> Option<&'static str> {
     const PROC: i64 = 0x9fa0;
     /// Kinds whose files are objects of the kernel rather than files: linux/magic.h.
-    const REFUSED: [(i64, &str); 7] = [
+    const REFUSED: [(i64, &str); 6] = [
         (0x6e73_6673, "namespace descriptors are not supported"),
-        (0x1980_0202, "POSIX message queues are not supported"),
         (0x9584_58f6, "huge pages of hugetlbfs are not supported"),
         (0xcafe_4a11, "BPF objects are not supported"),
         (0x6462_6720, "files of debugfs are not supported"),
         (0x7472_6163, "files of tracefs are not supported"),
         (0x5345_434d, "secret memory (memfd_secret) is not supported"),
     ];
-    let path = format!("/proc/{}/fd/{}", s.host, s.fd);
-    let kind = nix::sys::statfs::statfs(path.as_str())
-        .map_err(|e| Error::of(s.host, "asking for a file system")(e.into()))?
-        .filesystem_type()
-        .0 as i64;
     let of_a_process =
         |name: &[u8]| name.strip_prefix(b"/proc/").is_some_and(|n| n.first().is_some_and(u8::is_ascii_digit));
     if kind == PROC && of_a_process(&s.link) {
-        return Ok(Some(OF_A_PROCESS));
+        return Some(OF_A_PROCESS);
     }
-    Ok(REFUSED.iter().find(|(magic, _)| *magic == kind).map(|(_, reason)| *reason))
+    REFUSED.iter().find(|(magic, _)| *magic == kind).map(|(_, reason)| *reason)
 }
 
 #[cfg(test)]

@@ -22,6 +22,7 @@ mod manifest;
 mod mapped;
 mod memfd;
 mod memory;
+mod mqueue;
 mod namespaces;
 mod packets;
 mod pages;

@@ -18,8 +18,8 @@ use super::ipc::Space;
 use super::look::{Looked, LookedProcess, look, root_of, unless_cancelled};
 use super::pages::{Origin, Pages};
 use super::{
-    After, Error, Inside, Output, Request, Saved, files, inotify, jobcontrol, manifest, process, shared, sockets,
-    sysvsem, thread,
+    After, Error, Inside, Output, Request, Saved, files, inotify, jobcontrol, manifest, mqueue, process, shared,
+    sockets, sysvsem, thread,
 };
 
 /// Saves a tree: holds it, looks at it, writes the image, lets it go (or stops or ends it).
@@ -119,7 +119,7 @@ struct Taken {
 
 /// The second half of a save: what only the program itself can tell.
 fn take(held: &mut Held, looked: Looked, manifest: Manifest, request: &Request<'_>) -> Result<Taken, Error> {
-    let Looked { mut tree, processes: seen, mut fds, contents, mapped, shared, mut ipc, inside, .. } = looked;
+    let Looked { mut tree, processes: seen, mut fds, mut contents, mapped, shared, mut ipc, inside, .. } = looked;
     jobcontrol::capture(held, &mut tree)?;
     sockets::ask(held, &fds.asks, &mut fds.files)?;
     let (mut processes, mut parts, mut origins) = (Vec::new(), Vec::new(), Vec::new());
@@ -151,7 +151,8 @@ fn take(held: &mut Held, looked: Looked, manifest: Manifest, request: &Request<'
         origins.push(Origin::Shared(cover));
     }
     let memfds = contents.memfds.clone();
-    let shared = SharedObjects { anon, mapped: mapped.into_files(), memfds, ipc: ipc.model };
+    let mqueues = mqueue::take(std::mem::take(&mut contents.mqueues))?;
+    let shared = SharedObjects { anon, mapped: mapped.into_files(), memfds, mqueues, ipc: ipc.model };
     let checkpoint = Checkpoint { manifest, tree, processes, files: fds.files, shared };
     Ok(Taken { checkpoint, parts, origins, contents, space: ipc.space })
 }

@@ -127,6 +127,7 @@ fn describe(kind: &Kind) -> (&'static str, String) {
         Kind::Inotify(inotify) => ("inotify", units::count(inotify.watches.len(), "watch", "watches")),
         Kind::Pidfd(Pidfd::Task(pid)) => ("pidfd", format!("of pid {pid}")),
         Kind::Pidfd(Pidfd::Gone { status, .. }) => ("pidfd", format!("of a process that ended ({status:#x})")),
+        Kind::Mqueue(mqueue) => ("mqueue", format!("message queue {}", mqueue.queue)),
         Kind::Socket(socket) => ("socket", self::socket(socket)),
         Kind::Stdio(stdio) => {
             let stream = ["input", "output", "error"].get(usize::try_from(stdio.role).unwrap_or(usize::MAX));

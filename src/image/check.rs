@@ -11,6 +11,7 @@ use crate::model::fd::Kind;
 use crate::model::files::Content;
 use crate::model::inotify::Inotify;
 use crate::model::memory::{Backing, Memory, SharedObjects, Span, Vma};
+use crate::model::mqueue::{Message, Queue};
 use crate::model::pidfd::Pidfd;
 use crate::model::pipes::PipeEnd;
 use crate::model::process::Process;
@@ -60,6 +61,7 @@ pub(super) fn check(c: &Checkpoint, parts: &HashMap<&str, &[Run]>, blobs: &HashM
         }
     }
     ipc(&c.shared)?;
+    c.shared.mqueues.iter().try_for_each(mqueue)?;
     files(c, blobs)
 }
 
@@ -330,6 +332,19 @@ fn watches(inotify: &Inotify) -> Check {
     Ok(())
 }
 
+/// A POSIX message queue with a name and messages that it can hold.
+fn mqueue(queue: &Queue) -> Check {
+    let name = &queue.name.0;
+    let named = (1..=255).contains(&name.len()) && !name.contains(&b'/') && !name.contains(&0);
+    let fits = queue.messages.len() <= queue.max_messages as usize;
+    let mut messages = queue.messages.iter();
+    let fit = |m: &Message| m.text.0.len() <= (queue.message_size as usize).min(1 << 20) && m.priority < 1 << 15;
+    if named && fits && queue.mode <= 0o777 && messages.all(fit) {
+        return Ok(());
+    }
+    Err(format!("message queue {} cannot be", queue.name.display()))
+}
+
 /// System V objects: no id twice in a kind, and segments as large as their content.
 fn ipc(shared: &SharedObjects) -> Check {
     let mut ids = HashSet::new();
@@ -380,6 +395,9 @@ fn files(c: &Checkpoint, blobs: &HashMap<u32, u64>) -> Check {
             Kind::Pidfd(Pidfd::Task(pid)) if !there(*pid) => Err(format!("it is of pid {pid}, which is not there")),
             Kind::Pidfd(Pidfd::Gone { status, .. }) => wait_status(*status),
             Kind::Socket(socket) => content(&socket.content).and_then(|()| sockets::check(c, index, socket)),
+            Kind::Mqueue(m) if m.queue as usize >= c.shared.mqueues.len() => {
+                Err(format!("it is of message queue {}, which is not there", m.queue))
+            }
             Kind::Stdio(stdio) if !(0..=2).contains(&stdio.role) => Err(format!("standard stream {}", stdio.role)),
             _ => Ok(()),
         };

@@ -84,6 +84,7 @@ pub(super) fn checkpoint() -> Checkpoint {
             anon: vec![SharedAnon { size: 0x4000 }],
             mapped: vec![MappedFile { path: odd, stamp, content: None }],
             memfds: vec![],
+            mqueues: vec![],
             ipc: Ipc::default(),
         },
     }

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Pid, epoll, eventfd, files, inotify, pidfd, pipes, signalfd, sockets, stdio, timerfd};
+use super::{Pid, epoll, eventfd, files, inotify, mqueue, pidfd, pipes, signalfd, sockets, stdio, timerfd};
 
 /// One open descriptor of one process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -63,6 +63,8 @@ pub enum Kind {
     Pidfd(pidfd::Pidfd),
     /// A socket.
     Socket(sockets::Socket),
+    /// A POSIX message queue.
+    Mqueue(mqueue::Mqueue),
     /// A standard stream that leads outside the tree.
     Stdio(stdio::Stdio),
 }

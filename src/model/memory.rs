@@ -109,6 +109,9 @@ pub struct SharedObjects {
     pub mapped: Vec<MappedFile>,
     /// Which of the contents are those of memory files.
     pub memfds: Vec<super::memfd::Memfd>,
+    /// POSIX message queues that processes have open.
+    #[serde(default)]
+    pub mqueues: Vec<super::mqueue::Queue>,
     /// System V objects.
     #[serde(default)]
     pub ipc: super::ipc::Ipc,

@@ -20,8 +20,8 @@ use super::namespaces::{self, CLONE_ARGS_LEN, Init, clone_args};
 use super::stub::{Batch, Expect, LEN, Puppet};
 use super::tree::{Order, Role, Step};
 use super::{
-    Error, Options, Pids, Plan, credentials, epoll, fd, gap, ipc, jobcontrol, limits, locks, memory, pidfd, process,
-    seccomp, signals, sockets, sysvsem, thread, timers,
+    Error, Options, Pids, Plan, credentials, epoll, fd, gap, ipc, jobcontrol, limits, locks, memory, mqueue, pidfd,
+    process, seccomp, signals, sockets, sysvsem, thread, timers,
 };
 
 /// Children of any kind (wait4(2)).
@@ -85,6 +85,10 @@ pub fn tree(image: &Image, options: &Options, plan: &Plan, sources: &Sources, in
         }
         threads.push((process.pid, builder.threads(process)?));
     }
+    if builder.own_namespaces() {
+        let wanted = namespaces::wanted(options);
+        builder.gone.extend(mqueue::open_all(checkpoint, init.host(), wanted)?);
+    }
     builder.descriptors()?;
     builder.semaphores()?;
     for (process, (_, others)) in checkpoint.processes.iter().zip(&mut threads) {
@@ -112,7 +116,7 @@ struct Builder<'a> {
     puppets: BTreeMap<Pid, Puppet>,
     /// Each process and thread as we see it.
     hosts: BTreeMap<Pid, i32>,
-    /// Descriptors of processes that have ended, by the index of their description.
+    /// Descriptors of processes that have ended and of message queues, by the index of their description.
     gone: Vec<(u32, OwnedFd)>,
     notes: Vec<String>,
 }

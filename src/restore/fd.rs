@@ -94,7 +94,7 @@ pub fn open_all(image: &Image, options: &Options) -> Result<Opened, Error> {
     for (file, index) in checkpoint.files.iter().zip(0u32..) {
         let fd = match (roles.get(&index), &file.kind, pipes.remove(&(index as usize))) {
             (Some(role), ..) => stdio::open(*role, &options.stdio, file.flags)?,
-            (None, Kind::Pidfd(_), _) => handover.keep_place(index)?,
+            (None, Kind::Pidfd(_) | Kind::Mqueue(_), _) => handover.keep_place(index)?,
             (None, _, Some(end)) => end,
             (None, ..) => open(image, options, file, &mut contents)?,
         };
@@ -167,6 +167,7 @@ fn open(
         Kind::Epoll(_) => epoll::open(),
         Kind::Inotify(_) => inotify::open(file.flags),
         Kind::Pidfd(_) => Err(Error::step("opening a pidfd", 0, io::Error::other("nobody is born yet"))),
+        Kind::Mqueue(_) => Err(Error::step("opening a message queue", 0, io::Error::other("it was not made"))),
         // Keeps the number until there is a process that can make it.
         Kind::Socket(_) => File::open("/dev/null").map(OwnedFd::from).map_err(|e| Error::step("opening", 0, e)),
         Kind::Stdio(s) => stdio::open(s.role, &options.stdio, file.flags),

@@ -21,6 +21,7 @@ mod locks;
 mod manifest;
 mod memfd;
 mod memory;
+mod mqueue;
 mod namespaces;
 mod pidfd;
 mod pipes;

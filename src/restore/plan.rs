@@ -14,7 +14,8 @@ use crate::sys::cpu;
 use super::namespaces::{self, Wanted};
 use super::tree::{Order, order};
 use super::{
-    Error, Options, Pids, credentials, fd, inotify, ipc, limits, locks, manifest, seccomp, sockets, thread, vdso,
+    Error, Options, Pids, credentials, fd, inotify, ipc, limits, locks, manifest, mqueue, seccomp, sockets, thread,
+    vdso,
 };
 
 /// A complete plan.
@@ -71,6 +72,7 @@ pub fn plan(image: &Image, options: &Options) -> Result<Plan, Error> {
     sockets::conflicts(checkpoint, &mut conflicts);
     inotify::conflicts(checkpoint, &mut conflicts);
     ipc::conflicts(checkpoint, wanted, &mut conflicts, &mut notes);
+    mqueue::conflicts(checkpoint, wanted, &mut conflicts);
     pids(checkpoint, options, wanted, &mut conflicts);
     seccomp::conflicts(checkpoint, wanted, &mut conflicts);
     if let Some(fd) = fd::no_room(checkpoint) {

@@ -12,6 +12,9 @@ use super::check;
 /// Bytes that calls of an agent can point to.
 pub const ROOM: usize = 1 << 20;
 
+/// Number of a call that is the agent's own; no system call has it.
+const COPY_QUEUE: u64 = 1 << 32;
+
 /// A child of ours that runs one system call after the other as it is told. It ends when this is dropped, or when we do,
 /// and what it has attached goes with it.
 #[derive(Debug)]
@@ -48,7 +51,7 @@ impl Agent {
         // SAFETY: a plain fork; the child uses nothing but its copies of these numbers, and never returns.
         let pid = check(unsafe { libc::syscall(libc::SYS_clone, 0usize, 0usize, 0usize, 0usize, 0usize) })?;
         if pid == 0 {
-            serve(line, user, ipc);
+            serve(line, user, ipc, room.cast());
         }
         agent.pid = pid as i32;
         agent.line = Some(File::from(OwnedFd::from(ours)));
@@ -84,6 +87,30 @@ impl Agent {
             error @ -4095..=-1 => Err(io::Error::from_raw_os_error(-error as i32)),
             result => Ok(result as u64),
         }
+    }
+
+    /// The messages of the POSIX message queue open at `path`, with their priorities, in the order of receiving: all are taken
+    /// and put back, also if we die meanwhile.
+    ///
+    /// # Errors
+    /// As open(2) and mq_receive(3); `EMSGSIZE` if they do not fit into the room, with room for one more.
+    pub fn copy_queue(&mut self, path: &str) -> io::Result<Vec<(u32, Vec<u8>)>> {
+        self.write(&[path.as_bytes(), b"\0"].concat());
+        let flags = (libc::O_RDWR | libc::O_NONBLOCK) as u64;
+        let fd = self.call(libc::SYS_openat, &[libc::AT_FDCWD as u64, self.room().0, flags])?;
+        let used = self.call(COPY_QUEUE as i64, &[fd])? as usize;
+        self.call(libc::SYS_close, &[fd])?;
+        let mut bytes = vec![0; used.min(ROOM)];
+        self.read(&mut bytes);
+        let mut out = Vec::new();
+        let mut rest = &bytes[..];
+        while let Some((&[a, b, c, d, e, f, g, h], body)) = rest.split_first_chunk() {
+            let len = u32::from_ne_bytes([a, b, c, d]) as usize;
+            let Some(text) = body.get(..len) else { break };
+            out.push((u32::from_ne_bytes([e, f, g, h]), text.to_vec()));
+            rest = body.get(len.next_multiple_of(8)..).unwrap_or_default();
+        }
+        Ok(out)
     }
 
     /// The first bytes of the room, [`ROOM`] at most.
@@ -125,7 +152,7 @@ impl Drop for Agent {
 }
 
 /// The child: says 0 once it is in its namespaces or a negative errno, then serves to the end of file.
-fn serve(line: i32, user: i32, ipc: i32) -> ! {
+fn serve(line: i32, user: i32, ipc: i32, room: *mut u8) -> ! {
     // SAFETY: system calls with the child's own copies and buffers on its stack; libc's wrappers used here take no locks.
     unsafe {
         // Signals meant for the supervisor's group are not for us; nor may a handler of the supervisor's run.
@@ -148,9 +175,56 @@ fn serve(line: i32, user: i32, ipc: i32) -> ! {
                 libc::_exit(0);
             }
             let [nr, a, b, c, d, e, f] = request;
+            if nr == COPY_QUEUE {
+                answer = copy_queue(a as i32, room);
+                continue;
+            }
             let result = libc::syscall(nr as libc::c_long, a, b, c, d, e, f);
             answer = if result == -1 { -i64::from(errno()) } else { result };
         }
+    }
+}
+
+/// Takes all messages of a queue into the room and puts them back: bytes used there, or a negative errno. Each has its length
+/// and priority before it and begins at a multiple of 8. They come highest priority first, the oldest of each first, and
+/// so go back to their old order. No signal but SIGKILL reaches us in between.
+unsafe fn copy_queue(fd: i32, room: *mut u8) -> i64 {
+    const HEAD: usize = 8;
+    // SAFETY: everything is within the room, whose size is known.
+    unsafe {
+        let null = std::ptr::null::<libc::timespec>();
+        let mut end = 0;
+        let stopped = loop {
+            if end + HEAD >= ROOM {
+                break libc::EMSGSIZE;
+            }
+            let (at, mut priority) = (room.add(end), 0u32);
+            let left = ROOM - end - HEAD;
+            let len = libc::syscall(libc::SYS_mq_timedreceive, fd, at.add(HEAD), left, &raw mut priority, null);
+            if len < 0 && errno() == libc::EINTR {
+                continue;
+            }
+            if len < 0 {
+                break errno();
+            }
+            at.cast::<u32>().write(len as u32);
+            at.add(4).cast::<u32>().write(priority);
+            end = (end + HEAD + len as usize).next_multiple_of(HEAD);
+        };
+        let mut from = 0;
+        while from < end {
+            let at = room.add(from);
+            let (len, priority) = (at.cast::<u32>().read() as usize, at.add(4).cast::<u32>().read());
+            // There is room for what was there; should somebody have taken it, or memory be short, that passes.
+            while libc::syscall(libc::SYS_mq_timedsend, fd, at.add(HEAD), len, priority, null) != 0 {
+                if !matches!(errno(), libc::EAGAIN | libc::EINTR | libc::ENOMEM) {
+                    return -i64::from(errno());
+                }
+                libc::sched_yield();
+            }
+            from = (from + HEAD + len).next_multiple_of(HEAD);
+        }
+        if stopped == libc::EAGAIN { end as i64 } else { -i64::from(stopped) }
     }
 }
 

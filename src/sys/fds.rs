@@ -96,6 +96,15 @@ pub fn dup_above(fd: BorrowedFd<'_>, lowest: i32) -> io::Result<OwnedFd> {
     }
 }
 
+/// mq_getattr(3): O_NONBLOCK, most messages, bytes of the longest, messages.
+pub fn mq_attributes(fd: BorrowedFd<'_>) -> io::Result<[u64; 4]> {
+    let mut attr = [0u64; 8];
+    // SAFETY: `struct mq_attr` is eight longs, and outlives the call.
+    check(unsafe { libc::syscall(libc::SYS_mq_getsetattr, fd.as_raw_fd(), 0usize, attr.as_mut_ptr()) })?;
+    let [flags, most, longest, now, ..] = attr;
+    Ok([flags, most, longest, now])
+}
+
 /// isatty(3) of one of our own standard streams.
 pub fn is_terminal(fd: i32) -> bool {
     // SAFETY: no pointers; a number that is not open gives 0.

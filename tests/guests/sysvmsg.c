@@ -33,7 +33,7 @@ static void spoil(void) { expect(idle, 3, IPC_NOWAIT, 3, 0, 100); }
 static void leave_note(void) {
     FILE *note = fopen(guest_path("ipcs"), "w");
     CHECK(note, "ipcs");
-    fprintf(note, "-q %d\n-q %d\n-q %d\n", idle, traffic, full);
+    fprintf(note, "ipcrm -q %d\nipcrm -q %d\nipcrm -q %d\n", idle, traffic, full);
     CHECK(fclose(note) == 0, "ipcs");
 }
 

@@ -22,7 +22,7 @@ static void spoil(void) { op(idle, 1, 1, 0); }
 static void leave_note(void) {
     FILE *note = fopen(guest_path("ipcs"), "w");
     CHECK(note, "ipcs");
-    fprintf(note, "-s %d\n-s %d\n-s %d\n", set, idle, other);
+    fprintf(note, "ipcrm -s %d\nipcrm -s %d\nipcrm -s %d\n", set, idle, other);
     CHECK(fclose(note) == 0, "ipcs");
 }
 

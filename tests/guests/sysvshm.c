@@ -54,7 +54,7 @@ static void content(int kind, const unsigned char *p, size_t from, size_t to) {
 static void leave_note(void) {
     FILE *note = fopen(guest_path("ipcs"), "w");
     CHECK(note, "ipcs");
-    for (int k = 0; k < KINDS; k++) fprintf(note, "-m %d\n", ids[k]);
+    for (int k = 0; k < KINDS; k++) fprintf(note, "ipcrm -m %d\n", ids[k]);
     CHECK(fclose(note) == 0, "ipcs");
 }
 

@@ -445,10 +445,11 @@ impl Drop for Scene {
             }
             ours.is_empty().then_some(())
         });
-        // System V objects outlive whoever made them: a guest notes the ids of those it has made outside of any resume.
-        for object in self.text("ipcs").lines() {
-            let mut command = Command::new("ipcrm");
-            let _ = command.args(object.split(' ')).env("PATH", PATH).stderr(Stdio::null()).status();
+        // IPC objects outlive whoever made them: a guest notes how to remove those it has made outside of any resume.
+        for line in self.text("ipcs").lines() {
+            let mut words = line.split(' ');
+            let mut command = Command::new(words.next().unwrap_or_default());
+            let _ = command.args(words).env("PATH", PATH).stderr(Stdio::null()).status();
         }
     }
 }
