@@ -795,6 +795,27 @@ fn pids_that_cannot_be_had() {
     unharmed(&scene, &mut guest);
 }
 
+/// Objects whose ids can be had only in an IPC namespace of the program's own.
+#[test]
+fn ipc_objects_without_a_namespace() {
+    let resume = resume!();
+    for (program, name, object) in [
+        (guest!("sysvshm"), "sysvshm", "System V object (shm "),
+        (guest!("sysvsem"), "sysvsem", "System V object (sem "),
+        (guest!("sysvmsg"), "sysvmsg", "System V object (msg "),
+        (guest!("mqueue"), "mqueue", "message queue /ckpt-guest-"),
+    ] {
+        let scene = Scene::new(name);
+        let mut guest = alone(&scene, &program, &[]);
+        let image = scene.image("x.ckpt.tar");
+        scene.attach(guest.pid(), &image, &["--keep-running"]);
+        let output = scene.output("ckpt-resume", resume.command(&scene, &["--pids", "fresh"]).arg(&image));
+        let words = [object, "only in an IPC namespace of its own", "hint: resume with --pids private"];
+        failed(&scene, &output, REFUSED, &words);
+        unharmed(&scene, &mut guest);
+    }
+}
+
 /// Where a script makes user namespaces impossible, and runs a command without any capability.
 const WITHOUT_NAMESPACES: &str = "echo 0 > /proc/sys/user/max_user_namespaces && \
     exec setpriv --bounding-set=-all --ambient-caps=-all --inh-caps=-all \"$@\"";
@@ -938,6 +959,8 @@ fn kernel_objects_that_cannot_be_saved() {
         ("aio", "[aio]", "the kernel does not show what is under way"),
         ("pidfd", "pidfd", "is outside the tree"),
         ("unread", "inotify", "events wait in it that the program has not read yet"),
+        ("notify", "message queue /ckpt-guest-", "a process waits to be notified of a message"),
+        ("shm", "shared memory segment ", "processes outside the tree have it attached, too"),
     ] {
         let scene = Scene::new(kind);
         let mut guest = alone(&scene, &program, &[kind]);

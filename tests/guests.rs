@@ -212,6 +212,7 @@ guests! {
     sysvsem: true,
     sysvmsg: true,
     mqueue: true,
+    pshared: false,
 }
 
 macro_rules! other_builds {

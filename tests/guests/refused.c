@@ -1,4 +1,5 @@
 // Holds one thing that can't be saved (yet), named by the argument, and goes on undisturbed while saves are refused.
+#include <mqueue.h>
 #include <linux/aio_abi.h>
 #include <linux/bpf.h>
 #include <linux/filter.h>
@@ -21,6 +22,7 @@ static char *shm;
 int main(int argc, char **argv) {
     const char *kind = argc > 1 ? argv[1] : "";
     int fd = -1, pair[2];
+    char name[64];
     if (!strcmp(kind, "socket")) {
         MUST(socketpair(AF_UNIX, SOCK_STREAM, 0, pair));
         CHECK(send(pair[1], "!", 1, MSG_OOB) == 1, "send");
@@ -56,12 +58,27 @@ int main(int argc, char **argv) {
         MUST(fcntl(fd, F_SETLEASE, F_WRLCK));
         CHECK(mmap(NULL, 4096, PROT_READ, MAP_SHARED, fd, 0) != MAP_FAILED, "mmap");
     } else if (!strcmp(kind, "proc")) fd = MUST(open("/proc/self/status", O_RDONLY));
-    else if (!strcmp(kind, "shm")) {
+    else if (!strcmp(kind, "notify")) {
+        struct sigevent event = {.sigev_notify = SIGEV_SIGNAL, .sigev_signo = SIGURG};
+        snprintf(name, sizeof name, "/ckpt-guest-%d", getpid());
+        fd = MUST(mq_open(name, O_RDWR | O_CREAT | O_EXCL, 0600, NULL));
+        MUST(mq_unlink(name));
+        MUST(mq_notify(fd, &event));
+    } else if (!strcmp(kind, "shm")) {
+        // Attached by somebody who is not of the tree as well.
         int id = MUST(shmget(IPC_PRIVATE, 4096, 0600));
         shm = shmat(id, NULL, 0);
         MUST(shmctl(id, IPC_RMID, NULL));
         CHECK(shm != (char *)-1, "shmat");
         shm[0] = 's';
+        pid_t pid = MUST(fork());
+        if (pid == 0) {
+            if (MUST(fork()) > 0) _exit(0);
+            while (wait_on()) {}
+            _exit(0);
+        }
+        join_child(pid);
+        fd = id;
     } else if (!strcmp(kind, "seccomp")) {
         struct sock_filter allow = BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW);
         struct sock_fprog program = {1, &allow};
