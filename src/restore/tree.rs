@@ -80,7 +80,41 @@ const OUT_OF_SIGHT: Pid = Pid(0);
 pub fn order(tree: &Tree, threads: &BTreeSet<Pid>) -> Result<Order, Refusal> {
     let mut planner = Planner::new(tree, threads)?;
     planner.plan()?;
+    everybody_finds_a_parent(tree, &planner.order)?;
     Ok(planner.order)
+}
+
+/// Plays who is whose child to the end of the steps, by the kernel's rules: orphans go to the nearest subreaper above. What
+/// many adopters within one tree leave behind can't always be made again.
+fn everybody_finds_a_parent(tree: &Tree, order: &Order) -> Result<(), Refusal> {
+    const INIT: Pid = Pid(1);
+    let mut parents: HashMap<Pid, Pid> = HashMap::new();
+    let mut children: HashMap<Pid, Vec<Pid>> = HashMap::new();
+    let mut subreapers = BTreeSet::new();
+    for step in &order.steps {
+        match *step {
+            Step::Create { parent, pid, .. } => {
+                parents.insert(pid, parent);
+                children.entry(parent).or_default().push(pid);
+            }
+            Step::Subreaper(pid) => drop(subreapers.insert(pid)),
+            Step::End { pid, .. } => {
+                let mut above = std::iter::successors(parents.get(&pid), |p| parents.get(p));
+                let heir = above.find(|p| subreapers.contains(p)).copied().unwrap_or(INIT);
+                let orphans = children.remove(&pid).unwrap_or_default();
+                for orphan in orphans {
+                    parents.insert(orphan, heir);
+                    children.entry(heir).or_default().push(orphan);
+                }
+            }
+            Step::Setsid(_) | Step::Setpgid(..) => {}
+        }
+    }
+    let wrong = |m: &&Member| parents.get(&m.pid) != Some(&m.ppid.max(INIT));
+    match tree.members.iter().find(wrong) {
+        Some(m) => Err(refuse(m.pid, format!("it was adopted by {}, which can't be brought about again", m.ppid))),
+        None => Ok(()),
+    }
 }
 
 struct Planner<'a> {
@@ -158,8 +192,11 @@ impl<'a> Planner<'a> {
                 }
             }
         }
-        // Making one may bring up others.
-        while let Some((maker, child, birth)) = self.late.pop() {
+        // Making one may bring up others, among them the leaders of sessions that others wait for.
+        while !self.late.is_empty() {
+            let there = |s: Pid| !self.members.contains_key(&s) || self.order.roles.contains_key(&s);
+            let ready = self.late.iter().rposition(|(_, _, birth)| birth.is_none_or(there));
+            let (maker, child, birth) = self.late.remove(ready.unwrap_or(self.late.len() - 1));
             self.detour(maker, child, birth)?;
         }
         if let Some(missing) = self.members.keys().find(|p| !self.order.roles.contains_key(p)) {
@@ -196,14 +233,11 @@ impl<'a> Planner<'a> {
         Ok(None)
     }
 
-    /// Whether `pid` can have been in `session` before it led its own: not where the leader is a member it does not
-    /// descend from; then the child in question is an adopted one.
+    /// Whether `pid` must have been in `session` before it led its own, as a child of it is: not where the session's leader
+    /// descends from it, which may have left it an orphan. Nobody adopts but an ancestor.
     fn may_descend(&self, pid: Pid, session: Pid) -> bool {
-        if !self.members.contains_key(&session) {
-            return true;
-        }
-        let above = std::iter::successors(self.members.get(&pid), |m| self.members.get(&m.ppid));
-        above.take(self.members.len()).any(|m| m.ppid == session)
+        let mut above = std::iter::successors(self.members.get(&session), |m| self.members.get(&m.ppid));
+        !above.by_ref().take(self.members.len()).any(|m| m.ppid == pid)
     }
 
     fn create(&mut self, parent: Pid, pid: Pid, role: Role) -> Result<(), Refusal> {
@@ -347,7 +381,11 @@ impl<'a> Planner<'a> {
         let helper = if self.members.contains_key(&session) && self.order.roles.contains_key(&session) {
             self.helper(session)?
         } else {
-            self.session_keeper(session, adopter)?
+            match self.session_keeper(session, adopter)? {
+                // It lives on: somebody between the two is to end.
+                keeper if self.order.roles.get(&keeper) == Some(&Role::StandIn) => self.helper(keeper)?,
+                keeper => keeper,
+            }
         };
         self.create(helper, child, Role::Member)?;
         self.emit(child, 0)
@@ -361,7 +399,7 @@ impl<'a> Planner<'a> {
                 groups.entry(m.pgid).or_default().push(m.pid);
             }
         }
-        for (group, members) in groups {
+        for (&group, members) in &groups {
             let session = self.member(members.first().copied().unwrap_or(group))?.sid;
             if !self.order.roles.contains_key(&group) {
                 let standin = self.order.roles.get(&session) == Some(&Role::StandIn);
@@ -375,6 +413,12 @@ impl<'a> Planner<'a> {
             if self.session_of(group) != Some(group) {
                 self.order.steps.push(Step::Setpgid(group, group));
             }
+            if self.members.get(&group).is_some_and(|m| m.pgid != group) {
+                // It has moved on to another: a helper, born in the group, keeps it until all others are in.
+                self.helper(group)?;
+            }
+        }
+        for (group, members) in groups {
             for member in members.into_iter().filter(|&m| m != group) {
                 if self.session_of(member) != self.session_of(group) {
                     return Err(refuse(member, format!("its group {group} is in another session")));
@@ -403,6 +447,9 @@ impl<'a> Planner<'a> {
 }
 
 #[cfg(test)]
+mod histories;
+
+#[cfg(test)]
 mod tests {
     use super::*;
     use crate::model::Name;
@@ -428,7 +475,7 @@ mod tests {
     const INIT: Pid = Pid(1);
 
     /// Plays the steps and checks every member against the model: the kernel's rules in small.
-    fn play(tree: &Tree) -> Order {
+    pub(super) fn play(tree: &Tree) -> Order {
         #[derive(Clone, Copy)]
         struct P {
             ppid: Pid,
@@ -455,7 +502,8 @@ mod tests {
                 }
                 Step::Setpgid(pid, group) => {
                     assert_ne!(now[&pid].sid, pid, "a session leader can't change its group");
-                    assert!(pid == group || now[&group].pgid == group && now[&group].sid == now[&pid].sid);
+                    let there = |p: &P| p.alive && p.pgid == group && p.sid == now[&pid].sid;
+                    assert!(pid == group || now.values().any(there), "group {group} is gone, or in another session");
                     now.get_mut(&pid).unwrap().pgid = group;
                 }
                 Step::Subreaper(pid) => now.get_mut(&pid).unwrap().reaper = true,
@@ -547,6 +595,11 @@ mod tests {
     fn groups_whose_leader_is_dead() {
         let order = play(&tree(vec![m(100, 50, 100, 100), m(102, 100, 101, 100), m(103, 100, 101, 100)], 50, &[50]));
         assert_eq!(order.roles[&Pid(101)], Role::Helper);
+    }
+
+    #[test]
+    fn orphans_in_a_session_that_only_they_are_in() {
+        play(&tree(vec![m(100, 50, 100, 100), m(108, 50, 40, 30)], 50, &[50, 40, 30]));
     }
 
     #[test]
