@@ -246,6 +246,38 @@ fn time_stands_still_while_it_is_dead() {
     generations("clocks", Build::Dynamic, 2, Duration::from_secs(3));
 }
 
+/// Waits that are saved again and again end when they should, in the program that goes on and in the one that is resumed.
+#[test]
+fn waits_end_when_they_should() {
+    undisturbed("deadlines", Build::Dynamic);
+    let Some(program) = guest("deadlines", Build::Dynamic) else { return };
+    let scene = Scene::new("deadlines");
+    let mut job = scene.start_run(&[program.as_ref()]);
+    scene.ready(&mut job);
+    let ends = || scene.text("ends").trim().parse::<u64>().unwrap_or(0);
+    let image = scene.image("again.ckpt.tar");
+    for _ in 0..20 {
+        scene.beats(150, &mut job);
+        scene.save(&image, &["--keep-running"]);
+    }
+    let round = |job: &mut harness::Proc| {
+        let before = ends();
+        scene.wait("a round of waits to end", || (ends() >= before + 20).then_some(()));
+        scene.beats(1, job);
+    };
+    round(&mut job);
+    round(&mut job);
+    for generation in 1..=2 {
+        let image = scene.image(format!("{generation}.ckpt.tar"));
+        scene.save(&image, &["--kill"]);
+        scene.end_of(&mut job);
+        job = scene.start_resume(&image, &[]);
+        round(&mut job);
+    }
+    scene.finish(&mut job);
+    scene.nobody_left();
+}
+
 /// Two copies of one image, side by side.
 #[test]
 fn two_copies() {

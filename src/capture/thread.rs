@@ -54,6 +54,7 @@ pub(super) fn capture(p: &mut HeldProcess, index: usize, status: &Status) -> Res
         tid: t.tid,
         comm: Name(comm.strip_suffix(b"\n").unwrap_or(&comm).to_vec()),
         regs: frame::for_image(&t.regs, t.call),
+        left: t.left,
         xstate: Hex(t.xstate.clone()),
         sigmask: t.sigmask,
         pending: Vec::new(),

@@ -166,6 +166,7 @@ fn process(pid: i32, cwd: &Name) -> Process {
             sched: Sched { policy: 0, flags: 0, nice: 0, priority: 0 },
             affinity: Hex(vec![3]),
             io_priority: 0,
+            left: Some(Nanos(5_000_000_000)),
             timer_slack: 50000,
             credentials: Credentials {
                 uid: [0; 4],

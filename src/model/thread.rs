@@ -6,7 +6,7 @@ use super::credentials::Credentials;
 use super::seccomp::Seccomp;
 use super::signals::Pending;
 use super::switches::ThreadSwitches;
-use super::{Addr, Hex, Name, Pid};
+use super::{Addr, Hex, Name, Nanos, Pid};
 
 /// One thread.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -17,6 +17,10 @@ pub struct Thread {
     pub comm: Name,
     /// General registers, ready to be set: interrupted system calls already wound back.
     pub regs: Regs,
+    /// Time left of the call it waits in, if that is nanosleep, clock_nanosleep, poll or futex, and the time is known.
+    /// Without it such a call starts anew.
+    #[serde(default)]
+    pub left: Option<Nanos>,
     /// The whole xsave area as the kernel's `NT_X86_XSTATE` gives it.
     pub xstate: Hex,
     /// Blocked signals, bit n-1 for signal n.

@@ -9,6 +9,7 @@ pub mod limits;
 pub mod lists;
 pub mod locks;
 pub mod mqueue;
+pub mod sched;
 pub mod smaps;
 pub mod stat;
 pub mod status;
@@ -144,6 +145,22 @@ pub fn status(pid: i32) -> Result<status::Status, Error> {
 /// If it cannot be read or makes no sense.
 pub fn task_status(pid: i32, tid: i32) -> Result<status::Status, Error> {
     parsed(&format!("{pid}/task/{tid}/status"), status::parse)
+}
+
+/// `/proc/TID/sched`; `tid` "thread-self" is the calling thread.
+///
+/// # Errors
+/// If it cannot be read (some kernels have none) or makes no sense.
+pub fn sched(tid: impl std::fmt::Display) -> Result<sched::Sched, Error> {
+    parsed(&format!("{tid}/sched"), sched::parse)
+}
+
+/// `/proc/TID/syscall`: the call a thread sleeps in, with its arguments.
+///
+/// # Errors
+/// If it cannot be read or makes no sense.
+pub fn blocked_in(tid: i32) -> Result<Option<(i64, [u64; 6])>, Error> {
+    parsed(&format!("{tid}/syscall"), sched::blocked_in)
 }
 
 /// `/proc/PID/fdinfo/FD`.

@@ -8,6 +8,7 @@ use std::sync::atomic::Ordering;
 use crate::image::Image;
 use crate::model::fd::Kind;
 use crate::model::process::Process;
+use crate::model::thread::Regs;
 use crate::model::tree::{Member, Shares, State};
 use crate::model::{Addr, Checkpoint, Pid};
 use crate::sys::{ptrace, stub as code, wait};
@@ -21,7 +22,7 @@ use super::stub::{Batch, Expect, LEN, Puppet};
 use super::tree::{Order, Role, Step};
 use super::{
     Error, Options, Pids, Plan, credentials, epoll, fd, gap, ipc, jobcontrol, limits, locks, memory, mqueue, pidfd,
-    process, seccomp, signals, sockets, sysvsem, thread, timers,
+    process, seccomp, signals, sockets, sysvsem, thread, timers, waits,
 };
 
 /// Children of any kind (wait4(2)).
@@ -420,15 +421,18 @@ impl Builder<'_> {
         for process in &self.checkpoint.processes {
             timers::arm(puppet(&mut self.puppets, process.pid)?, process)?;
         }
+        let mut regs = Vec::with_capacity(self.checkpoint.processes.len());
         for (process, (pid, others)) in self.checkpoint.processes.iter().zip(&mut threads) {
             let leader = puppet(&mut self.puppets, *pid)?;
             signals::trap_action(leader, process)?;
-            for (t, puppet) in process.threads.iter().zip(std::iter::once(&mut *leader).chain(others)) {
+            for (t, puppet) in process.threads.iter().zip(std::iter::once(&mut *leader).chain(&mut *others)) {
                 signals::queue_traps(puppet, process, t, self.options.pids == Pids::Fresh)?;
             }
             limits::set_last(leader, process, namespaces::wanted(self.options))?;
+            let all = process.threads.iter().zip(std::iter::once(leader).chain(others));
+            regs.push(all.map(|(t, puppet)| waits::renew(puppet, t)).collect::<Result<Vec<Regs>, Error>>()?);
         }
-        for (process, (pid, others)) in self.checkpoint.processes.iter().zip(threads) {
+        for ((process, regs), (pid, others)) in self.checkpoint.processes.iter().zip(&regs).zip(threads) {
             let mut leader = self
                 .puppets
                 .remove(&pid)
@@ -437,8 +441,8 @@ impl Builder<'_> {
                 leader.single("munmap", libc::SYS_munmap, &[hold.base.0, LEN])?;
             }
             let all = std::iter::once(leader).chain(others);
-            for (t, mut puppet) in process.threads.iter().zip(all) {
-                puppet.park(&t.regs, t.sigmask)?;
+            for ((t, regs), mut puppet) in process.threads.iter().zip(regs).zip(all) {
+                puppet.park(regs, t.sigmask)?;
                 ready.push(puppet);
             }
         }

@@ -43,6 +43,7 @@ mod timers;
 mod tree;
 mod unix;
 mod vdso;
+mod waits;
 
 use std::io;
 use std::os::fd::OwnedFd;

@@ -97,6 +97,15 @@ impl Batch {
     }
 }
 
+fn to_syscall_stop(name: &'static str, task: Stopped) -> Result<Stopped, Error> {
+    let failed = |e| Error::tracer(name, e);
+    let mut task = task.cont_to_syscall(0).and_then(Running::wait).map_err(failed)?;
+    while !task.is_syscall() {
+        task = task.cont_to_syscall(0).and_then(Running::wait).map_err(failed)?;
+    }
+    Ok(task)
+}
+
 impl Puppet {
     /// Takes over a process that the kernel stopped for us at birth, a copy of one in which the stub is at `base`.
     pub fn adopt(task: Running, base: Addr) -> Result<Puppet, Error> {
@@ -233,32 +242,37 @@ impl Puppet {
     pub fn single(&mut self, name: &'static str, nr: i64, args: &[u64]) -> Result<u64, Error> {
         let mut words = [0u64; 6];
         words.iter_mut().zip(args).for_each(|(to, from)| *to = *from);
-        let regs = Regs {
-            rip: self.base.0 + stub::syscall_offset(),
-            rax: nr as u64,
-            rdi: words[0],
-            rsi: words[1],
-            rdx: words[2],
-            r10: words[3],
-            r8: words[4],
-            r9: words[5],
-            rsp: self.tail().0,
-            orig_rax: u64::MAX,
-            ..self.regs
-        };
-        ptrace::set_regs(self.tid, &regs).map_err(|e| Error::step("setting registers", self.tid, e))?;
-        let failed = |e| Error::tracer(name, e);
-        for _ in 0..2 {
-            let mut task = self.take()?.cont_to_syscall(0).and_then(Running::wait).map_err(failed)?;
-            while !task.is_syscall() {
-                task = task.cont_to_syscall(0).and_then(Running::wait).map_err(failed)?;
-            }
-            self.task = Some(task);
-        }
+        self.enter(name, nr, words)?;
+        let task = self.take()?;
+        self.task = Some(to_syscall_stop(name, task)?);
         let result = ptrace::get_regs(self.tid).map_err(|e| Error::step("reading registers", self.tid, e))?.rax;
         let all = [nr as u64, words[0], words[1], words[2], words[3], words[4], words[5]];
         self.judge(name, &all, Expect::Success, result)?;
         Ok(result)
+    }
+
+    /// One call that is interrupted as soon as it waits; its raw result. The task stays where the interrupt left it.
+    pub fn interrupted(&mut self, name: &'static str, nr: i64, args: [u64; 6]) -> Result<u64, Error> {
+        self.enter(name, nr, args)?;
+        let failed = |e| Error::tracer(name, e);
+        let mut task = self.take()?.interrupted_cont(0).and_then(Running::wait).map_err(failed)?;
+        while !task.is_parked() {
+            task = task.cont(0).and_then(Running::wait).map_err(failed)?;
+        }
+        self.task = Some(task);
+        ptrace::get_regs(self.tid).map(|r| r.rax).map_err(|e| Error::step("reading registers", self.tid, e))
+    }
+
+    /// Goes to the entry of a call.
+    fn enter(&mut self, name: &'static str, nr: i64, args: [u64; 6]) -> Result<(), Error> {
+        let [rdi, rsi, rdx, r10, r8, r9] = args;
+        let rip = self.base.0 + stub::syscall_offset();
+        let rsp = self.tail().0;
+        let regs = Regs { rip, rax: nr as u64, rdi, rsi, rdx, r10, r8, r9, rsp, orig_rax: u64::MAX, ..self.regs };
+        ptrace::set_regs(self.tid, &regs).map_err(|e| Error::step("setting registers", self.tid, e))?;
+        let task = self.take()?;
+        self.task = Some(to_syscall_stop(name, task)?);
+        Ok(())
     }
 
     /// A call that does not return: the process ends.

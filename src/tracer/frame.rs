@@ -11,9 +11,10 @@ use crate::sys::cpu;
 
 /// Errors that ask for a restart of the interrupted call (include/linux/errno.h).
 const ERESTARTSYS: i64 = -512;
-const ERESTART_RESTARTBLOCK: i64 = -516;
+/// The kernel goes on with it by itself, by what it remembers (`restart_syscall`).
+pub const ERESTART_RESTARTBLOCK: i64 = -516;
 /// Restart unless a handler runs.
-const ERESTARTNOHAND: i64 = -514;
+pub const ERESTARTNOHAND: i64 = -514;
 
 /// Offset of the siginfo behind the return address and the ucontext.
 const SIGINFO: usize = 8 + 304;
@@ -126,6 +127,10 @@ pub fn without_false_eintr(regs: &Regs) -> Option<Regs> {
             | libc::SYS_semop
             | libc::SYS_semtimedop
             | libc::SYS_io_getevents
+            // With a time-out in memory that can't be written (fs/select.c, poll_select_finish).
+            | libc::SYS_select
+            | libc::SYS_pselect6
+            | libc::SYS_ppoll
             // Sockets with a time-out; what has been transferred before is returned instead of EINTR.
             | libc::SYS_read
             | libc::SYS_readv

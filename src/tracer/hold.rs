@@ -11,13 +11,14 @@ use std::time::{Duration, Instant};
 
 use crate::model::thread::{Regs, Rseq};
 use crate::model::tree::State;
-use crate::model::{Addr, Name, Pid};
+use crate::model::{Addr, Name, Nanos, Pid};
 use crate::sys::{self, ptrace, tasks::back_off, wait};
 use crate::{proc, tracer};
 
 use super::gadgets::Finder;
 use super::remote::Ground;
 use super::task::{Outcome, Running, Stopped};
+use super::waits::{self, Sleeper};
 use super::{Error, frame, tree};
 
 /// What to hold.
@@ -91,6 +92,8 @@ pub struct HeldThread {
     pub rseq: Option<Rseq>,
     /// The system call it is in, also where the kernel only remembers that one is to be restarted; -1: none.
     pub call: i64,
+    /// What is left of that call's time-out, if that is known and a new process could not know it otherwise.
+    pub left: Option<Nanos>,
     pub(super) task: Option<Stopped>,
     pub(super) borrowed: bool,
 }
@@ -100,6 +103,12 @@ pub struct HeldThread {
 /// On an error everything seized so far goes on as before.
 pub fn hold(request: &HoldRequest<'_>) -> Result<Held, Error> {
     let deadline = Instant::now() + request.timeout;
+    let mut clocks = waits::Clocks::default();
+    let mut sleepers = HashMap::new();
+    for pid in tree::members(request.root, request.reaper)? {
+        let tids = proc::tasks(pid).unwrap_or_default();
+        sleepers.extend(tids.into_iter().filter_map(|tid| Some((tid, waits::look(tid, &mut clocks)?))));
+    }
     let mut hunt = Hunt {
         request: *request,
         deadline,
@@ -107,6 +116,7 @@ pub fn hold(request: &HoldRequest<'_>) -> Result<Held, Error> {
         running: Vec::new(),
         seized: HashMap::new(),
         order: Vec::new(),
+        sleepers,
         since: None,
         grown: false,
     };
@@ -132,6 +142,8 @@ struct Hunt<'a> {
     /// Every thread that was ever seized, and its process.
     seized: HashMap<i32, i32>,
     order: Vec<i32>,
+    /// Threads that slept in a call with a time-out when they were interrupted.
+    sleepers: HashMap<i32, Sleeper>,
     since: Option<Instant>,
     /// Whether this round has seized anything: others may have died meanwhile, so their number does not tell.
     grown: bool,
@@ -159,6 +171,9 @@ impl Hunt<'_> {
                     self.since.get_or_insert_with(Instant::now);
                     self.seized.insert(tid, pid);
                     self.grown = true;
+                    if let Some(sleeper) = self.sleepers.remove(&tid).and_then(|s| s.still(tid)) {
+                        self.sleepers.insert(tid, sleeper);
+                    }
                     // A failure means that it has just died, which waiting will tell.
                     let _ = task.interrupt();
                     self.running.push(Quarry { task, to_exec: false });
@@ -297,6 +312,8 @@ impl Hunt<'_> {
 
     fn finish(mut self) -> Result<Held, Error> {
         let finder = Arc::new(Mutex::new(Finder::default()));
+        let slept: HashMap<i32, Nanos> =
+            self.sleepers.iter().filter_map(|(&tid, s)| Some((tid, s.slept(tid)?))).collect();
         let mut threads: HashMap<i32, Vec<HeldThread>> = HashMap::new();
         for (tid, task) in self.stopped.drain() {
             let pid = self.seized.get(&tid).copied().unwrap_or(tid);
@@ -308,6 +325,7 @@ impl Hunt<'_> {
                 xstate: Vec::new(),
                 rseq: None,
                 call: -1,
+                left: None,
                 task: Some(task),
                 borrowed: false,
             });
@@ -317,7 +335,7 @@ impl Hunt<'_> {
         for pid in std::mem::take(&mut self.order) {
             let mut threads = threads.remove(&pid).unwrap_or_default();
             threads.sort_by_key(|t| (t.host != pid, t.host));
-            match describe(pid, threads, &finder) {
+            match describe(pid, threads, &slept, &finder) {
                 Ok(Some(process)) => held.processes.push(process),
                 Ok(None) => {}
                 Err(e) => failure = failure.or(Some(e)),
@@ -376,6 +394,7 @@ fn in_vfork(tid: i32) -> bool {
 fn describe(
     host: i32,
     mut threads: Vec<HeldThread>,
+    slept: &HashMap<i32, Nanos>,
     finder: &Arc<Mutex<Finder>>,
 ) -> Result<Option<HeldProcess>, Error> {
     let gone = |e: proc::Error| Error::from_proc("reading status", host, e);
@@ -409,7 +428,7 @@ fn describe(
         if nested {
             t.tid = inside(&proc::task_status(host, t.host).map_err(gone)?.nspid, t.host);
         }
-        read_thread(t)?;
+        read_thread(t, slept.get(&t.host).copied())?;
     }
     let process = HeldProcess {
         host,
@@ -431,11 +450,17 @@ fn describe(
     Ok(Some(process))
 }
 
-fn read_thread(t: &mut HeldThread) -> Result<(), Error> {
+fn read_thread(t: &mut HeldThread, slept: Option<Nanos>) -> Result<(), Error> {
     let tid = t.host;
     let bad = |step| move |e| Error::from_io(step, tid, e);
     t.regs = ptrace::get_regs(tid).map_err(bad("reading registers"))?;
-    t.call = frame::true_call(&t.regs, |at, buf| sys::mem::read(tid, Addr(at), buf).is_ok_and(|n| n == buf.len()));
+    let read = |at, buf: &mut [u8]| sys::mem::read(tid, Addr(at), buf).is_ok_and(|n| n == buf.len());
+    t.call = frame::true_call(&t.regs, read);
+    t.left = waits::left(&t.regs, t.call, slept, read);
+    if let Some(regs) = t.left.and_then(|left| waits::shortened(&t.regs, t.call, left, read)) {
+        ptrace::set_regs(tid, &regs).map_err(bad("setting registers"))?;
+        t.regs = regs;
+    }
     t.sigmask = ptrace::get_sigmask(tid).map_err(bad("reading the signal mask"))?;
     t.xstate = ptrace::get_xstate(tid).map_err(bad("reading the extended state"))?;
     t.rseq = ptrace::get_rseq(tid).map_err(bad("reading the rseq registration"))?;

@@ -9,10 +9,12 @@
 pub mod frame;
 mod gadgets;
 mod hold;
+mod liveness;
 mod remote;
 mod stack;
 pub mod task;
 pub mod tree;
+mod waits;
 
 use std::io;
 

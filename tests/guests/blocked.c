@@ -89,6 +89,21 @@ static void in_pselect(void) {
     OVER("pselect");
     CHECK(n == 1, "pselect returned %d", n);
 }
+// With a time-out that the kernel can't write the rest to.
+static void in_ppoll_read_only(void) {
+    struct pollfd p = {wake[0], POLLIN, 0};
+    int n = syscall(SYS_ppoll, &p, 1, &far_off, NULL, 8);
+    OVER("ppoll");
+    CHECK(n == 1, "ppoll returned %d", n);
+}
+static void in_pselect_read_only(void) {
+    fd_set set;
+    FD_ZERO(&set);
+    FD_SET(wake[0], &set);
+    int n = syscall(SYS_pselect6, wake[0] + 1, &set, NULL, NULL, &far_off, NULL);
+    OVER("pselect6");
+    CHECK(n == 1, "pselect6 returned %d", n);
+}
 static void in_epoll(int timeout) {
     int ep = MUST(epoll_create1(0));
     struct epoll_event e = {.events = EPOLLIN | EPOLLHUP};
@@ -201,7 +216,7 @@ static const struct call {
     void (*run)(void);
     int by_signal;
 } calls[] = {
-    {in_read, 0}, {in_write, 0}, {in_poll_endless, 0}, {in_poll_far, 0}, {in_ppoll, 0}, {in_select, 0}, {in_pselect, 0},
+    {in_read, 0}, {in_write, 0}, {in_poll_endless, 0}, {in_poll_far, 0}, {in_ppoll, 0}, {in_select, 0}, {in_pselect, 0}, {in_ppoll_read_only, 0}, {in_pselect_read_only, 0},
     {in_epoll_endless, 0}, {in_epoll_far, 0}, {in_eventfd, 0}, {in_futex_endless, 0}, {in_futex_far, 0}, {in_futex_absolute, 0},
     {in_nanosleep, SIGUSR1}, {in_clock_nanosleep, SIGUSR1}, {in_pause, SIGUSR1}, {in_sigsuspend, SIGUSR1}, {in_sigtimedwait, QUEUED},
     {in_sigwaitinfo, QUEUED}, {in_sem_wait, 0}, {in_sem_timedwait, 0}, {in_cond_timedwait, 0}, {in_wait4, 0}, {in_open, 0}, {in_splice, 0},
