@@ -1018,3 +1018,65 @@ fn locks_of_others() {
     scene.finish(&mut job);
     scene.nobody_left();
 }
+
+/// Ports that others have taken meanwhile are found before there is a process.
+#[test]
+fn ports_of_others() {
+    use std::net::TcpListener;
+    let program = guest!("tcp");
+    let scene = Scene::new("tcp");
+    let mut held = job(&scene, &program, &[]);
+    let image = scene.image("x.ckpt.tar");
+    scene.save(&image, &["--kill"]);
+    scene.end_of(&mut held);
+    for port in scene.text("ports").split_whitespace() {
+        let address = format!("127.0.0.1:{port}");
+        let other = TcpListener::bind(&address).expect("a free port");
+        let output = scene.output("ckpt-resume", scene.ckpt("ckpt-resume", &[]).arg(&image));
+        failed(&scene, &output, REFUSED, &["TCP socket", &format!("{address} is taken"), "hint: end the program"]);
+        drop(other);
+    }
+    let mut job = scene.start_resume(&image, &[]);
+    scene.beats(3, &mut job);
+    scene.finish(&mut job);
+    scene.nobody_left();
+}
+
+/// A connection with somebody who is not saved: untouched while the program goes on, reset in what is resumed.
+#[test]
+fn a_peer_outside() {
+    use std::io::{Read, Write};
+    let program = guest!("outsider");
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let port = listener.local_addr().expect("its number").port().to_string();
+    for resumed in [false, true] {
+        let scene = Scene::new("outsider");
+        let mut guest = scene.start_run(&[program.as_ref(), port.as_ref()]);
+        let mut peer = listener.accept().expect("the guest").0;
+        peer.write_all(b"hellounread").expect("a word to the guest");
+        scene.ready(&mut guest);
+        scene.beats(3, &mut guest);
+        let image = scene.image("x.ckpt.tar");
+        scene.save(&image, &["--keep-running"]);
+        scene.beats(3, &mut guest);
+        if resumed {
+            scene.save(&image, &["--kill"]);
+            scene.end_of(&mut guest);
+            let output = scene.output("ckpt-resume", scene.ckpt("ckpt-resume", &["--dry-run"]).arg(&image));
+            assert!(
+                stderr(&output).contains("is reset") || String::from_utf8_lossy(&output.stdout).contains("is reset")
+            );
+            scene.tell("resumed");
+            guest = scene.start_resume(&image, &[]);
+            scene.beats(3, &mut guest);
+            scene.finish(&mut guest);
+        } else {
+            scene.tell("go");
+            let mut byte = [0];
+            peer.read_exact(&mut byte).expect("the guest's answer");
+            peer.write_all(&byte).expect("a word to the guest");
+            scene.verdict(&mut guest);
+        }
+        scene.nobody_left();
+    }
+}

@@ -200,6 +200,7 @@ guests! {
     jit: true,
     madvise: true,
     guards: true,
+    tcp: false,
     memfd: true,
     mlock: true,
     reserved: true,

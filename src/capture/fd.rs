@@ -9,6 +9,7 @@ use crate::model::Pid;
 use crate::model::fd::{Descriptor, Kind, OpenFile, Owner};
 use crate::model::locks::Lock;
 use crate::model::tree::Shares;
+use crate::net::options::Fresh;
 use crate::proc::{self, fdinfo::Detail, fdinfo::FdInfo};
 use crate::sys::{fds, tasks};
 use crate::tracer::Held;
@@ -163,6 +164,8 @@ pub(super) struct Work<'a> {
     pub refusals: &'a mut Refusals,
     /// Names of files that are watched by inotify, by device and inode.
     pub watched: HashMap<(u64, u64), Vec<u8>>,
+    /// New sockets to compare others with, by family and type.
+    pub fresh: HashMap<(i32, i32), Fresh>,
 }
 
 /// Captures every description of the tree. `root` is the index of the root among the held processes.
@@ -176,9 +179,10 @@ pub(super) fn capture(
     refusals: &mut Refusals,
 ) -> Result<Captured, Error> {
     let seen = look(held, &inside.shares)?;
-    let found = sockets::find(&seen, root)?;
+    let found = sockets::find(held, &seen, root)?;
     let groups = stdio::split(&seen, group(&seen)?, &found.ours);
-    let mut work = Work { held, view, seen: &seen, mapped, contents, refusals, watched: HashMap::new() };
+    let mut work =
+        Work { held, view, seen: &seen, mapped, contents, refusals, watched: HashMap::new(), fresh: HashMap::new() };
     work.watched = inotify::find(&work)?;
     let roles = stdio::roles(&seen, root);
     let mut settled = pipes::capture(&mut work, &groups, &roles)?;

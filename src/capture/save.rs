@@ -19,7 +19,7 @@ use super::look::{Looked, LookedProcess, look, root_of, unless_cancelled};
 use super::pages::{Origin, Pages};
 use super::{
     After, Error, Inside, Output, Request, Saved, files, inotify, jobcontrol, manifest, mqueue, process, shared,
-    sockets, sysvsem, thread,
+    sockets, sysvsem, tcp, thread,
 };
 
 /// Saves a tree: holds it, looks at it, writes the image, lets it go (or stops or ends it).
@@ -69,6 +69,7 @@ pub fn save(request: &Request<'_>) -> Result<Saved, Error> {
         }
         After::Kill => {
             let bytes = writer.commit()?;
+            tcp::reset_at_close(&held, &checkpoint);
             kill(&held)?;
             (bytes, since.elapsed())
         }
@@ -89,7 +90,7 @@ fn hold_and_look(request: &Request<'_>) -> Result<(Held, Looked), Error> {
     const TRIES: u32 = 20;
     const PAUSE: Duration = Duration::from_millis(5);
     let mut tries = 0;
-    let passing = |reason: &str| [files::OF_A_PROCESS, inotify::UNREAD].contains(&reason);
+    let passing = |reason: &str| [files::OF_A_PROCESS, inotify::UNREAD, tcp::EARLY].contains(&reason);
     loop {
         let held = hold(&request.hold())?;
         let looked = look(&held, request.root, request.reaper, request.cancel)?;

@@ -1,28 +1,46 @@
 //! Sockets: which belong to the tree, and what is in them. Nothing is taken out: everything is peeked at.
 
+use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
 use std::io;
+use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 
 use crate::model::Pid;
 use crate::model::fd::{Kind, OpenFile};
 use crate::model::sockets::{Credentials, Family, Message, Socket};
+use crate::net::inet::{self, Tcp};
 use crate::net::queue::Queue;
 use crate::net::{diag, options};
 use crate::sys::{socket, tasks};
 use crate::tracer::{Held, Remote};
 
 use super::fd::{Group, SeenFd, Work};
-use super::{Error, Inside, unix};
+use super::{Error, Inside, tcp, unix};
 
 /// What was found out about the tree's sockets, by inode.
 #[derive(Debug, Default)]
 pub(super) struct Found {
     /// All UNIX sockets there are.
     pub unix: HashMap<u64, diag::Unix>,
+    /// All TCP sockets there are.
+    pub tcp: Vec<Tcp>,
+    /// Their connections by both addresses.
+    pub ends: HashMap<(SocketAddr, SocketAddr), Tcp>,
+    /// Where in the list of TCP sockets those of the tree are.
+    tcp_of: HashMap<u64, usize>,
+    /// A descriptor of each socket of the tree, as an index into the list of those seen.
+    pub holders: HashMap<u64, usize>,
     /// Those that are saved as sockets, not as streams that lead outside.
     pub ours: HashSet<u64>,
+}
+
+impl Found {
+    /// A TCP socket of the tree.
+    pub fn tcp_by_inode(&self, inode: u64) -> Option<&Tcp> {
+        self.tcp_of.get(&inode).and_then(|&at| self.tcp.get(at))
+    }
 }
 
 /// A socket whose credentials only the program itself can ask for: it sees other pids than we do.
@@ -40,7 +58,7 @@ pub(super) fn is_socket(s: &SeenFd) -> bool {
 }
 
 /// Finds out which sockets of the tree lead to members of it. `root` is the root's index among the held processes.
-pub(super) fn find(seen: &[SeenFd], root: usize) -> Result<Found, Error> {
+pub(super) fn find(held: &Held, seen: &[SeenFd], root: usize) -> Result<Found, Error> {
     let inodes: HashSet<u64> = seen.iter().filter(|s| is_socket(s)).map(|s| s.meta.ino()).collect();
     if inodes.is_empty() {
         return Ok(Found::default());
@@ -55,8 +73,30 @@ pub(super) fn find(seen: &[SeenFd], root: usize) -> Result<Found, Error> {
         .filter(|s| s.process == root && (0..=2).contains(&s.fd) && is_socket(s))
         .map(|s| s.meta.ino())
         .collect();
-    let ours = inodes.iter().copied().filter(|i| unix::belongs(*i, &unix, &inodes, &streams)).collect();
-    Ok(Found { unix, ours })
+    let mut ours: HashSet<u64> =
+        inodes.iter().copied().filter(|i| unix::belongs(*i, &unix, &inodes, &streams)).collect();
+    let mut found = Found { unix, ..Found::default() };
+    for (index, s) in seen.iter().enumerate().filter(|(_, s)| is_socket(s) && !found.unix.contains_key(&s.meta.ino())) {
+        let inode = s.meta.ino();
+        if found.holders.contains_key(&inode) || !tcp::is(s.copy(held)?.as_fd()) {
+            continue;
+        }
+        if found.tcp.is_empty() {
+            found.tcp = match inet::tcp() {
+                Err(e) if e.kind() == io::ErrorKind::NotFound => Vec::new(),
+                other => other.map_err(Error::io("asking the kernel for", "TCP sockets"))?,
+            };
+        }
+        found.holders.insert(inode, index);
+        if !streams.contains(&inode) || tcp::leads_to_tree(inode, &found.tcp, |i| inodes.contains(&i)) {
+            ours.insert(inode);
+        }
+    }
+    found.ends = tcp::by_ends(&found.tcp);
+    let places = found.tcp.iter().enumerate().filter(|(_, t)| inodes.contains(&t.inode));
+    found.tcp_of = places.map(|(at, t)| (t.inode, at)).collect();
+    found.ours = ours;
+    Ok(found)
 }
 
 /// What each socket of the tree is, by its first holder, and whose credentials are still to be asked for; refused ones
@@ -82,7 +122,12 @@ pub(super) fn capture(
             continue;
         }
         let copy = s.copy(work.held)?;
-        let Some(socket) = unix::capture(work, s, &copy, found, inside, &file_of_inode)? else { continue };
+        let socket = if found.unix.contains_key(&s.meta.ino()) {
+            unix::capture(work, s, &copy, found, inside, &file_of_inode)?
+        } else {
+            tcp::capture(work, s, &copy, found, inside, &file_of_inode)?
+        };
+        let Some(socket) = socket else { continue };
         if let Some(&file) = file_of.get(&first).filter(|_| unix::has_credentials(&socket)) {
             asks.push(Ask { file, process: s.process, fd: s.fd });
         }
@@ -106,8 +151,18 @@ pub(super) fn model(
     let (domain, kind) = number(libc::SO_DOMAIN)
         .and_then(|d| Ok((d, number(libc::SO_TYPE)?)))
         .map_err(failed("asking for a socket's type"))?;
-    let fresh = socket::socket(domain, kind, 0).map_err(failed("making a socket to compare with"))?;
-    let options = match options::read(copy.as_fd(), fresh.as_fd(), &[]) {
+    let particular = match &family {
+        Family::Unix(_) => Vec::new(),
+        Family::Tcp(tcp) => tcp::options(&tcp.state),
+    };
+    let fresh = match work.fresh.entry((domain, kind)) {
+        Entry::Occupied(entry) => entry.into_mut(),
+        Entry::Vacant(entry) => {
+            let fresh = options::Fresh::new(domain, kind).map_err(failed("making a socket to compare with"))?;
+            entry.insert(fresh)
+        }
+    };
+    let options = match options::read(copy.as_fd(), fresh, &particular) {
         Err(e) if e.kind() == io::ErrorKind::PermissionDenied => {
             refuse(work, s, "a socket with an eBPF program attached is not supported", "");
             return Ok(None);

@@ -83,13 +83,13 @@ fn parse(ucred: &[u8]) -> Option<[u32; 3]> {
 
 /// Whether there are pids in what is known of a socket.
 pub(super) fn has_credentials(socket: &Socket) -> bool {
-    let Family::Unix(unix) = &socket.family;
+    let Family::Unix(unix) = &socket.family else { return false };
     unix.peer.is_some() || socket.queue.iter().any(|m| m.credentials.is_some())
 }
 
 /// Has the program say who made the peer and who sent what waits to be read.
 pub(super) fn ask(remote: &mut Remote<'_>, copy: &OwnedFd, fd: i32, socket: &mut Socket) -> Result<(), Error> {
-    let Family::Unix(unix) = &mut socket.family;
+    let Family::Unix(unix) = &mut socket.family else { return Ok(()) };
     if let Some(peer) = &mut unix.peer {
         let mut ucred = [0; 12];
         remote_option(remote, fd, SO_PEERCRED, &mut ucred)?;

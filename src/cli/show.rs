@@ -11,13 +11,16 @@ use super::exit::{Exit, Outcome};
 use super::table::{harmless, table};
 use super::{Done, open, say, units};
 use crate::image::Image;
+use crate::model::Hex;
 use crate::model::fd::{Kind, OpenFile};
 use crate::model::manifest::Manifest;
 use crate::model::pidfd::Pidfd;
 use crate::model::process::Process;
 use crate::model::sockets::{Family, Socket};
+use crate::model::tcp::TcpSocket;
 use crate::model::tree::{Member, State, Tree};
 use crate::model::unix::Link;
+use crate::net::inet;
 
 /// Show what is in an image
 #[derive(Debug, Args)]
@@ -136,6 +139,27 @@ fn describe(kind: &Kind) -> (&'static str, String) {
     }
 }
 
+fn tcp(tcp: &TcpSocket) -> String {
+    use crate::model::tcp::{Link, State};
+    let address = |bytes: &Hex| inet::address(&bytes.0).map_or_else(|| "?".to_owned(), |a| a.to_string());
+    let local = address(&tcp.local);
+    match &tcp.state {
+        State::Idle => format!("{local}, not connected"),
+        State::Listening { .. } => format!("listening on {local}"),
+        State::Connecting { to } => format!("{local}, connecting to {}", address(to)),
+        State::Connected { peer, link } => {
+            let who = match link {
+                Link::To(other) => format!("open file {other}"),
+                Link::Waiting(listener) => format!("not accepted by open file {listener} yet"),
+                Link::Closed => "closed".to_owned(),
+                Link::Outside => "outside".to_owned(),
+            };
+            format!("{local} to {} ({who})", address(peer))
+        }
+        State::Ended { .. } => format!("{local}, ended"),
+    }
+}
+
 fn socket(socket: &Socket) -> String {
     let kind = match socket.kind {
         libc::SOCK_STREAM => "stream",
@@ -143,14 +167,18 @@ fn socket(socket: &Socket) -> String {
         libc::SOCK_SEQPACKET => "packets",
         _ => "raw",
     };
-    let Family::Unix(unix) = &socket.family;
-    let link = match unix.link {
-        Link::None => "not connected".to_owned(),
-        Link::To(other) => format!("to open file {other}"),
-        Link::Closed => "its peer is closed".to_owned(),
-    };
-    let held = socket.content.map_or(0, |content| content.size);
-    format!("UNIX {kind}, {link}, {} in it", units::bytes(held))
+    let held = units::bytes(socket.content.map_or(0, |content| content.size));
+    match &socket.family {
+        Family::Unix(unix) => {
+            let link = match unix.link {
+                Link::None => "not connected".to_owned(),
+                Link::To(other) => format!("to open file {other}"),
+                Link::Closed => "its peer is closed".to_owned(),
+            };
+            format!("UNIX {kind}, {link}, {held} in it")
+        }
+        Family::Tcp(tcp) => format!("TCP {}, {held} in it", self::tcp(tcp)),
+    }
 }
 
 fn text(image: &Image, shown: &Shown<'_>) -> String {

@@ -28,6 +28,7 @@ pub mod switches;
 pub mod sysvmsg;
 pub mod sysvsem;
 pub mod sysvshm;
+pub mod tcp;
 pub mod thread;
 pub mod timerfd;
 pub mod timers;

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::files::Content;
+use super::tcp::TcpSocket;
 use super::unix::UnixSocket;
 use super::{Hex, Pid};
 
@@ -29,6 +30,8 @@ pub struct Socket {
 pub enum Family {
     /// AF_UNIX.
     Unix(UnixSocket),
+    /// AF_INET or AF_INET6, and TCP.
+    Tcp(TcpSocket),
 }
 
 /// A message that waits to be read.

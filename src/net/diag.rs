@@ -61,7 +61,7 @@ pub fn unix() -> io::Result<HashMap<u64, Unix>> {
 }
 
 /// Sends a request for all that match, and hands the answers over.
-fn dump(request: &[u8], mut each: impl FnMut(&[u8])) -> io::Result<()> {
+pub(super) fn dump(request: &[u8], mut each: impl FnMut(&[u8])) -> io::Result<()> {
     let family = SockProtocol::NetlinkSockDiag;
     let netlink = socket(AddressFamily::Netlink, SockType::Raw, SockFlag::SOCK_CLOEXEC, family)?;
     let mut message = Vec::with_capacity(HEADER + request.len());

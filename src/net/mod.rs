@@ -1,6 +1,8 @@
 //! Sockets: what the kernel tells of them, what waits in them, their options; and naming one.
 
 pub mod diag;
+pub mod inet;
+pub mod inflight;
 pub mod options;
 pub mod queue;
 mod tables;

@@ -1,7 +1,8 @@
 //! Options of sockets: read as bytes, and only those kept that a new socket of the same kind does not have.
 
+use std::collections::HashMap;
 use std::io;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use crate::model::Hex;
 use crate::model::sockets::SocketOption;
@@ -52,17 +53,41 @@ const GENERIC: [i32; 31] = [
 /// Where the next peek starts; set last, because our own peeks and sends would move it.
 pub const SO_PEEK_OFF: i32 = 42;
 
+/// A new socket to compare others of its kind with, and what is known of it so far.
+#[derive(Debug)]
+pub struct Fresh {
+    fd: OwnedFd,
+    values: HashMap<(i32, i32), Option<Vec<u8>>>,
+}
+
+impl Fresh {
+    /// One of a family and type (SO_DOMAIN, SO_TYPE).
+    ///
+    /// # Errors
+    /// What socket(2) says.
+    pub fn new(domain: i32, kind: i32) -> io::Result<Fresh> {
+        Ok(Fresh { fd: socket::socket(domain, kind, 0)?, values: HashMap::new() })
+    }
+
+    /// The value of an option; `None` if such a socket has no such option.
+    fn value(&mut self, level: i32, name: i32) -> Option<&[u8]> {
+        let Fresh { fd, values } = self;
+        values.entry((level, name)).or_insert_with(|| socket::option(fd.as_fd(), level, name, 64).ok()).as_deref()
+    }
+}
+
 /// The options in which `fd` differs from `fresh`, a new socket of the same kind; `more`: levels and names particular
 /// to the kind.
 ///
 /// # Errors
 /// What getsockopt(2) says, other than that there is no such option.
-pub fn read(fd: BorrowedFd<'_>, fresh: BorrowedFd<'_>, more: &[(i32, i32)]) -> io::Result<Vec<SocketOption>> {
+pub fn read(fd: BorrowedFd<'_>, fresh: &mut Fresh, more: &[(i32, i32)]) -> io::Result<Vec<SocketOption>> {
     let ordinary = GENERIC.iter().map(|&name| (SOL_SOCKET, name)).chain(more.iter().copied());
     let mut out = Vec::new();
     for (level, name) in ordinary.chain([(SOL_SOCKET, SO_PEEK_OFF)]) {
+        let Some(usual) = fresh.value(level, name) else { continue };
         let Some(value) = value(fd, level, name)? else { continue };
-        if value_of(fresh, level, name).as_ref() != Some(&value) {
+        if value != usual {
             out.push(SocketOption { level, name, value: Hex(value) });
         }
     }
@@ -70,7 +95,7 @@ pub fn read(fd: BorrowedFd<'_>, fresh: BorrowedFd<'_>, more: &[(i32, i32)]) -> i
     let chosen = socket::number(fd, SOL_SOCKET, SO_BUF_LOCK).ok();
     for (name, bit) in [(libc::SO_SNDBUF, 1), (libc::SO_RCVBUF, 2)] {
         let Some(value) = value(fd, SOL_SOCKET, name)? else { continue };
-        if chosen.map_or_else(|| value_of(fresh, SOL_SOCKET, name).as_ref() != Some(&value), |c| c & bit != 0) {
+        if chosen.map_or_else(|| fresh.value(SOL_SOCKET, name) != Some(&value), |c| c & bit != 0) {
             out.push(SocketOption { level: SOL_SOCKET, name, value: Hex(value) });
         }
     }
@@ -85,10 +110,6 @@ pub fn read(fd: BorrowedFd<'_>, fresh: BorrowedFd<'_>, more: &[(i32, i32)]) -> i
         _ => {}
     }
     Ok(out)
-}
-
-fn value_of(fd: BorrowedFd<'_>, level: i32, name: i32) -> Option<Vec<u8>> {
-    socket::option(fd, level, name, 64).ok()
 }
 
 /// An option's value, if this kind of socket under this kernel has it.

@@ -9,12 +9,13 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use crate::image::Image;
 use crate::model::fd::{Kind, OpenFile};
 use crate::model::process::{Limit, Process};
+use crate::model::sockets::{Family, Socket};
 use crate::model::{Checkpoint, memory::Backing};
 use crate::sys::{fds, tasks};
 
 use super::late::Handover;
 use super::stub::{Expect, Puppet};
-use super::{Error, Options, epoll, eventfd, files, inotify, pipes, signalfd, stdio, timerfd};
+use super::{Error, Options, epoll, eventfd, files, inotify, pipes, signalfd, stdio, tcp, timerfd};
 
 const RLIMIT_NOFILE: u32 = 7;
 
@@ -90,12 +91,14 @@ pub fn open_all(image: &Image, options: &Options) -> Result<Opened, Error> {
     let mut numbers = Vec::with_capacity(checkpoint.files.len());
     let roles = stdio::overrides(checkpoint, options);
     let mut watching = Vec::new();
+    let mut connections = tcp::make(image)?;
     let mut handover = Handover::new(&mut place)?;
     for (file, index) in checkpoint.files.iter().zip(0u32..) {
         let fd = match (roles.get(&index), &file.kind, pipes.remove(&(index as usize))) {
             (Some(role), ..) => stdio::open(*role, &options.stdio, file.flags)?,
             (None, Kind::Pidfd(_) | Kind::Mqueue(_), _) => handover.keep_place(index)?,
             (None, _, Some(end)) => end,
+            (None, Kind::Socket(Socket { family: Family::Tcp(_), .. }), _) => tcp::open(&mut connections, index)?,
             (None, ..) => open(image, options, file, &mut contents)?,
         };
         if matches!(file.kind, Kind::Inotify(_)) && !roles.contains_key(&index) {

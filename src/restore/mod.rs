@@ -37,6 +37,7 @@ mod switches;
 mod sysvmsg;
 mod sysvsem;
 mod sysvshm;
+mod tcp;
 mod thread;
 mod timerfd;
 mod timers;

@@ -14,8 +14,8 @@ use crate::sys::cpu;
 use super::namespaces::{self, Wanted};
 use super::tree::{Order, order};
 use super::{
-    Error, Options, Pids, credentials, fd, inotify, ipc, limits, locks, manifest, mqueue, seccomp, sockets, thread,
-    vdso,
+    Error, Options, Pids, credentials, fd, inotify, ipc, limits, locks, manifest, mqueue, seccomp, sockets, tcp,
+    thread, vdso,
 };
 
 /// A complete plan.
@@ -73,6 +73,7 @@ pub fn plan(image: &Image, options: &Options) -> Result<Plan, Error> {
     inotify::conflicts(checkpoint, &mut conflicts);
     ipc::conflicts(checkpoint, wanted, &mut conflicts, &mut notes);
     mqueue::conflicts(checkpoint, wanted, &mut conflicts);
+    tcp::conflicts(checkpoint, &mut conflicts);
     pids(checkpoint, options, wanted, &mut conflicts);
     seccomp::conflicts(checkpoint, wanted, &mut conflicts);
     if let Some(fd) = fd::no_room(checkpoint) {
@@ -83,6 +84,7 @@ pub fn plan(image: &Image, options: &Options) -> Result<Plan, Error> {
             hint: "raise the hard limit (ulimit -Hn)".to_owned(),
         });
     }
+    notes.extend(tcp::notes(checkpoint));
     credentials::plan(checkpoint, wanted, &mut conflicts, &mut notes);
     limits::plan(checkpoint, wanted, &mut conflicts, &mut notes);
     for thread in checkpoint.processes.iter().flat_map(|p| &p.threads) {

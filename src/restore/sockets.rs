@@ -9,6 +9,7 @@ use std::os::unix::fs::FileExt;
 use crate::image::Image;
 use crate::model::fd::Kind;
 use crate::model::sockets::{Credentials, Family, Message, Socket};
+use crate::model::unix::UnixSocket;
 use crate::model::{Addr, Checkpoint, Pid, Refusal};
 use crate::net::options;
 use crate::sys::{fds, tasks};
@@ -25,6 +26,14 @@ const WALL: u64 = 0x4000_0000;
 pub fn all(checkpoint: &Checkpoint) -> impl Iterator<Item = (u32, &Socket)> {
     let files = checkpoint.files.iter().zip(0u32..);
     files.filter_map(|(file, index)| if let Kind::Socket(socket) = &file.kind { Some((index, socket)) } else { None })
+}
+
+/// The UNIX sockets among them.
+fn unix(checkpoint: &Checkpoint) -> impl Iterator<Item = (u32, &Socket, &UnixSocket)> {
+    all(checkpoint).filter_map(|(index, socket)| match &socket.family {
+        Family::Unix(unix) => Some((index, socket, unix)),
+        Family::Tcp(_) => None,
+    })
 }
 
 /// Pids that helpers will have for a moment.
@@ -60,7 +69,7 @@ pub fn make(
     notes: &mut Vec<String>,
 ) -> Result<(), Error> {
     let checkpoint = image.checkpoint();
-    if all(checkpoint).next().is_none() {
+    if unix(checkpoint).next().is_none() {
         return Ok(());
     }
     let host = template.host();
@@ -81,13 +90,11 @@ pub fn make(
         notes,
     };
     unix::make(&mut work)?;
-    for (index, socket) in all(checkpoint) {
-        match &socket.family {
-            Family::Unix(unix) => unix::fill(&mut work, index, socket, unix)?,
-        }
+    for (index, socket, unix) in unix(checkpoint) {
+        unix::fill(&mut work, index, socket, unix)?;
     }
     work.leave()?;
-    for (index, socket) in all(checkpoint) {
+    for (index, socket, _) in unix(checkpoint) {
         let copy = work.copy(Which::File(index))?;
         unix::shut(copy, socket.shutdown).map_err(|e| Error::step("shutting down a socket", host, e))?;
         options::set_late(copy, &socket.options).map_err(|e| Error::step("setting a socket's options", host, e))?;

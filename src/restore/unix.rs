@@ -12,14 +12,14 @@ use super::stub::Puppet;
 
 /// Whom SO_PEERCRED is to show.
 pub fn maker(socket: &Socket) -> Option<Credentials> {
-    let Family::Unix(unix) = &socket.family;
+    let Family::Unix(unix) = &socket.family else { return None };
     unix.peer
 }
 
 /// Makes all UNIX sockets, connected as they were; the peers of those whose peer was closed, too.
 pub fn make(work: &mut Work<'_>) -> Result<(), Error> {
     for (index, socket) in all(work.checkpoint) {
-        let Family::Unix(unix) = &socket.family;
+        let Family::Unix(unix) = &socket.family else { continue };
         let other = match unix.link {
             Link::None => {
                 let mut batch = work.helper(None)?.batch();

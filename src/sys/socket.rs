@@ -189,6 +189,31 @@ pub fn send(fd: BorrowedFd<'_>, bytes: &[u8], to: Option<&[u8]>, fds: &[Borrowed
     check(sent as libc::c_long).map(|n| n as usize)
 }
 
+/// poll(2) without waiting: the events among `events` that have come, and errors and hang-ups. nix has no POLLRDHUP.
+pub fn events(fd: BorrowedFd<'_>, events: i16) -> io::Result<i16> {
+    let mut polled = libc::pollfd { fd: fd.as_raw_fd(), events, revents: 0 };
+    // SAFETY: one pollfd, which outlives the call.
+    check(unsafe { libc::poll(&raw mut polled, 1, 0) }.into())?;
+    Ok(polled.revents)
+}
+
+/// listen(2).
+pub fn listen(fd: BorrowedFd<'_>, backlog: u32) -> io::Result<()> {
+    let backlog = i32::try_from(backlog).unwrap_or(i32::MAX);
+    // SAFETY: no pointers.
+    check(unsafe { libc::listen(fd.as_raw_fd(), backlog) }.into()).map(drop)
+}
+
+/// accept4(2), close-on-exec.
+pub fn accept(fd: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    let none = std::ptr::null_mut();
+    // SAFETY: a fresh descriptor that nobody else owns.
+    unsafe {
+        check(libc::accept4(fd.as_raw_fd(), none, none.cast(), libc::SOCK_CLOEXEC).into())
+            .map(|fd| OwnedFd::from_raw_fd(fd as i32))
+    }
+}
+
 /// bind(2) to a whole `sockaddr`.
 pub fn bind(fd: BorrowedFd<'_>, address: &[u8]) -> io::Result<()> {
     // SAFETY: `address` outlives the call.

@@ -1,0 +1,60 @@
+//! TCP sockets.
+
+use serde::{Deserialize, Serialize};
+
+use super::Hex;
+
+/// What is particular to a TCP socket.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TcpSocket {
+    /// AF_INET 2 or AF_INET6 10.
+    pub domain: i32,
+    /// Its own address as getsockname(2) gives it; port 0 if it has none.
+    pub local: Hex,
+    /// How far it has come.
+    pub state: State,
+}
+
+/// How far a TCP socket has come.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum State {
+    /// It neither listens nor was ever connected.
+    Idle,
+    /// It listens.
+    Listening {
+        /// As it was given to listen(2).
+        backlog: u32,
+    },
+    /// It waits for an answer from this address.
+    Connecting {
+        /// As it was given to connect(2).
+        to: Hex,
+    },
+    /// It is connected; what it has sent or received last may have been the end (FIN).
+    Connected {
+        /// As getpeername(2) gives it.
+        peer: Hex,
+        /// Who has the other end.
+        link: Link,
+    },
+    /// It was connected; nothing comes or goes any more.
+    Ended {
+        /// An error (ECONNRESET, as a rule) waits to be reported.
+        error: bool,
+    },
+}
+
+/// Who has the other end of a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Link {
+    /// The socket at this index of [`super::Checkpoint::files`].
+    To(u32),
+    /// Nobody yet: it waits to be accepted by the listening socket at this index.
+    Waiting(u32),
+    /// Nobody any more: it was closed, and has sent its end.
+    Closed,
+    /// Somebody who is not in the image.
+    Outside,
+}

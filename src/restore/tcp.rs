@@ -1,0 +1,382 @@
+//! TCP sockets: connected to each other anew, with their addresses, and given what was on its way to them.
+//!
+//! Connections come first, by way of listening sockets made for the purpose, then those of the program: with SO_REUSEADDR
+//! a port takes both, in this order only.
+
+use std::collections::HashMap;
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::FileExt;
+use std::time::{Duration, Instant};
+
+use crate::image::Image;
+use crate::model::sockets::{Family, Socket, SocketOption};
+use crate::model::tcp::{Link, State, TcpSocket};
+use crate::model::{Checkpoint, Hex, Pid, Refusal};
+use crate::net::{inet, inflight, options};
+use crate::sys::{fds, socket};
+
+use super::{Error, sockets, unix};
+
+const TCP_CORK: i32 = 3;
+const V6ONLY: (i32, i32) = (libc::IPPROTO_IPV6, libc::IPV6_V6ONLY);
+/// A connection between the same addresses that has just ended stands in the way of a new one for a second (tcp(7),
+/// tcp_tw_reuse, whose default allows it on the loopback interface).
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// A TCP socket of the image.
+#[derive(Debug, Clone, Copy)]
+struct Own<'a> {
+    index: u32,
+    socket: &'a Socket,
+    tcp: &'a TcpSocket,
+}
+
+fn all(checkpoint: &Checkpoint) -> impl Iterator<Item = Own<'_>> {
+    sockets::all(checkpoint).filter_map(|(index, socket)| match &socket.family {
+        Family::Tcp(tcp) => Some(Own { index, socket, tcp }),
+        Family::Unix(_) => None,
+    })
+}
+
+/// Makes all TCP sockets of the image, by their index among its descriptions.
+pub fn make(image: &Image) -> Result<HashMap<u32, OwnedFd>, Error> {
+    let checkpoint = image.checkpoint();
+    let list: Vec<Own<'_>> = all(checkpoint).collect();
+    let mut work = Work { image, list: &list, made: HashMap::new(), stand_ins: HashMap::new(), door: None };
+    let failed = |own: &Own<'_>, e| Error::file("making the TCP socket", &name(own.tcp), e);
+    for own in &list {
+        work.connect(own).map_err(|e| failed(own, e))?;
+    }
+    for own in &list {
+        work.fill(own).map_err(|e| failed(own, e))?;
+    }
+    for own in &list {
+        work.end(own).map_err(|e| failed(own, e))?;
+    }
+    work.door = None;
+    for own in &list {
+        work.listen(own).map_err(|e| failed(own, e))?;
+    }
+    for own in &list {
+        work.reach_out(own).map_err(|e| failed(own, e))?;
+    }
+    for own in &list {
+        let flags = checkpoint.files.get(own.index as usize).map_or(0, |f| f.flags);
+        work.finish(own, flags).map_err(|e| failed(own, e))?;
+    }
+    Ok(work.made)
+}
+
+fn name(tcp: &TcpSocket) -> crate::model::Name {
+    let text = inet::address(&tcp.local.0).map_or_else(String::new, |a| a.to_string());
+    crate::model::Name(text.into_bytes())
+}
+
+struct Work<'a> {
+    image: &'a Image,
+    list: &'a [Own<'a>],
+    made: HashMap<u32, OwnedFd>,
+    /// The other ends of connections whose other end is not in the image.
+    stand_ins: HashMap<u32, OwnedFd>,
+    /// The listening socket through which connections are made, one at a time: two can't listen at one address.
+    door: Option<Door>,
+}
+
+struct Door {
+    local: Hex,
+    options: Vec<SocketOption>,
+    fd: OwnedFd,
+}
+
+impl<'a> Work<'a> {
+    fn fd(&self, index: u32) -> io::Result<BorrowedFd<'_>> {
+        self.made.get(&index).map(AsFd::as_fd).ok_or_else(|| io::ErrorKind::NotConnected.into())
+    }
+
+    /// Whether somebody of the image listens where a socket is: then that one was accepted.
+    fn was_accepted(&self, own: &Own<'_>) -> bool {
+        let Some(local) = inet::matching(&own.tcp.local.0) else { return false };
+        self.list.iter().filter(|o| matches!(o.tcp.state, State::Listening { .. })).any(|o| {
+            inet::matching(&o.tcp.local.0)
+                .is_some_and(|l| l.port() == local.port() && (l.ip() == local.ip() || l.ip().is_unspecified()))
+        })
+    }
+
+    fn connect(&mut self, own: &Own<'a>) -> io::Result<()> {
+        if self.made.contains_key(&own.index) {
+            return Ok(());
+        }
+        match &own.tcp.state {
+            State::Connected { peer, link: Link::To(other) } if *other == own.index => {
+                let fd = fresh(own)?;
+                socket::bind(fd.as_fd(), &own.tcp.local.0)?;
+                connect_patiently(fd.as_fd(), &peer.0)?;
+                self.made.insert(own.index, fd);
+            }
+            State::Connected { peer, link: Link::To(other) } => {
+                let Some(other) = self.list.iter().find(|o| o.index == *other).copied() else {
+                    return Err(io::ErrorKind::NotFound.into());
+                };
+                let State::Connected { peer: back, .. } = &other.tcp.state else {
+                    return Err(io::ErrorKind::NotConnected.into());
+                };
+                let (client, server, to) =
+                    if self.was_accepted(own) { (&other, own, &back.0) } else { (own, &other, &peer.0) };
+                let door = self.door(server)?;
+                let from = fresh(client)?;
+                socket::bind(from.as_fd(), &client.tcp.local.0)?;
+                let accepted = through(door, from.as_fd(), to)?;
+                adopt(accepted.as_fd(), server)?;
+                self.made.insert(client.index, from);
+                self.made.insert(server.index, accepted);
+            }
+            State::Connected { peer, link: Link::Closed } => self.stand_in(own, Some(&peer.0))?,
+            State::Connected { link: Link::Outside, .. } | State::Ended { .. } => self.stand_in(own, None)?,
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// A connection with a socket of ours, which has the other end's address if it can.
+    fn stand_in(&mut self, own: &Own<'a>, peer: Option<&[u8]>) -> io::Result<()> {
+        let bind = |fd: BorrowedFd<'_>| peer.is_some_and(|p| socket::bind(fd, p).is_ok());
+        let domain = own.tcp.domain;
+        let client = || -> io::Result<OwnedFd> {
+            let fd = socket::socket(domain, libc::SOCK_STREAM, 0)?;
+            reuse(fd.as_fd(), true)?;
+            Ok(fd)
+        };
+        let far = client()?;
+        let there = bind(far.as_fd());
+        let near = match self.door(own) {
+            Ok(door) => {
+                let accepted = through(door, far.as_fd(), &own.tcp.local.0)?;
+                adopt(accepted.as_fd(), own)?;
+                accepted
+            }
+            // Its address is none of this host's.
+            Err(_) if !there => {
+                let loopback: SocketAddr = ([127, 0, 0, 1], 0).into();
+                let door = client()?;
+                socket::bind(door.as_fd(), &inet::sockaddr(domain, loopback))?;
+                socket::listen(door.as_fd(), 1)?;
+                through(door.as_fd(), far.as_fd(), &socket::name(door.as_fd())?)?
+            }
+            Err(e) => return Err(e),
+        };
+        self.made.insert(own.index, near);
+        self.stand_ins.insert(own.index, far);
+        Ok(())
+    }
+
+    /// A listening socket where `server` is, whose connections inherit what `server` has.
+    fn door(&mut self, server: &Own<'_>) -> io::Result<BorrowedFd<'_>> {
+        let fits = |d: &Door| d.local == server.tcp.local && d.options == server.socket.options;
+        if !self.door.as_ref().is_some_and(fits) {
+            self.door = None;
+            let fd = fresh(server)?;
+            socket::bind(fd.as_fd(), &server.tcp.local.0)?;
+            socket::listen(fd.as_fd(), 128)?;
+            let (local, options) = (server.tcp.local.clone(), server.socket.options.clone());
+            self.door = Some(Door { local, options, fd });
+        }
+        self.door.as_ref().map(|d| d.fd.as_fd()).ok_or_else(|| io::ErrorKind::NotFound.into())
+    }
+
+    /// Sends a socket what it had not read yet.
+    fn fill(&self, own: &Own<'_>) -> io::Result<()> {
+        let Some(content) = &own.socket.content else { return Ok(()) };
+        let from = match &own.tcp.state {
+            State::Connected { link: Link::To(other), .. } => self.fd(*other)?,
+            _ => self.stand_ins.get(&own.index).ok_or(io::ErrorKind::NotConnected)?.as_fd(),
+        };
+        let (at, size) = self.image.blob(content.id).ok_or(io::ErrorKind::NotFound)?;
+        let file = self.image.file();
+        inflight::fill(from, self.fd(own.index)?, size, |offset, buf| file.read_exact_at(buf, at + offset))
+    }
+
+    /// Brings a connection as near to its end as it was.
+    fn end(&mut self, own: &Own<'_>) -> io::Result<()> {
+        let Some(near) = self.made.get(&own.index) else { return Ok(()) };
+        unix::shut(near.as_fd(), own.socket.shutdown)?;
+        let Some(far) = self.stand_ins.remove(&own.index) else { return Ok(()) };
+        match own.tcp.state {
+            // Both sides have said that it is over, the other first: then none of its traces stay at our address.
+            State::Ended { error: false } => {
+                unix::shut(far.as_fd(), 2)?;
+                unix::shut(near.as_fd(), 2)
+            }
+            State::Connected { link: Link::Closed, .. } => Ok(()),
+            _ => socket::set_option(far.as_fd(), libc::SOL_SOCKET, libc::SO_LINGER, &[1, 0, 0, 0, 0, 0, 0, 0]),
+        }
+        // The other end is closed here.
+    }
+
+    fn listen(&mut self, own: &Own<'_>) -> io::Result<()> {
+        let State::Listening { backlog } = own.tcp.state else { return Ok(()) };
+        let fd = fresh(own)?;
+        socket::bind(fd.as_fd(), &own.tcp.local.0)?;
+        socket::listen(fd.as_fd(), backlog)?;
+        self.made.insert(own.index, fd);
+        Ok(())
+    }
+
+    /// Sockets that wait to be accepted or for an answer, or for nothing.
+    fn reach_out(&mut self, own: &Own<'_>) -> io::Result<()> {
+        let to = match &own.tcp.state {
+            State::Idle => None,
+            State::Connecting { to } => Some(&to.0),
+            State::Connected { peer, link: Link::Waiting(_) } => Some(&peer.0),
+            _ => return Ok(()),
+        };
+        let fd = fresh(own)?;
+        if inet::address(&own.tcp.local.0).is_some_and(|a| a.port() != 0) {
+            socket::bind(fd.as_fd(), &own.tcp.local.0)?;
+        }
+        match (to, &own.tcp.state) {
+            (Some(to), State::Connecting { .. }) => {
+                fds::fcntl(fd.as_fd(), libc::F_SETFL, libc::O_NONBLOCK.into())?;
+                match socket::connect(fd.as_fd(), to) {
+                    // Whatever comes of it, the program is to hear of it.
+                    Err(e) if e.raw_os_error() != Some(libc::EINPROGRESS) => return Err(e),
+                    _ => {}
+                }
+            }
+            (Some(to), _) => {
+                connect_patiently(fd.as_fd(), to)?;
+                unix::shut(fd.as_fd(), own.socket.shutdown)?;
+            }
+            (None, _) => {}
+        }
+        self.made.insert(own.index, fd);
+        Ok(())
+    }
+
+    /// Options that would have been in our way.
+    fn finish(&self, own: &Own<'_>, flags: u32) -> io::Result<()> {
+        let fd = self.fd(own.index)?;
+        if !own.socket.options.iter().any(|o| (o.level, o.name) == (libc::SOL_SOCKET, libc::SO_REUSEADDR)) {
+            reuse(fd, false)?;
+        }
+        options::set_late(fd, &own.socket.options)?;
+        for cork in own.socket.options.iter().filter(|o| is_cork(o)) {
+            socket::set_option(fd, cork.level, cork.name, &cork.value.0)?;
+        }
+        fds::fcntl(fd, libc::F_SETFL, flags.into()).map(drop)
+    }
+}
+
+fn is_cork(option: &SocketOption) -> bool {
+    (option.level, option.name) == (libc::IPPROTO_TCP, TCP_CORK)
+}
+
+fn reuse(fd: BorrowedFd<'_>, on: bool) -> io::Result<()> {
+    socket::set_option(fd, libc::SOL_SOCKET, libc::SO_REUSEADDR, &i32::from(on).to_ne_bytes())
+}
+
+/// A socket with the options that must come early; ports are shared for as long as we are at it.
+fn fresh(own: &Own<'_>) -> io::Result<OwnedFd> {
+    let fd = socket::socket(own.tcp.domain, libc::SOCK_STREAM, 0)?;
+    let early: Vec<SocketOption> = own.socket.options.iter().filter(|o| !is_cork(o)).cloned().collect();
+    options::set_early(fd.as_fd(), &early)?;
+    reuse(fd.as_fd(), true)?;
+    Ok(fd)
+}
+
+/// Gives an accepted socket what it has not inherited. IPV6_V6ONLY it has inherited, and can't be given.
+fn adopt(fd: BorrowedFd<'_>, own: &Own<'_>) -> io::Result<()> {
+    let differs = |o: &&SocketOption| {
+        !is_cork(o)
+            && (o.level, o.name) != V6ONLY
+            && socket::option(fd, o.level, o.name, 64).is_ok_and(|now| now != o.value.0)
+    };
+    let lacking: Vec<SocketOption> = own.socket.options.iter().filter(differs).cloned().collect();
+    options::set_early(fd, &lacking)
+}
+
+fn connect_patiently(fd: BorrowedFd<'_>, to: &[u8]) -> io::Result<()> {
+    let until = Instant::now() + PATIENCE;
+    loop {
+        match socket::connect(fd, to) {
+            Err(e) if e.kind() == io::ErrorKind::AddrNotAvailable && Instant::now() < until => {
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            other => return other,
+        }
+    }
+}
+
+/// Connects a socket by way of a door. Strangers who come in meanwhile are turned away.
+fn through(door: BorrowedFd<'_>, client: BorrowedFd<'_>, to: &[u8]) -> io::Result<OwnedFd> {
+    connect_patiently(client, to)?;
+    let own = inet::matching(&socket::name(client)?);
+    loop {
+        let accepted = socket::accept(door)?;
+        if inet::matching(&socket::peer_name(accepted.as_fd())?) == own {
+            return Ok(accepted);
+        }
+    }
+}
+
+/// Addresses that can't be had.
+pub fn conflicts(checkpoint: &Checkpoint, conflicts: &mut Vec<Refusal>) {
+    let mut tried = std::collections::HashSet::new();
+    for own in all(checkpoint) {
+        let needed = match &own.tcp.state {
+            State::Connected { link, .. } => *link != Link::Outside,
+            State::Ended { .. } => false,
+            _ => true,
+        };
+        let Some(address) = inet::address(&own.tcp.local.0).filter(|a| needed && a.port() != 0) else { continue };
+        if !tried.insert(own.tcp.local.0.clone()) {
+            continue;
+        }
+        let bound = fresh(&own).and_then(|fd| {
+            socket::bind(fd.as_fd(), &own.tcp.local.0)?;
+            // Two may share a port until one listens.
+            if matches!(own.tcp.state, State::Listening { .. }) { socket::listen(fd.as_fd(), 1) } else { Ok(()) }
+        });
+        let Err(error) = bound else { continue };
+        let (reason, hint) = match error.kind() {
+            io::ErrorKind::AddrInUse => {
+                let hint = "end the program that uses it; what it leaves behind is gone after a minute".to_owned();
+                (format!("{address} is taken"), hint)
+            }
+            io::ErrorKind::AddrNotAvailable => {
+                let hint = format!("give an interface of this host the address {}", address.ip());
+                (format!("{address} is no address of this host"), hint)
+            }
+            io::ErrorKind::PermissionDenied => {
+                (format!("{address} needs privilege"), "lower net.ipv4.ip_unprivileged_port_start".to_owned())
+            }
+            _ => (format!("{address} can't be had: {error}"), String::new()),
+        };
+        let (pid, object) = holder(checkpoint, own.index);
+        conflicts.push(Refusal { pid, object, reason, hint });
+    }
+}
+
+fn holder(checkpoint: &Checkpoint, index: u32) -> (Pid, String) {
+    let of = |p: &crate::model::process::Process| Some((p.pid, p.fds.iter().find(|d| d.file == index)?.fd));
+    let found = checkpoint.processes.iter().find_map(of);
+    found.map_or((checkpoint.tree.root, "TCP socket".to_owned()), |(pid, fd)| (pid, format!("fd {fd} (TCP socket)")))
+}
+
+/// Connections that will be gone.
+pub fn notes(checkpoint: &Checkpoint) -> impl Iterator<Item = String> + '_ {
+    all(checkpoint).filter_map(|own| match &own.tcp.state {
+        State::Connected { peer, link: Link::Outside } => {
+            let (pid, object) = holder(checkpoint, own.index);
+            let peer = inet::address(&peer.0)?;
+            Some(format!("pid {pid} {object}: the connection with {peer}, who is not in the image, is reset"))
+        }
+        _ => None,
+    })
+}
+
+/// The socket at this index, which was made before.
+pub fn open(made: &mut HashMap<u32, OwnedFd>, index: u32) -> Result<OwnedFd, Error> {
+    made.remove(&index).ok_or_else(|| Error::step("finding a socket", 0, io::ErrorKind::NotFound.into()))
+}
