@@ -208,6 +208,7 @@ guests! {
     grown: true,
     brk: true,
     procs: true,
+    forked: false,
     syscalls: true,
     sysvshm: true,
     sysvsem: true,
@@ -319,11 +320,38 @@ fn leaders_out_of_sight() {
     assert!(said.contains("2 passed"), "{said}{}", String::from_utf8_lossy(&output.stderr));
 }
 
-/// A save must not part what processes share since a fork: each would have a copy of its own afterwards.
+/// What processes share since a fork is in the image once, and in memory once after a resume.
 #[test]
-fn what_is_shared_stays_so_during_saves() {
-    undisturbed("forked", Build::Dynamic);
-    keep_running("forked", Build::Dynamic, false);
+fn forks_do_not_multiply_memory() {
+    let Some(program) = guest("quiet", Build::Dynamic) else { return };
+    let saved = |children: &str| {
+        let scene = Scene::new("quiet");
+        let mut job = scene.start_run(&[program.as_ref(), "256".as_ref(), children.as_ref()]);
+        scene.ready(&mut job);
+        let image = scene.image("one.ckpt.tar");
+        scene.save(&image, &["--kill"]);
+        scene.end_of(&mut job);
+        (scene, image)
+    };
+    let size = |image: &PathBuf| std::fs::metadata(image).expect("the image").len();
+    let (scene, alone) = saved("0");
+    let single = size(&alone);
+    drop(scene);
+    let (scene, image) = saved("3");
+    let all = size(&image);
+    assert!(all < single + single / 5, "{single} bytes without children, {all} with three");
+    let mut job = scene.start_resume(&image, &[]);
+    scene.beats(3, &mut job);
+    let kib: u64 = scene.living().iter().map(|(pid, _)| proportional(*pid)).sum();
+    assert!((256 << 10..307 << 10).contains(&kib), "{kib} KiB of memory for 256 MiB and three children");
+    scene.finish(&mut job);
+}
+
+/// KiB of memory of a process, what it shares counted in part (smaps_rollup).
+fn proportional(pid: i32) -> u64 {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap_or_default();
+    let line = text.lines().find_map(|line| line.strip_prefix("Pss:"));
+    line.and_then(|rest| rest.trim().strip_suffix(" kB")?.parse().ok()).unwrap_or(0)
 }
 
 /// Standard streams that lead outside: the resuming command's own take their place.

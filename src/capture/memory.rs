@@ -127,14 +127,16 @@ pub(super) fn look(p: &HeldProcess, index: usize, stat: &Stat, whole: &mut Whole
     }
     let span = |r: Run| Span { start: Addr(r.start), end: Addr(r.start + r.len) };
     let guards = guards.into_iter().map(span).collect();
-    let memory = Memory { fields: fields(p, stat)?, vmas, vdso: vdso(p, &maps)?, guards, lock_future: None };
+    let (fields, vdso) = (fields(p, stat)?, vdso(p, &maps)?);
+    let memory = Memory { fields, vmas, vdso, guards, lock_future: None, inherits: None };
     Ok(Seen { memory, runs, shared })
 }
 
 /// Of a process whose memory is another's: only what the kernel says of it.
 pub(super) fn elsewhere(p: &HeldProcess, stat: &Stat) -> Result<Seen, Error> {
     let (vmas, guards) = (Vec::new(), Vec::new());
-    let memory = Memory { fields: fields(p, stat)?, vmas, vdso: None, guards, lock_future: None };
+    let fields = fields(p, stat)?;
+    let memory = Memory { fields, vmas, vdso: None, guards, lock_future: None, inherits: None };
     Ok(Seen { memory, runs: Vec::new(), shared: Vec::new() })
 }
 

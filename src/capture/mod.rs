@@ -12,6 +12,7 @@ mod fd;
 mod files;
 mod forked;
 mod gone;
+mod inherits;
 mod inotify;
 mod inside;
 mod ipc;

@@ -6,9 +6,10 @@ use nix::sys::signal::{SigSet, Signal};
 
 use crate::image::{Part, Sink, Writer, process_part, shared_part};
 use crate::model::Checkpoint;
-use crate::model::manifest::Manifest;
+use crate::model::manifest::{INHERITED_PAGES, Manifest};
 use crate::model::memory::{self, SharedObjects};
 use crate::model::process::Process;
+use crate::model::tree::Tree;
 use crate::proc;
 use crate::sys::{tasks, wait};
 use crate::tracer::{Held, HeldProcess, hold};
@@ -18,8 +19,8 @@ use super::ipc::Space;
 use super::look::{Looked, LookedProcess, look, root_of, unless_cancelled};
 use super::pages::{Origin, Pages};
 use super::{
-    After, Error, Inside, Output, Request, Saved, files, inotify, jobcontrol, manifest, mqueue, process, shared,
-    sockets, sysvsem, tcp, thread,
+    After, Error, Inside, Output, Request, Saved, files, inherits, inotify, jobcontrol, manifest, mqueue, process,
+    shared, sockets, sysvsem, tcp, thread,
 };
 
 /// Saves a tree: holds it, looks at it, writes the image, lets it go (or stops or ends it).
@@ -119,7 +120,7 @@ struct Taken {
 }
 
 /// The second half of a save: what only the program itself can tell.
-fn take(held: &mut Held, looked: Looked, manifest: Manifest, request: &Request<'_>) -> Result<Taken, Error> {
+fn take(held: &mut Held, looked: Looked, mut manifest: Manifest, request: &Request<'_>) -> Result<Taken, Error> {
     let Looked { mut tree, processes: seen, mut fds, mut contents, mapped, shared, mut ipc, inside, .. } = looked;
     jobcontrol::capture(held, &mut tree)?;
     sockets::ask(held, &fds.asks, &mut fds.files)?;
@@ -151,11 +152,35 @@ fn take(held: &mut Held, looked: Looked, manifest: Manifest, request: &Request<'
         parts.push(Part { name, runs });
         origins.push(Origin::Shared(cover));
     }
+    // Nothing is run in the program any more: what is equal now is so when it is written.
+    inherit(&held.processes, &tree, &mut processes, &mut parts, &origins, request)?;
+    if processes.iter().any(|p| p.memory.inherits.is_some()) {
+        manifest.requires.push(INHERITED_PAGES.to_owned());
+    }
     let memfds = contents.memfds.clone();
     let mqueues = mqueue::take(std::mem::take(&mut contents.mqueues))?;
     let shared = SharedObjects { anon, mapped: mapped.into_files(), memfds, mqueues, ipc: ipc.model };
     let checkpoint = Checkpoint { manifest, tree, processes, files: fds.files, shared };
     Ok(Taken { checkpoint, parts, origins, contents, space: ipc.space })
+}
+
+/// Finds what processes share since a fork. Their parts come before all others.
+fn inherit(
+    held: &[HeldProcess],
+    tree: &Tree,
+    processes: &mut [Process],
+    parts: &mut [Part],
+    origins: &[Origin],
+    request: &Request<'_>,
+) -> Result<(), Error> {
+    let mut sharers = Vec::with_capacity(processes.len());
+    for origin in origins {
+        if let Origin::Process(index, shared) = origin {
+            sharers.extend(held.get(*index).map(|held| inherits::Sharer { held, shared }));
+        }
+    }
+    let mut runs: Vec<_> = parts.iter_mut().map(|part| &mut part.runs).collect();
+    inherits::look(tree, &sharers, processes, &mut runs, request.cancel)
 }
 
 fn take_process(

@@ -26,7 +26,7 @@ pub struct Surveyed {
     pub comm: Name,
     /// Its threads.
     pub threads: usize,
-    /// Bytes of private memory that the image would hold.
+    /// Bytes of private memory, with what it shares with its parent since a fork: of that the image holds less.
     pub memory: u64,
     /// Open descriptors.
     pub fds: usize,

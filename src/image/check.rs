@@ -10,7 +10,8 @@ use super::{ADDRESS_END, PAGE, names, sockets};
 use crate::model::fd::Kind;
 use crate::model::files::Content;
 use crate::model::inotify::Inotify;
-use crate::model::memory::{Backing, Memory, SharedObjects, Span, Vma};
+use crate::model::manifest::INHERITED_PAGES;
+use crate::model::memory::{Backing, Inherits, Memory, SharedObjects, Span, Vma};
 use crate::model::mqueue::{Message, Queue};
 use crate::model::pidfd::Pidfd;
 use crate::model::pipes::PipeEnd;
@@ -60,6 +61,7 @@ pub(super) fn check(c: &Checkpoint, parts: &HashMap<&str, &[Run]>, blobs: &HashM
             runs(part, object.size).map_err(|e| format!("shared memory {index}: {e}"))?;
         }
     }
+    inherited(c, parts)?;
     ipc(&c.shared)?;
     c.shared.mqueues.iter().try_for_each(mqueue)?;
     files(c, blobs)
@@ -371,6 +373,58 @@ fn ipc(shared: &SharedObjects) -> Check {
         }
     }
     Ok(())
+}
+
+/// Inherited pages are those of a process described before, in private mappings, and not the process's own as well.
+fn inherited(c: &Checkpoint, parts: &HashMap<&str, &[Run]>) -> Check {
+    // The pages of each process described so far that others inherit from, adjoining ones joined.
+    let mut all: HashMap<Pid, Vec<Run>> = HashMap::new();
+    let donors: HashSet<Pid> = c.processes.iter().filter_map(|p| Some(p.memory.inherits.as_ref()?.from)).collect();
+    if !donors.is_empty() && !c.manifest.requires.iter().any(|name| name == INHERITED_PAGES) {
+        return Err(format!("pages are inherited, and {INHERITED_PAGES} is not required"));
+    }
+    for process in &c.processes {
+        let pid = process.pid;
+        let wrong = |why: &str| Err(format!("pid {pid}: the pages it inherits {why}"));
+        let own = parts.get(names::process_part(pid).as_str()).copied().unwrap_or_default();
+        let mut pages = own.to_vec();
+        if let Some(Inherits { from, pages: spans }) = &process.memory.inherits {
+            let Some(donors) = all.get(from) else {
+                return wrong(&format!("are of pid {from}, which is not before it"));
+            };
+            let mut last = 0;
+            for &Span { start: Addr(start), end: Addr(end) } in spans {
+                if start >= end || start < last {
+                    return wrong("are out of order");
+                }
+                last = end;
+                let at = donors.partition_point(|r| r.start <= start).checked_sub(1);
+                let there = at.and_then(|at| donors.get(at)).and_then(Run::end);
+                if there.is_none_or(|there| there < end) {
+                    return wrong(&format!("at {start:#x} are not there in pid {from}"));
+                }
+                pages.push(Run { start, len: end - start });
+            }
+            pages.sort_unstable_by_key(|r| r.start);
+            private_runs(&pages, &process.memory.vmas).map_err(|e| format!("pid {pid}: {e}"))?;
+        }
+        if donors.contains(&pid) {
+            all.insert(pid, joined(pages));
+        }
+    }
+    Ok(())
+}
+
+/// Runs that adjoin made one; ascending and not overlapping.
+fn joined(runs: Vec<Run>) -> Vec<Run> {
+    let mut out: Vec<Run> = Vec::with_capacity(runs.len());
+    for run in runs {
+        match out.last_mut() {
+            Some(last) if last.end() == Some(run.start) => last.len += run.len,
+            _ => out.push(run),
+        }
+    }
+    out
 }
 
 fn files(c: &Checkpoint, blobs: &HashMap<u32, u64>) -> Check {

@@ -28,7 +28,10 @@ use crate::model::{Checkpoint, Pid};
 pub struct Image {
     pub(super) source: Source,
     checkpoint: Checkpoint,
+    /// First one for each process, in their order.
     parts: Vec<PartLocation>,
+    /// Indexes of processes, and of their parts.
+    by_pid: HashMap<Pid, usize>,
     blobs: HashMap<u32, (u64, u64)>,
     members: Vec<Member>,
     /// Bytes of a page member that share one digest.
@@ -133,7 +136,24 @@ impl Image {
 
     /// The pages of this process.
     pub fn pages_of(&self, pid: Pid) -> Option<&PartLocation> {
-        self.part(&names::process_part(pid))
+        self.parts.get(*self.by_pid.get(&pid)?)
+    }
+
+    /// Where in the file the page of `pid` at `addr` is, its own or an inherited one, and how many bytes follow it there
+    /// as they do in memory.
+    pub fn find_page(&self, pid: Pid, addr: u64) -> Option<(u64, u64)> {
+        let (mut pid, mut limit) = (pid, u64::MAX);
+        // An inheritance goes back to processes described before only: `check` has seen to it.
+        loop {
+            if let Some((offset, left)) = self.pages_of(pid)?.find(addr) {
+                return Some((offset, left.min(limit)));
+            }
+            let process = self.checkpoint.processes.get(*self.by_pid.get(&pid)?)?;
+            let inherits = process.memory.inherits.as_ref()?;
+            let at = inherits.pages.partition_point(|span| span.start.0 <= addr).checked_sub(1)?;
+            let left = inherits.pages.get(at)?.end.0.checked_sub(addr).filter(|&left| left > 0)?;
+            (pid, limit) = (inherits.from, limit.min(left));
+        }
     }
 
     /// Offset and size in the file of the content with this id.
@@ -198,7 +218,8 @@ impl Image {
         let runs = parts.iter().map(|p| (p.name.as_str(), p.runs.as_slice())).collect();
         let sizes = blobs.iter().map(|(&id, &(_, size))| (id, size)).collect();
         check::check(&checkpoint, &runs, &sizes).map_err(|what| source.inconsistent(what))?;
-        Ok(Image { checkpoint, parts, blobs, members, chunk: end.chunk, source })
+        let by_pid = checkpoint.processes.iter().enumerate().map(|(index, p)| (p.pid, index)).collect();
+        Ok(Image { checkpoint, parts, by_pid, blobs, members, chunk: end.chunk, source })
     }
 }
 
@@ -586,6 +607,59 @@ mod tests {
             let result = edited(edit);
             assert!(matches!(result, Err(Error::Inconsistent { .. })), "{what}: {result:?}");
         }
+    }
+
+    /// Lets the second process of the sample inherit `pages` (numbers of the first page, and of the one behind the last)
+    /// from `from`.
+    fn inheriting(c: &mut Checkpoint, from: i32, pages: &[(u64, u64)]) {
+        use super::super::sample::BASE;
+        use crate::model::Addr;
+        use crate::model::manifest::INHERITED_PAGES;
+        use crate::model::memory::{Inherits, Span};
+        let at = |page: u64| Addr(BASE + page * PAGE);
+        let pages = pages.iter().map(|&(start, end)| Span { start: at(start), end: at(end) }).collect();
+        c.manifest.requires = vec![INHERITED_PAGES.into()];
+        c.processes[1].memory.inherits = Some(Inherits { from: Pid(from), pages });
+    }
+
+    #[test]
+    fn inherited_pages_are_found_where_they_came_from() {
+        use super::super::sample::BASE;
+        let image = edited(|c| inheriting(c, 100, &[(3, 4), (4, 5), (8, 9)])).unwrap();
+        let own = |page: u64| image.find_page(Pid(100), BASE + page * PAGE);
+        let heirs = |page: u64| image.find_page(Pid(101), BASE + page * PAGE);
+        assert_eq!(own(3).unwrap().1, 2 * PAGE);
+        assert_eq!(heirs(3), own(3).map(|(offset, _)| (offset, PAGE)));
+        assert_eq!(heirs(8), own(8));
+        assert_eq!(image.find_page(Pid(101), BASE + 5 * PAGE - 8), own(4).map(|(offset, _)| (offset + PAGE - 8, 8)));
+        assert!(own(1).is_some());
+        for page in [0, 1, 2, 5, 9] {
+            assert_eq!(heirs(page), None, "page {page}");
+        }
+        assert_eq!(image.find_page(Pid(7), BASE + 3 * PAGE), None);
+    }
+
+    #[test]
+    fn inheritances_that_cannot_be_are_refused() {
+        for (what, from, pages) in [
+            ("not there", 100, &[(2, 3)][..]),
+            ("not all there", 100, &[(3, 6)]),
+            ("over two mappings", 100, &[(3, 5), (7, 9)]),
+            ("out of order", 100, &[(4, 5), (3, 4)]),
+            ("twice", 100, &[(3, 5), (4, 5)]),
+            ("empty", 100, &[(3, 3)]),
+            ("from itself", 101, &[(3, 4)]),
+            ("from nobody", 7, &[(3, 4)]),
+            ("from nobody, and nothing", 7, &[]),
+        ] {
+            let result = edited(|c| inheriting(c, from, pages));
+            assert!(matches!(result, Err(Error::Inconsistent { .. })), "{what}: {result:?}");
+        }
+        let unsaid = edited(|c| {
+            inheriting(c, 100, &[(3, 4)]);
+            c.manifest.requires.clear();
+        });
+        assert!(matches!(unsaid, Err(Error::Inconsistent { .. })), "{unsaid:?}");
     }
 
     /// A member of an archive made by hand.

@@ -144,6 +144,7 @@ fn process(pid: i32, cwd: &Name) -> Process {
             vdso: None,
             guards: vec![],
             lock_future: None,
+            inherits: None,
         },
         actions: vec![],
         pending: vec![],

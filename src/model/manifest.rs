@@ -8,7 +8,10 @@ use super::{Nanos, Pid};
 pub const FORMAT: u32 = 1;
 
 /// `requires` names that this program understands; an image that names another is refused, with that name.
-pub const KNOWN_FEATURES: &[&str] = &[];
+pub const KNOWN_FEATURES: &[&str] = &[INHERITED_PAGES];
+
+/// In `requires` where a process has [`super::memory::Memory::inherits`].
+pub const INHERITED_PAGES: &str = "inherited-pages";
 
 /// First member of an image.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -3,10 +3,10 @@
 use serde::{Deserialize, Serialize};
 
 use super::process::MmFields;
-use super::{Addr, Hex, Name};
+use super::{Addr, Hex, Name, Pid};
 
 /// The address space of one process.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct Memory {
     /// Kernel's book-keeping addresses.
     pub fields: MmFields,
@@ -20,6 +20,18 @@ pub struct Memory {
     /// Set: mlockall(MCL_FUTURE); the value says whether only on fault.
     #[serde(default)]
     pub lock_future: Option<bool>,
+    /// Pages that are in the image once, as those of another process.
+    #[serde(default)]
+    pub inherits: Option<Inherits>,
+}
+
+/// Private pages that are the same as another process's at the same addresses: shared since a fork.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Inherits {
+    /// Whose; it is described before this one. It may have inherited them in its turn.
+    pub from: Pid,
+    /// In ascending order, each inside one private mapping.
+    pub pages: Vec<Span>,
 }
 
 /// A range of addresses.

@@ -87,7 +87,7 @@ pub struct Limit {
 }
 
 /// Fields of the kernel's mm that `PR_SET_MM_MAP` sets.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct MmFields {
     /// Text.
     pub start_code: Addr,

@@ -1,6 +1,6 @@
 //! From nothing to a whole tree that only waits to be let go.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::Ordering;
@@ -16,13 +16,13 @@ use crate::tracer;
 
 use super::credentials::Start;
 use super::fd::Sources;
-use super::memory::Hold;
+use super::memory::{Hold, Site};
 use super::namespaces::{self, CLONE_ARGS_LEN, Init, clone_args};
 use super::stub::{Batch, Expect, LEN, Puppet};
 use super::tree::{Order, Role, Step};
 use super::{
-    Error, Options, Pids, Plan, credentials, epoll, fd, gap, ipc, jobcontrol, limits, locks, memory, mqueue, pidfd,
-    process, seccomp, signals, sockets, sysvsem, thread, timers, waits,
+    Error, Options, Pids, Plan, credentials, epoll, fd, gap, inherit, ipc, jobcontrol, limits, locks, memory, mqueue,
+    pidfd, process, seccomp, signals, sockets, sysvsem, thread, timers, waits,
 };
 
 /// Children of any kind (wait4(2)).
@@ -73,16 +73,20 @@ pub fn tree(image: &Image, options: &Options, plan: &Plan, sources: &Sources, in
         .map_err(|e| Error::step("reading credentials", init.host(), io::Error::other(e)))?;
     let (puppets, hosts) = (BTreeMap::new(), BTreeMap::new());
     let (gone, notes) = (Vec::new(), Vec::new());
-    let mut builder = Builder { checkpoint, options, sources, start, puppets, hosts, gone, notes };
+    let (furnished, carried) = (BTreeSet::new(), BTreeMap::new());
+    let mut builder = Builder { checkpoint, options, sources, start, puppets, hosts, gone, furnished, carried, notes };
     let hold = builder.template(image, &plan.order, init)?;
     builder.sockets(image, &plan.order)?;
-    builder.births(&plan.order, &hold)?;
+    let memories: Vec<_> = checkpoint.processes.iter().map(|p| (p.pid, &p.memory)).collect();
+    let site = Site { image, sources, hold, ranges: inherit::ranges(&memories) };
+    builder.births(&plan.order, &site)?;
     let mut threads: Vec<(Pid, Vec<Puppet>)> = Vec::new();
     for process in &checkpoint.processes {
         builder.cancelled()?;
+        builder.furnish(process, &site)?;
         let puppet = puppet(&mut builder.puppets, process.pid)?;
         if shares(checkpoint, process.pid).memory.is_none() {
-            memory::build(puppet, process, image, sources, &hold, options.foreign_vdso, &mut builder.notes)?;
+            memory::finish(puppet, process, &site, options.foreign_vdso)?;
         }
         threads.push((process.pid, builder.threads(process)?));
     }
@@ -96,8 +100,8 @@ pub fn tree(image: &Image, options: &Options, plan: &Plan, sources: &Sources, in
         builder.cancelled()?;
         builder.finish_process(process, others)?;
     }
-    builder.stand_ins(&plan.order, &hold)?;
-    builder.park(threads, &hold)
+    builder.stand_ins(&plan.order, &site.hold)?;
+    builder.park(threads, &site.hold)
 }
 
 /// What a process shares with others that came before it.
@@ -119,6 +123,10 @@ struct Builder<'a> {
     hosts: BTreeMap<Pid, i32>,
     /// Descriptors of processes that have ended and of message queues, by the index of their description.
     gone: Vec<(u32, OwnedFd)>,
+    /// Processes whose memory is filled.
+    furnished: BTreeSet<Pid>,
+    /// Whose filled memory others were born with.
+    carried: BTreeMap<Pid, Pid>,
     notes: Vec<String>,
 }
 
@@ -192,15 +200,24 @@ impl Builder<'_> {
         sockets::make(template, image, self.sources, self.options, &mut self.notes)
     }
 
-    fn births(&mut self, order: &Order, hold: &Hold) -> Result<(), Error> {
+    fn births(&mut self, order: &Order, site: &Site<'_>) -> Result<(), Error> {
+        let inherits = |p: &Process| p.memory.inherits.as_ref().map(|i| i.from);
+        let donors: BTreeSet<Pid> = self.checkpoint.processes.iter().filter_map(inherits).collect();
         for step in &order.steps {
             match *step {
-                Step::Create { parent, pid, exit_signal, sibling: None, shared } => {
-                    self.create(parent, pid, exit_signal, shared)?;
-                }
-                // The exit signal is the sibling's own then (clone(2)).
-                Step::Create { pid, sibling: Some(maker), shared, .. } => {
-                    self.create(maker, pid, 0, shared | libc::CLONE_PARENT as u64)?;
+                Step::Create { parent, pid, exit_signal, sibling, shared } => {
+                    let maker = sibling.unwrap_or(parent);
+                    // Pages are shared by those who are born when they are there.
+                    let owner = self.owner(maker);
+                    if donors.contains(&owner) {
+                        self.cancelled()?;
+                        self.furnish_by_pid(owner, site)?;
+                    }
+                    match sibling {
+                        None => self.create(parent, pid, exit_signal, shared)?,
+                        // The exit signal is the sibling's own then (clone(2)).
+                        Some(_) => self.create(maker, pid, 0, shared | libc::CLONE_PARENT as u64)?,
+                    }
                 }
                 Step::Setsid(pid) => self.one(pid, "setsid", libc::SYS_setsid, &[])?,
                 Step::Setpgid(pid, group) => {
@@ -214,7 +231,7 @@ impl Builder<'_> {
         // The dead die once groups and children are settled, before their parents' signals are.
         for member in &self.checkpoint.tree.members {
             if let State::Zombie { status } = member.state {
-                self.zombie(member, status, hold)?;
+                self.zombie(member, status, &site.hold)?;
             }
         }
         if let Some(maker) = self.checkpoint.processes.first() {
@@ -228,6 +245,29 @@ impl Builder<'_> {
             if let Some(parent) = self.puppets.get_mut(&member.ppid) {
                 jobcontrol::hear(parent, member, pid)?;
             }
+        }
+        Ok(())
+    }
+
+    fn furnish_by_pid(&mut self, pid: Pid, site: &Site<'_>) -> Result<(), Error> {
+        match self.checkpoint.processes.iter().find(|p| p.pid == pid) {
+            Some(process) => self.furnish(process, site),
+            None => Ok(()),
+        }
+    }
+
+    /// Whose memory a process is in.
+    fn owner(&self, pid: Pid) -> Pid {
+        shares(self.checkpoint, pid).memory.unwrap_or(pid)
+    }
+
+    /// Fills the memory of a process, unless that has been done, or it is another's.
+    fn furnish(&mut self, process: &Process, site: &Site<'_>) -> Result<(), Error> {
+        if self.owner(process.pid) == process.pid && self.furnished.insert(process.pid) {
+            let born = self.carried.get(&process.pid);
+            let born = born.and_then(|donor| self.checkpoint.processes.iter().find(|p| p.pid == *donor));
+            let puppet = puppet(&mut self.puppets, process.pid)?;
+            memory::furnish(puppet, process, site, born, &mut self.notes)?;
         }
         Ok(())
     }
@@ -248,7 +288,7 @@ impl Builder<'_> {
     }
 
     fn create(&mut self, maker: Pid, pid: Pid, exit_signal: i32, flags: u64) -> Result<(), Error> {
-        let chosen = self.chosen(pid);
+        let (chosen, owner) = (self.chosen(pid), self.owner(maker));
         let maker = puppet(&mut self.puppets, maker)?;
         let base = Addr(maker.data().0 - 4096);
         let mut batch = maker.batch();
@@ -257,6 +297,8 @@ impl Builder<'_> {
         let born = births.into_iter().next();
         let task = born.ok_or_else(|| Error::step("making a process", pid.0, io::Error::other("no birth")))?;
         self.add(pid, Puppet::adopt(task, base)?);
+        let carried = if self.furnished.contains(&owner) { Some(owner) } else { self.carried.get(&owner).copied() };
+        self.carried.extend(carried.map(|donor| (pid, donor)));
         Ok(())
     }
 
@@ -405,6 +447,7 @@ impl Builder<'_> {
             if role == Role::Idle {
                 batch.call("prctl", libc::SYS_prctl, &[1, libc::SIGKILL as u64]);
             }
+            hold.empty_around(&mut batch);
             hold.let_go(&mut batch);
             puppet.run(batch)?;
             puppet.stand_in(root_is_child.then_some((root_pid, self.sources.status)), role == Role::Idle)?;

@@ -1,14 +1,17 @@
 //! Address spaces.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::io;
 
 use crate::image::{Image, Run};
 use crate::model::memory::{Backing, Vma};
 use crate::model::process::Process;
-use crate::model::{Addr, Checkpoint, Name};
+use crate::model::{Addr, Checkpoint, Name, Pid};
 use crate::proc::smaps::Mapping;
+use crate::tracer;
 
 use super::fd::Sources;
+use super::inherit::{self, Range};
 use super::stub::{Batch, Expect, LEN, Puppet};
 use super::{Error, process, vdso};
 
@@ -41,6 +44,12 @@ pub struct Hold {
 }
 
 impl Hold {
+    /// Unmaps all that is outside.
+    pub fn empty_around(&self, batch: &mut Batch) {
+        batch.call("munmap", libc::SYS_munmap, &[0, self.base.0]);
+        batch.call("munmap", libc::SYS_munmap, &[self.end.0, TOP - self.end.0]);
+    }
+
     /// Unmaps all of it but the stub.
     pub fn let_go(&self, batch: &mut Batch) {
         let from = self.base.0 + LEN;
@@ -89,9 +98,9 @@ pub fn empty(batch: &mut Batch, maps: &[Mapping], base: Addr, checkpoint: &Check
         read_only.insert(object, Addr(at));
         at += checkpoint.shared.anon.get(object as usize).map_or(0, |o| o.size);
     }
-    batch.call("munmap", libc::SYS_munmap, &[0, base.0]);
-    batch.call("munmap", libc::SYS_munmap, &[at, TOP - at]);
-    Hold { base, end: Addr(at), kernels, anon: objects, read_only }
+    let hold = Hold { base, end: Addr(at), kernels, anon: objects, read_only };
+    hold.empty_around(batch);
+    hold
 }
 
 /// Bytes of the hold but for the kernel's mappings.
@@ -117,47 +126,144 @@ pub fn fill_shared(puppet: &mut Puppet, image: &Image, sources: &Sources, hold: 
     for (index, start) in hold.anon.iter().enumerate() {
         let name = format!("anon-{index}");
         if let Some(part) = image.parts().iter().find(|p| p.name == name) {
-            fill(puppet, sources, &part.runs, part.data_offset, start.0)?;
+            fill(puppet, sources, part.located(), start.0)?;
         }
     }
     Ok(())
 }
 
-/// Builds the address space of `process`.
-pub fn build(
+/// What the address spaces of a tree are made from.
+#[derive(Debug)]
+pub struct Site<'a> {
+    /// The image.
+    pub image: &'a Image,
+    /// Descriptors for everything that is mapped.
+    pub sources: &'a Sources,
+    /// Where things wait.
+    pub hold: Hold,
+    /// Where mappings are for now: [`inherit::ranges`].
+    pub ranges: HashMap<Pid, Vec<Range>>,
+}
+
+impl Site<'_> {
+    fn ranges(&self, pid: Pid) -> &[Range] {
+        self.ranges.get(&pid).map_or(&[][..], Vec::as_slice)
+    }
+
+    fn runs(&self, pid: Pid) -> &[Run] {
+        self.image.pages_of(pid).map_or(&[][..], |part| &part.runs)
+    }
+
+    /// The protection of a mapping while it is filled.
+    fn working(&self, process: &Process, vma: &Vma) -> u32 {
+        let inherits = process.memory.inherits.iter().any(|i| {
+            let first = i.pages.partition_point(|s| s.end.0 <= vma.start.0);
+            i.pages.get(first).is_some_and(|s| s.start.0 < vma.end.0)
+        });
+        match vma.backing {
+            Backing::SharedAnon { read_only: true, .. } => PROT_READ,
+            Backing::SharedAnon { .. } => PROT_READ | PROT_WRITE,
+            _ if inherits || has_content(self.runs(process.pid), vma) => vma.prot | PROT_READ | PROT_WRITE,
+            _ => vma.prot,
+        }
+    }
+}
+
+/// Maps the memory of `process` and fills it, so that children born of it now can share its pages. `born`: whose
+/// furnished memory it was born with itself.
+pub fn furnish(
     puppet: &mut Puppet,
     process: &Process,
-    image: &Image,
-    sources: &Sources,
-    hold: &Hold,
-    foreign_vdso: bool,
+    site: &Site<'_>,
+    born: Option<&Process>,
     notes: &mut Vec<String>,
 ) -> Result<(), Error> {
-    let name = process.pid.to_string();
-    let part = image.parts().iter().find(|p| p.name == name);
-    let runs = part.map_or(&[][..], |p| &p.runs);
-    process::mm_fields(puppet, process, sources, notes)?;
+    let ranges = site.ranges(process.pid);
+    let plan = match born {
+        Some(donor) => clear(puppet, process, site, donor)?,
+        None => inherit::Plan::default(),
+    };
+    process::mm_fields(puppet, process, site.sources, notes)?;
     let mut batch = puppet.batch();
-    let mut anon_names = Vec::new();
-    let mut restrict = Vec::new();
-    for vma in &process.memory.vmas {
-        puppet.flush_for(&mut batch, 2, 0)?;
-        let filled = has_content(runs, vma);
-        let wanted = if filled { vma.prot | PROT_READ | PROT_WRITE } else { vma.prot };
-        let now = map(&mut batch, vma, wanted, sources, hold)?;
-        if now != vma.prot {
-            restrict.push(vma);
+    for (index, (vma, range)) in process.memory.vmas.iter().zip(ranges).enumerate() {
+        puppet.flush_for(&mut batch, 1, 0)?;
+        let wanted = site.working(process, vma);
+        match plan.kept(index) {
+            Some((start, end)) => batch.call("mprotect", libc::SYS_mprotect, &[start, end - start, wanted.into()]),
+            None => map(&mut batch, vma, *range, wanted, site.sources, &site.hold)?,
         }
-        anon_names.extend(vma.anon_name.as_ref().map(|name| (vma, name)));
     }
     puppet.run(batch)?;
-    if let Some(part) = part {
-        fill(puppet, sources, &part.runs, part.data_offset, 0)?;
+    if let Some(part) = site.image.pages_of(process.pid) {
+        fill(puppet, site.sources, part.located(), 0)?;
     }
+    let lost = lost(process, site, &plan)?;
+    fill(puppet, site.sources, lost.into_iter(), 0)
+}
+
+/// Unmaps everything that the process was born with but for the hold and what it keeps.
+fn clear(puppet: &mut Puppet, process: &Process, site: &Site<'_>, donor: &Process) -> Result<inherit::Plan, Error> {
+    let host = puppet.host();
+    let maps = tracer::maps(host).map_err(|e| Error::step("reading maps", host, io::Error::other(e)))?;
+    // Another executable can be set only while nothing of the old one is mapped.
+    let inherits = process.memory.inherits.as_ref().is_some_and(|i| i.from == donor.pid);
+    let plan = if inherits && process.exe.file == donor.exe.file {
+        let pages = inherit::all_pages(&donor.memory, site.runs(donor.pid));
+        inherit::plan(&process.memory, &donor.memory, site.ranges(process.pid), &pages, &maps)
+    } else {
+        inherit::Plan::default()
+    };
+    let mut stays: Vec<Range> = plan.kept.iter().flatten().copied().collect();
+    stays.push((site.hold.base.0, site.hold.end.0));
+    stays.sort_unstable();
     let mut batch = puppet.batch();
-    for vma in restrict {
+    for (start, end) in inherit::gaps((0, TOP), stays.into_iter()) {
         puppet.flush_for(&mut batch, 1, 0)?;
-        batch.call("mprotect", libc::SYS_mprotect, &[vma.start.0, vma.len(), u64::from(vma.prot)]);
+        batch.call("munmap", libc::SYS_munmap, &[start, end - start]);
+    }
+    for &(start, end) in &plan.dropped {
+        puppet.flush_for(&mut batch, 1, 0)?;
+        batch.call("madvise MADV_DONTNEED", libc::SYS_madvise, &[start, end - start, libc::MADV_DONTNEED as u64]);
+    }
+    puppet.run(batch)?;
+    Ok(plan)
+}
+
+/// Inherited pages that are not there: with their places in the image.
+fn lost(process: &Process, site: &Site<'_>, plan: &inherit::Plan) -> Result<Vec<(Run, u64)>, Error> {
+    let mut out = Vec::new();
+    let mut kept = plan.kept.iter().flatten().copied().peekable();
+    for span in process.memory.inherits.iter().flat_map(|i| &i.pages) {
+        let (mut at, end) = (span.start.0, span.end.0);
+        while kept.next_if(|k| k.1 <= at).is_some() {}
+        if kept.peek().is_some_and(|k| k.0 <= at) {
+            continue;
+        }
+        while at < end {
+            let found = site.image.find_page(process.pid, at);
+            let missing = || Error::step("finding inherited pages", process.pid.0, io::ErrorKind::NotFound.into());
+            let (offset, left) = found.ok_or_else(missing)?;
+            let len = left.min(end - at);
+            out.push((Run { start: at, len }, offset));
+            at += len;
+        }
+    }
+    Ok(out)
+}
+
+/// Makes furnished memory what it is to be, once nobody is born of the process any more.
+pub fn finish(puppet: &mut Puppet, process: &Process, site: &Site<'_>, foreign_vdso: bool) -> Result<(), Error> {
+    let mut batch = puppet.batch();
+    for (vma, range) in process.memory.vmas.iter().zip(site.ranges(process.pid)) {
+        puppet.flush_for(&mut batch, 3, 0)?;
+        for (start, end) in [(range.0, vma.start.0), (vma.end.0, range.1)] {
+            if start < end {
+                batch.call("munmap", libc::SYS_munmap, &[start, end - start]);
+            }
+        }
+        if site.working(process, vma) != vma.prot {
+            batch.call("mprotect", libc::SYS_mprotect, &[vma.start.0, vma.len(), u64::from(vma.prot)]);
+        }
     }
     // Before anything is locked: guard pages can't be set up in locked memory.
     for guard in &process.memory.guards {
@@ -169,7 +275,7 @@ pub fn build(
         puppet.flush_for(&mut batch, vma.advice.len() + 3, 0)?;
         attributes(&mut batch, vma);
     }
-    for (vma, name) in anon_names {
+    for (vma, name) in process.memory.vmas.iter().filter_map(|vma| Some((vma, vma.anon_name.as_ref()?))) {
         puppet.flush_for(&mut batch, 1, name.0.len() + 16)?;
         let at = batch.path(name);
         // Kernels without CONFIG_ANON_VMA_NAME refuse; the name is for people only.
@@ -178,18 +284,18 @@ pub fn build(
     }
     puppet.run(batch)?;
     if let Some(saved) = &process.memory.vdso {
-        vdso::place(puppet, saved, process, hold, foreign_vdso)?;
+        vdso::place(puppet, saved, process, &site.hold, foreign_vdso)?;
     }
     let mut batch = puppet.batch();
-    hold.let_go(&mut batch);
+    site.hold.let_go(&mut batch);
     puppet.run(batch)?;
     seal(puppet, process)
 }
 
-/// Maps one range; the protection it then has.
-fn map(batch: &mut Batch, vma: &Vma, prot: u32, sources: &Sources, hold: &Hold) -> Result<u32, Error> {
-    let bad = |what: &'static str| Error::step(what, 0, std::io::ErrorKind::NotFound.into());
-    let (start, len) = (vma.start.0, vma.len());
+/// Maps `range`, in which `vma` lies.
+fn map(batch: &mut Batch, vma: &Vma, range: Range, prot: u32, sources: &Sources, hold: &Hold) -> Result<(), Error> {
+    let bad = |what: &'static str| Error::step(what, 0, io::ErrorKind::NotFound.into());
+    let (start, len) = (range.0, range.1 - range.0);
     let mut flags = MAP_FIXED_NOREPLACE;
     if vma.grows_down {
         flags |= libc::MAP_GROWSDOWN;
@@ -205,7 +311,9 @@ fn map(batch: &mut Batch, vma: &Vma, prot: u32, sources: &Sources, hold: &Hold) 
         Backing::File { file, offset, shared, may_write } => {
             flags |= if shared { libc::MAP_SHARED } else { libc::MAP_PRIVATE };
             let open = sources.mapped.get(file as usize).ok_or_else(|| bad("finding a mapped file"))?;
-            (if shared && may_write { open.write } else { open.read }, offset)
+            // An heir that has it further down has it further back in the file.
+            let back = vma.start.0 - start;
+            (if shared && may_write { open.write } else { open.read }, offset.wrapping_sub(back))
         }
         Backing::SharedAnon { object, offset, read_only } => {
             let from = if read_only { hold.read_only.get(&object) } else { hold.anon.get(object as usize) };
@@ -213,12 +321,12 @@ fn map(batch: &mut Batch, vma: &Vma, prot: u32, sources: &Sources, hold: &Hold) 
             // An old length of 0 makes a second mapping of the same pages (mremap(2)).
             let args = [from.0 + offset, 0, len, MREMAP_MAYMOVE_FIXED, start];
             batch.call_expecting(Expect::Exactly(start), "mremap", libc::SYS_mremap, &args);
-            return Ok(if read_only { PROT_READ } else { PROT_READ | PROT_WRITE });
+            return Ok(());
         }
     };
     let args = [start, len, u64::from(prot), flags as u64, fd as i64 as u64, offset];
     batch.call_expecting(Expect::Exactly(start), "mmap", libc::SYS_mmap, &args);
-    Ok(prot)
+    Ok(())
 }
 
 fn has_content(runs: &[Run], vma: &Vma) -> bool {
@@ -227,13 +335,19 @@ fn has_content(runs: &[Run], vma: &Vma) -> bool {
 }
 
 /// Has the process read pages straight from the image to where they belong: one copy, none of it ours.
-fn fill(puppet: &mut Puppet, sources: &Sources, runs: &[Run], offset: u64, base: u64) -> Result<(), Error> {
+/// `runs` come with their offsets in the file; `base` is added to their addresses.
+fn fill(
+    puppet: &mut Puppet,
+    sources: &Sources,
+    runs: impl Iterator<Item = (Run, u64)>,
+    base: u64,
+) -> Result<(), Error> {
     /// The kernel's UIO_MAXIOV.
     const MAX_PIECES: usize = 1024;
     /// Below the 2 GiB that one read may return.
     const MAX_BYTES: u64 = 1 << 30;
     let mut batch = puppet.batch();
-    let mut offset = offset;
+    let mut offset = 0;
     let mut pieces: Vec<u8> = Vec::new();
     let mut bytes = 0;
     let mut send = |puppet: &mut Puppet, pieces: &mut Vec<u8>, bytes: &mut u64, offset: &mut u64| {
@@ -249,7 +363,11 @@ fn fill(puppet: &mut Puppet, sources: &Sources, runs: &[Run], offset: u64, base:
         pieces.clear();
         Ok::<(), Error>(())
     };
-    for run in runs {
+    for (run, at) in runs {
+        if at != offset + bytes {
+            send(puppet, &mut pieces, &mut bytes, &mut offset)?;
+            offset = at;
+        }
         let (mut start, mut left) = (run.start + base, run.len);
         while left > 0 {
             let now = left.min(MAX_BYTES - bytes);

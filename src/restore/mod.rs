@@ -12,6 +12,7 @@ mod eventfd;
 mod fd;
 mod files;
 mod gap;
+mod inherit;
 mod inotify;
 mod ipc;
 mod jobcontrol;

@@ -46,7 +46,8 @@ pub fn mm_fields(
         ));
     }
     let mut batch = puppet.batch();
-    let unchanged = if result == -i64::from(libc::EPERM) { -1 } else { exe };
+    // What is still mapped is of the same one, or it would not have been kept.
+    let unchanged = if [libc::EPERM, libc::EBUSY].contains(&(-result as i32)) { -1 } else { exe };
     mm_map(&mut batch, process, unchanged, Expect::Success);
     puppet.run(batch).map(drop)
 }
