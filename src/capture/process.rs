@@ -4,12 +4,11 @@ use std::os::unix::fs::MetadataExt;
 
 use crate::model::memory::Memory;
 use crate::model::process::{Exe, Limit, Process};
-use crate::model::signals::Action;
 use crate::model::thread::{Directories, Thread};
 use crate::model::{Addr, Name};
 use crate::proc::{self, stat::Stat, status::Status};
 use crate::sys::tasks::pidfd_open_thread;
-use crate::tracer::{self, HeldProcess, HeldThread};
+use crate::tracer::{self, Answers, Call, Calls, HeldProcess, HeldThread, Room};
 
 use super::Error;
 use super::credentials;
@@ -107,37 +106,52 @@ fn directory(
     Ok(Name(name))
 }
 
-/// Completes a process with what only it can tell, by system calls run in it. `memory` lacks its brk.
+/// What is asked of a process.
+#[derive(Debug)]
+pub(super) struct Asked {
+    dumpable: Call,
+    brk: Call,
+    switches: switches::AskedOfProcess,
+    actions: Vec<(i32, Room)>,
+    timers: timers::Asked,
+}
+
+/// Asks the first thread of a process for what only that can tell.
+pub(super) fn ask(p: &HeldProcess, seen: &Seen, calls: &mut Calls) -> Result<Asked, Error> {
+    let listed = proc::timers(p.live()).map_err(Error::proc(p.live()))?;
+    Ok(Asked {
+        dumpable: calls.call("prctl", libc::SYS_prctl, &[PR_GET_DUMPABLE]),
+        brk: calls.call("brk", libc::SYS_brk, &[]),
+        switches: switches::ask_process(calls),
+        actions: signals::ask(calls, seen.status.sig_caught | seen.status.sig_ignored),
+        timers: timers::ask(calls, listed),
+    })
+}
+
+/// Completes a process with what its first thread was asked. `memory` lacks its brk.
 pub(super) fn capture(
     p: &mut HeldProcess,
     seen: Seen,
     mut memory: Memory,
     mut threads: Vec<Thread>,
+    (asked, answers): (&Asked, &Answers),
     inside: &super::Inside,
 ) -> Result<Process, Error> {
     let host = p.live();
     let Seen { status, seccomp, exe, cwd, root, .. } = seen;
     let limits = proc::limits(host).map_err(Error::proc(host))?.map(|(soft, hard)| Limit { soft, hard }).to_vec();
-    let timers_listed = proc::timers(host).map_err(Error::proc(host))?;
-    let mut remote = p.remote(0)?;
-    let dumpable = remote.call("prctl", libc::SYS_prctl, [PR_GET_DUMPABLE, 0, 0, 0, 0, 0])? as u32;
-    let scratch = remote.scratch();
-    memory.lock_future = match remote.scratch_is_lent() {
-        false => lock_future(host, status.locked, scratch)?,
-        true if status.locked == 0 => None,
-        true => {
+    memory.fields.brk = Addr(answers.value(asked.brk));
+    memory.lock_future = match p.scratch() {
+        Some(scratch) => lock_future(host, status.locked, scratch)?,
+        None if status.locked == 0 => None,
+        None => {
             let what = "its limits leave no room to see whether it locks all of its memory";
             return Err(tracer::Error::Unsupported { pid: host, what }.into());
         }
     };
-    let switches = switches::of_process(&mut remote)?;
-    memory.fields.brk = Addr(remote.call("brk", libc::SYS_brk, [0; 6])?);
-    let actions: Vec<Action> = signals::actions(&mut remote, status.sig_caught | status.sig_ignored)?;
     // Timers before pending signals, the threads' too: one that goes off in between is then seen twice, not missed, and a
     // standard signal that is sent twice is still one.
-    let itimers = timers::itimers(&mut remote)?;
-    let mut timers = timers::posix(&mut remote, &timers_listed, inside)?;
-    drop(remote);
+    let mut timers = timers::posix(&asked.timers, answers, inside);
     timers::owners(p, &mut timers)?;
     for (thread, held) in threads.iter_mut().zip(&p.threads) {
         thread.pending = signals::pending(held.host, false)?;
@@ -149,18 +163,18 @@ pub(super) fn capture(
         root,
         umask: status.umask,
         limits,
-        dumpable,
-        switches,
+        dumpable: answers.value(asked.dumpable) as u32,
+        switches: switches::of_process(&asked.switches, answers),
         cgroup: Name(proc::read(&format!("{host}/cgroup")).unwrap_or_default()),
         personality: proc::hex_number(&format!("{host}/personality")).map_err(Error::proc(host))? as u32,
         oom_score_adj: proc::number(&format!("{host}/oom_score_adj")).map_err(Error::proc(host))? as i32,
         // Absent where core dumps are not built in.
         coredump_filter: proc::hex_number(&format!("{host}/coredump_filter")).unwrap_or(0x33) as u32,
         memory,
-        actions,
-        pending: signals::pending(host, true)?,
-        itimers,
+        actions: signals::actions(&asked.actions, answers),
+        itimers: timers::itimers(&asked.timers, answers),
         timers,
+        pending: signals::pending(host, true)?,
         fds: Vec::new(),
         locks: Vec::new(),
         filters: seccomp.filters,

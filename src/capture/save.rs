@@ -1,26 +1,27 @@
 //! A save from beginning to end.
 
+use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{SigSet, Signal};
 
 use crate::image::{Part, Sink, Writer, process_part, shared_part};
-use crate::model::Checkpoint;
 use crate::model::manifest::{INHERITED_PAGES, Manifest};
 use crate::model::memory::{self, SharedObjects};
 use crate::model::process::Process;
 use crate::model::tree::Tree;
+use crate::model::{Checkpoint, Pid};
 use crate::proc;
 use crate::sys::{tasks, wait};
-use crate::tracer::{Held, HeldProcess, hold};
+use crate::tracer::{Answers, Calls, Held, HeldProcess, Job, Room, hold};
 
 use super::contents::Contents;
 use super::ipc::Space;
 use super::look::{Looked, LookedProcess, look, root_of, unless_cancelled};
 use super::pages::{Origin, Pages};
 use super::{
-    After, Error, Inside, Output, Request, Saved, files, inherits, inotify, jobcontrol, manifest, mqueue, process,
-    shared, sockets, sysvsem, tcp, thread,
+    After, Error, Output, Request, Saved, files, inherits, inotify, jobcontrol, manifest, mqueue, process, shared,
+    sockets, sysvsem, tcp, thread,
 };
 
 /// Saves a tree: holds it, looks at it, writes the image, lets it go (or stops or ends it).
@@ -122,12 +123,27 @@ struct Taken {
 /// The second half of a save: what only the program itself can tell.
 fn take(held: &mut Held, looked: Looked, mut manifest: Manifest, request: &Request<'_>) -> Result<Taken, Error> {
     let Looked { mut tree, processes: seen, mut fds, mut contents, mapped, shared, mut ipc, inside, .. } = looked;
-    jobcontrol::capture(held, &mut tree)?;
+    let (jobs, asked) = ask(held, &seen)?;
+    let answers = held.run(&jobs)?;
+    tracing::debug!(threads = jobs.len(), "asked");
+    let mut answers = answers.iter();
+    let mut news = HashMap::new();
     sockets::ask(held, &fds.asks, &mut fds.files)?;
     let (mut processes, mut parts, mut origins) = (Vec::new(), Vec::new(), Vec::new());
-    for LookedProcess { index, seen, memory } in seen {
+    for (LookedProcess { index, seen, memory }, asked) in seen.into_iter().zip(asked) {
+        unless_cancelled(request.cancel)?;
         let Some(p) = held.processes.get_mut(index) else { continue };
-        let mut process = take_process(p, seen, memory.memory, &inside, request)?;
+        let answers: Vec<&Answers> = answers.by_ref().take(asked.threads.len()).collect();
+        let mut threads = Vec::with_capacity(p.threads.len());
+        for (i, ((asked, answers), status)) in asked.threads.iter().zip(&answers).zip(&seen.threads).enumerate() {
+            let mut thread = thread::capture(p, i, status, asked, answers)?;
+            thread.seccomp = seen.seccomp.threads.get(i).cloned().flatten();
+            thread.directories = seen.own.get(i).cloned().flatten();
+            threads.push(thread);
+        }
+        let Some(first) = answers.first() else { continue };
+        news.extend(jobcontrol::news(&asked.children, first));
+        let mut process = process::capture(p, seen, memory.memory, threads, (&asked.process, first), &inside)?;
         process.fds = fds.descriptors.remove(&index).unwrap_or_default();
         process.locks = fds.locks.remove(&index).unwrap_or_default();
         process.undo = sysvsem::undo(p, &ipc.model.sem)?;
@@ -135,6 +151,7 @@ fn take(held: &mut Held, looked: Looked, mut manifest: Manifest, request: &Reque
         origins.push(Origin::Process(index, memory.shared));
         processes.push(process);
     }
+    jobcontrol::note(&mut tree, &news);
     let mut anon = Vec::new();
     for (index, sharers) in shared.objects.iter().enumerate() {
         unless_cancelled(request.cancel)?;
@@ -183,22 +200,34 @@ fn inherit(
     inherits::look(tree, &sharers, processes, &mut runs, request.cancel)
 }
 
-fn take_process(
-    p: &mut HeldProcess,
-    seen: process::Seen,
-    memory: memory::Memory,
-    inside: &Inside,
-    request: &Request<'_>,
-) -> Result<Process, Error> {
-    let mut threads = Vec::with_capacity(p.threads.len());
-    for (index, status) in seen.threads.iter().enumerate() {
-        unless_cancelled(request.cancel)?;
-        let mut thread = thread::capture(p, index, status)?;
-        thread.seccomp = seen.seccomp.threads.get(index).cloned().flatten();
-        thread.directories = seen.own.get(index).cloned().flatten();
-        threads.push(thread);
+/// What a process is asked.
+#[derive(Debug)]
+struct Asked {
+    threads: Vec<thread::Asked>,
+    process: process::Asked,
+    children: Vec<(Pid, Room)>,
+}
+
+/// What is asked of each process, and the calls that do it.
+fn ask(held: &Held, seen: &[LookedProcess]) -> Result<(Vec<Job>, Vec<Asked>), Error> {
+    let families = jobcontrol::families(held);
+    let (mut jobs, mut all) = (Vec::new(), Vec::new());
+    for looked in seen {
+        let Some(p) = held.processes.get(looked.index) else { continue };
+        let mut first = Calls::default();
+        let process = process::ask(p, &looked.seen, &mut first)?;
+        let children = families.get(&p.host).map_or_else(Vec::new, |children| jobcontrol::ask(&mut first, children));
+        let mut threads = Vec::with_capacity(p.threads.len());
+        for (thread, status) in looked.seen.threads.iter().enumerate() {
+            let mut calls = std::mem::take(&mut first);
+            threads.push(thread::ask(&mut calls));
+            // If we die, a filter may judge what is left of a table.
+            let one_by_one = status.seccomp != 0;
+            jobs.push(Job { process: looked.index, thread, calls, one_by_one });
+        }
+        all.push(Asked { threads, process, children });
     }
-    process::capture(p, seen, memory, threads, inside)
+    Ok((jobs, all))
 }
 
 /// A process that was killed while it was held, if one was: whatever failed then failed because of that. One that is

@@ -4,7 +4,7 @@ use crate::model::signals::{Action, Pending};
 use crate::model::{Addr, Hex};
 use crate::proc;
 use crate::sys::ptrace;
-use crate::tracer::{Remote, SCRATCH_LEN};
+use crate::tracer::{Answers, Calls, Room};
 
 use super::Error;
 use super::thread::words;
@@ -13,19 +13,23 @@ use super::thread::words;
 const ACTION: u64 = 32;
 const SIGCHLD: i32 = 17;
 
-/// The actions of the signals in `set` (bit n-1 for signal n), and of SIGCHLD, whose flags count also without a handler.
-pub(super) fn actions(remote: &mut Remote<'_>, set: u64) -> Result<Vec<Action>, Error> {
-    const { assert!(64 * ACTION <= SCRATCH_LEN) }
+/// Asks for the actions of the signals in `set` (bit n-1 for signal n), and of SIGCHLD, whose flags count also without a
+/// handler.
+pub(super) fn ask(calls: &mut Calls, set: u64) -> Vec<(i32, Room)> {
     let set = set | 1 << (SIGCHLD - 1);
-    let wanted: Vec<i32> = (1..=64).filter(|n| set >> (n - 1) & 1 == 1).collect();
-    let scratch = remote.scratch();
-    for (slot, &signal) in wanted.iter().enumerate() {
-        let at = scratch.0 + slot as u64 * ACTION;
-        remote.call("rt_sigaction", libc::SYS_rt_sigaction, [signal as u64, 0, at, 8, 0, 0])?;
-    }
-    let mut bytes = vec![0u8; wanted.len() * ACTION as usize];
-    remote.read(scratch, &mut bytes)?;
-    Ok(wanted.iter().zip(bytes.chunks_exact(ACTION as usize)).filter_map(|(&n, b)| action(n, b)).collect())
+    let wanted = (1..=64).filter(|n| set >> (n - 1) & 1 == 1);
+    wanted
+        .map(|signal| {
+            let room = calls.room(ACTION);
+            calls.call_into("rt_sigaction", libc::SYS_rt_sigaction, &[signal as u64, 0, 0, 8], 2, room);
+            (signal, room)
+        })
+        .collect()
+}
+
+/// The actions that were asked for.
+pub(super) fn actions(asked: &[(i32, Room)], answers: &Answers) -> Vec<Action> {
+    asked.iter().filter_map(|&(signal, room)| action(signal, answers.bytes(room))).collect()
 }
 
 /// One action, unless it is the default.

@@ -3,7 +3,7 @@
 use crate::model::switches::{ProcessSwitches, ThreadSwitches};
 use crate::proc::status::Status;
 use crate::sys::ptrace;
-use crate::tracer::{self, HeldProcess, Remote};
+use crate::tracer::{Answers, Call, Calls, HeldProcess, Room};
 
 use super::Error;
 use super::refusals::Refusals;
@@ -35,33 +35,67 @@ pub(super) fn look(p: &HeldProcess, threads: &[Status], refusals: &mut Refusals)
     Ok(())
 }
 
-/// Of the thread whose registers are lent.
-pub(super) fn of_thread(remote: &mut Remote<'_>) -> Result<ThreadSwitches, tracer::Error> {
-    let scratch = remote.scratch();
-    remote.call("prctl", libc::SYS_prctl, [PR_GET_TSC, scratch.0, 0, 0, 0, 0])?;
-    let mut word = [0u8; 4];
-    remote.read(scratch, &mut word)?;
-    // Errors: kernels without these settings.
-    let machine_check = remote.try_call(libc::SYS_prctl, [PR_MCE_KILL_GET, 0, 0, 0, 0, 0])?;
-    let cpuid = remote.try_call(libc::SYS_arch_prctl, [ARCH_GET_CPUID, 0, 0, 0, 0, 0])?;
-    Ok(ThreadSwitches {
-        tsc_faults: u32::from_ne_bytes(word) == PR_TSC_SIGSEGV,
-        cpuid_faults: cpuid.is_ok_and(|on| on == 0),
-        machine_check: machine_check.unwrap_or(PR_MCE_KILL_DEFAULT) as u32,
-    })
+/// What is asked of a thread.
+#[derive(Debug)]
+pub(super) struct AskedOfThread {
+    tsc: Room,
+    machine_check: Call,
+    cpuid: Call,
 }
 
-/// Of the process whose registers are lent.
-pub(super) fn of_process(remote: &mut Remote<'_>) -> Result<ProcessSwitches, tracer::Error> {
-    let scratch = remote.scratch();
-    remote.call("prctl", libc::SYS_prctl, [PR_GET_CHILD_SUBREAPER, scratch.0, 0, 0, 0, 0])?;
-    let mut word = [0u8; 4];
-    remote.read(scratch, &mut word)?;
-    let mut ask = |what| remote.try_call(libc::SYS_prctl, [what, 0, 0, 0, 0, 0]).map(|n| n.unwrap_or(0) as u32);
-    Ok(ProcessSwitches {
-        subreaper: u32::from_ne_bytes(word) != 0,
-        thp_disable: ask(PR_GET_THP_DISABLE)?,
-        memory_merge: ask(PR_GET_MEMORY_MERGE)? != 0,
-        write_or_execute: ask(PR_GET_MDWE)?,
-    })
+/// What is asked of a process.
+#[derive(Debug)]
+pub(super) struct AskedOfProcess {
+    subreaper: Room,
+    thp_disable: Call,
+    memory_merge: Call,
+    write_or_execute: Call,
+}
+
+/// Asks a thread.
+pub(super) fn ask_thread(calls: &mut Calls) -> AskedOfThread {
+    let tsc = calls.room(4);
+    calls.call_into("prctl", libc::SYS_prctl, &[PR_GET_TSC], 1, tsc);
+    // These fail on kernels without such settings.
+    AskedOfThread {
+        tsc,
+        machine_check: calls.try_call(libc::SYS_prctl, &[PR_MCE_KILL_GET]),
+        cpuid: calls.try_call(libc::SYS_arch_prctl, &[ARCH_GET_CPUID]),
+    }
+}
+
+/// What a thread said.
+pub(super) fn of_thread(asked: &AskedOfThread, answers: &Answers) -> ThreadSwitches {
+    ThreadSwitches {
+        tsc_faults: word(answers.bytes(asked.tsc)) == PR_TSC_SIGSEGV,
+        cpuid_faults: answers.result(asked.cpuid).is_ok_and(|on| on == 0),
+        machine_check: answers.result(asked.machine_check).unwrap_or(PR_MCE_KILL_DEFAULT) as u32,
+    }
+}
+
+/// Asks a process.
+pub(super) fn ask_process(calls: &mut Calls) -> AskedOfProcess {
+    let subreaper = calls.room(4);
+    calls.call_into("prctl", libc::SYS_prctl, &[PR_GET_CHILD_SUBREAPER], 1, subreaper);
+    AskedOfProcess {
+        subreaper,
+        thp_disable: calls.try_call(libc::SYS_prctl, &[PR_GET_THP_DISABLE]),
+        memory_merge: calls.try_call(libc::SYS_prctl, &[PR_GET_MEMORY_MERGE]),
+        write_or_execute: calls.try_call(libc::SYS_prctl, &[PR_GET_MDWE]),
+    }
+}
+
+/// What a process said.
+pub(super) fn of_process(asked: &AskedOfProcess, answers: &Answers) -> ProcessSwitches {
+    let number = |call| answers.result(call).unwrap_or(0) as u32;
+    ProcessSwitches {
+        subreaper: word(answers.bytes(asked.subreaper)) != 0,
+        thp_disable: number(asked.thp_disable),
+        memory_merge: number(asked.memory_merge) != 0,
+        write_or_execute: number(asked.write_or_execute),
+    }
+}
+
+fn word(bytes: &[u8]) -> u32 {
+    bytes.first_chunk().map_or(0, |b| u32::from_ne_bytes(*b))
 }

@@ -4,7 +4,7 @@ use crate::model::thread::{AltStack, Thread};
 use crate::model::{Addr, Hex, Name};
 use crate::proc::{self, status::Status};
 use crate::sys::{sched, tasks};
-use crate::tracer::{HeldProcess, frame};
+use crate::tracer::{Answers, Call, Calls, HeldProcess, Room, frame};
 
 use super::Error;
 use super::credentials;
@@ -30,22 +30,50 @@ pub(super) fn look(p: &HeldProcess, refusals: &mut Refusals) -> Result<(), Error
     Ok(())
 }
 
+/// What is asked of a thread.
+#[derive(Debug)]
+pub(super) struct Asked {
+    slack: Call,
+    securebits: Call,
+    clear_child_tid: Room,
+    altstack: Room,
+    pdeath_signal: Room,
+    switches: switches::AskedOfThread,
+}
+
+/// Asks a thread for what only it can tell.
+pub(super) fn ask(calls: &mut Calls) -> Asked {
+    let get = |calls: &mut Calls, what| calls.call("prctl", libc::SYS_prctl, &[what]);
+    let get_into = |calls: &mut Calls, what, len| {
+        let room = calls.room(len);
+        calls.call_into("prctl", libc::SYS_prctl, &[what], 1, room);
+        room
+    };
+    // `stack_t`: pointer, flags (and padding), size.
+    let altstack = calls.room(24);
+    calls.call_into("sigaltstack", libc::SYS_sigaltstack, &[], 1, altstack);
+    Asked {
+        slack: get(calls, PR_GET_TIMERSLACK),
+        securebits: get(calls, PR_GET_SECUREBITS),
+        clear_child_tid: get_into(calls, PR_GET_TID_ADDRESS, 8),
+        altstack,
+        pdeath_signal: get_into(calls, PR_GET_PDEATHSIG, 4),
+        switches: switches::ask_thread(calls),
+    }
+}
+
 /// Captures thread `index` of a process, whose /proc text is in `status`.
-pub(super) fn capture(p: &mut HeldProcess, index: usize, status: &Status) -> Result<Thread, Error> {
+pub(super) fn capture(
+    p: &HeldProcess,
+    index: usize,
+    status: &Status,
+    asked: &Asked,
+    answers: &Answers,
+) -> Result<Thread, Error> {
     let process = p.host;
-    let mut remote = p.remote(index)?;
-    let slack = remote.call("prctl", libc::SYS_prctl, [PR_GET_TIMERSLACK, 0, 0, 0, 0, 0])?;
-    let scratch = remote.scratch();
-    remote.call("prctl", libc::SYS_prctl, [PR_GET_TID_ADDRESS, scratch.0, 0, 0, 0, 0])?;
-    remote.call("sigaltstack", libc::SYS_sigaltstack, [0, scratch.0 + 8, 0, 0, 0, 0])?;
-    remote.call("prctl", libc::SYS_prctl, [PR_GET_PDEATHSIG, scratch.0 + 32, 0, 0, 0, 0])?;
-    let securebits = remote.call("prctl", libc::SYS_prctl, [PR_GET_SECUREBITS, 0, 0, 0, 0, 0])? as u32;
-    // An address; `stack_t`: pointer, flags (and padding), size; an int.
-    let mut bytes = [0u8; 40];
-    remote.read(scratch, &mut bytes)?;
-    let switches = switches::of_thread(&mut remote)?;
-    drop(remote);
-    let [clear_child_tid, sp, flags, size, pdeath_signal] = words(&bytes);
+    let [clear_child_tid] = words(answers.bytes(asked.clear_child_tid));
+    let [sp, flags, size] = words(answers.bytes(asked.altstack));
+    let pdeath_signal = answers.bytes(asked.pdeath_signal).first_chunk().map_or(0, |b| i32::from_ne_bytes(*b));
     let t = p.threads.get(index).ok_or(Error::Vanished { pid: process })?;
     let host = t.host;
     let comm = proc::read(&format!("{process}/task/{host}/comm")).map_err(Error::proc(host))?;
@@ -65,11 +93,11 @@ pub(super) fn capture(p: &mut HeldProcess, index: usize, status: &Status) -> Res
         sched: sched::get(host).map_err(ask("reading the scheduling policy"))?,
         affinity: Hex(sched::affinity(host).map_err(ask("reading the affinity"))?),
         io_priority: sched::io_priority(host).map_err(ask("reading the I/O priority"))?,
-        timer_slack: slack,
-        credentials: credentials::capture(status, securebits),
-        pdeath_signal: pdeath_signal as u32 as i32,
+        timer_slack: answers.value(asked.slack),
+        credentials: credentials::capture(status, answers.value(asked.securebits) as u32),
+        pdeath_signal,
         directories: None,
-        switches,
+        switches: switches::of_thread(&asked.switches, answers),
         seccomp: None,
     })
 }

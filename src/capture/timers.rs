@@ -4,7 +4,7 @@ use crate::model::Nanos;
 use crate::model::timers::{IntervalTimer, PosixTimer};
 use crate::proc::timers::Timer;
 use crate::sys::ptrace;
-use crate::tracer::{HeldProcess, Remote};
+use crate::tracer::{Answers, Call, Calls, HeldProcess, Remote, Room};
 
 use super::thread::words;
 use super::{Error, Inside};
@@ -13,37 +13,49 @@ const SIGEV_THREAD_ID: i32 = 4;
 /// How the kernel calls CLOCK_THREAD_CPUTIME_ID in /proc/PID/timers: the clock of "the thread that made the timer".
 const OWN_CLOCK: i32 = -2;
 
-/// getitimer(2): real, virtual, profiling.
-pub(super) fn itimers(remote: &mut Remote<'_>) -> Result<[IntervalTimer; 3], Error> {
-    /// `struct itimerval`: period, then time left, each seconds and microseconds.
-    const LEN: u64 = 32;
-    let scratch = remote.scratch();
-    for which in 0..3 {
-        remote.call("getitimer", libc::SYS_getitimer, [which, scratch.0 + which * LEN, 0, 0, 0, 0])?;
-    }
-    let mut bytes = [0u8; 3 * LEN as usize];
-    remote.read(scratch, &mut bytes)?;
-    let mut out = [IntervalTimer::default(); 3];
-    for (timer, bytes) in out.iter_mut().zip(bytes.chunks_exact(LEN as usize)) {
-        let [period_s, period_us, left_s, left_us] = words(bytes).map(|w| w as i64);
-        timer.value = Nanos::from_parts(left_s, left_us.saturating_mul(1000));
-        timer.interval = Nanos::from_parts(period_s, period_us.saturating_mul(1000));
-    }
-    Ok(out)
+/// What is asked of the timers of a process.
+#[derive(Debug)]
+pub(super) struct Asked {
+    itimers: [Room; 3],
+    /// POSIX timers, with time and overrun. Thread ids in them are as we see them.
+    posix: Vec<(Timer, Room, Call)>,
 }
 
-/// POSIX timers, lowest id first. `listed` has thread ids as we see them.
-pub(super) fn posix(remote: &mut Remote<'_>, listed: &[Timer], inside: &Inside) -> Result<Vec<PosixTimer>, Error> {
-    let mut out = Vec::with_capacity(listed.len());
-    for timer in listed {
-        let scratch = remote.scratch();
+/// Asks for getitimer(2): real, virtual, profiling; and for the POSIX timers in `listed`.
+pub(super) fn ask(calls: &mut Calls, listed: Vec<Timer>) -> Asked {
+    /// `struct itimerval` and `struct itimerspec`: period, then time left, each seconds and micro- or nanoseconds.
+    const LEN: u64 = 32;
+    let itimers = [0, 1, 2].map(|which| {
+        let room = calls.room(LEN);
+        calls.call_into("getitimer", libc::SYS_getitimer, &[which], 1, room);
+        room
+    });
+    let posix = listed.into_iter().map(|timer| {
         let id = timer.id as u64;
-        remote.call("timer_gettime", libc::SYS_timer_gettime, [id, scratch.0, 0, 0, 0, 0])?;
-        // `struct itimerspec`: period, then time left, each seconds and nanoseconds.
-        let mut bytes = [0u8; 32];
-        remote.read(scratch, &mut bytes)?;
-        let [period_s, period_ns, left_s, left_ns] = words(&bytes).map(|w| w as i64);
-        let overrun = remote.call("timer_getoverrun", libc::SYS_timer_getoverrun, [id, 0, 0, 0, 0, 0])?;
+        let room = calls.room(LEN);
+        calls.call_into("timer_gettime", libc::SYS_timer_gettime, &[id], 1, room);
+        let overrun = calls.call("timer_getoverrun", libc::SYS_timer_getoverrun, &[id]);
+        (timer, room, overrun)
+    });
+    Asked { itimers, posix: posix.collect() }
+}
+
+/// The interval timers.
+pub(super) fn itimers(asked: &Asked, answers: &Answers) -> [IntervalTimer; 3] {
+    asked.itimers.map(|room| {
+        let [period_s, period_us, left_s, left_us] = words(answers.bytes(room)).map(|w| w as i64);
+        IntervalTimer {
+            value: Nanos::from_parts(left_s, left_us.saturating_mul(1000)),
+            interval: Nanos::from_parts(period_s, period_us.saturating_mul(1000)),
+        }
+    })
+}
+
+/// POSIX timers, lowest id first.
+pub(super) fn posix(asked: &Asked, answers: &Answers, inside: &Inside) -> Vec<PosixTimer> {
+    let mut out = Vec::with_capacity(asked.posix.len());
+    for (timer, room, overrun) in &asked.posix {
+        let [period_s, period_ns, left_s, left_ns] = words(answers.bytes(*room)).map(|w| w as i64);
         let to_thread = timer.notify & SIGEV_THREAD_ID != 0;
         out.push(PosixTimer {
             id: timer.id,
@@ -55,11 +67,11 @@ pub(super) fn posix(remote: &mut Remote<'_>, listed: &[Timer], inside: &Inside) 
             owner: None,
             value: Nanos::from_parts(left_s, left_ns),
             interval: Nanos::from_parts(period_s, period_ns),
-            overrun: overrun as i32,
+            overrun: answers.value(*overrun) as i32,
         });
     }
     out.sort_by_key(|timer| timer.id);
-    Ok(out)
+    out
 }
 
 /// Finds out which thread's CPU time a timer measures, which nothing tells: of the held threads only the one that we make

@@ -65,6 +65,28 @@ std::arch::global_asm!(
     "syscall",
     "jmp 6b",
     "ckpt_stub_end:",
+    // A table of calls in a program that is being saved; then rt_sigreturn, with the stack pointer on the frame.
+    ".globl ckpt_calls_start",
+    ".globl ckpt_calls_return",
+    ".globl ckpt_calls_end",
+    "ckpt_calls_start:",
+    "7: mov rax, [rbx]",
+    "test rax, rax",
+    "js 8f",
+    "mov rdi, [rbx + 8]",
+    "mov rsi, [rbx + 16]",
+    "mov rdx, [rbx + 24]",
+    "mov r10, [rbx + 32]",
+    "mov r8, [rbx + 40]",
+    "mov r9, [rbx + 48]",
+    "syscall",
+    "ckpt_calls_return:",
+    "mov [rbx + 56], rax",
+    "add rbx, 64",
+    "jmp 7b",
+    "8: mov eax, 15",
+    "syscall",
+    "ckpt_calls_end:",
     ".popsection",
 );
 
@@ -73,6 +95,22 @@ unsafe extern "C" {
     static ckpt_stub_syscall: u8;
     static ckpt_stub_standin: u8;
     static ckpt_stub_end: u8;
+    static ckpt_calls_start: u8;
+    static ckpt_calls_return: u8;
+    static ckpt_calls_end: u8;
+}
+
+/// Code that runs a table of calls in a program that is being saved, and then the signal frame it stands on.
+pub fn calls() -> &'static [u8] {
+    let start = &raw const ckpt_calls_start;
+    let len = &raw const ckpt_calls_end as usize - start as usize;
+    // SAFETY: as in `code`.
+    unsafe { std::slice::from_raw_parts(start, len) }
+}
+
+/// Offset in [`calls`] of the instruction behind its system call.
+pub fn calls_return_offset() -> u64 {
+    &raw const ckpt_calls_return as u64 - &raw const ckpt_calls_start as u64
 }
 
 /// Where the stub is in this very program (and in a fork of it).
@@ -105,5 +143,8 @@ mod tests {
         assert!(0 < super::syscall_offset() && super::syscall_offset() < super::standin_offset());
         assert!(super::standin_offset() < len && len < 256);
         assert_eq!(super::code()[super::syscall_offset() as usize..][..2], [0x0f, 0x05]);
+        let after = super::calls_return_offset() as usize;
+        assert_eq!(super::calls()[after - 2..after], [0x0f, 0x05]);
+        assert!(super::calls().len() < 128 && super::calls().ends_with(&[0x0f, 0x05]));
     }
 }

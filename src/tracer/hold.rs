@@ -70,6 +70,9 @@ pub struct HeldProcess {
     pub pidfd: OwnedFd,
     /// Its living threads, the leader first; none for a zombie.
     pub threads: Vec<HeldThread>,
+    /// Signals (bit n-1 for signal n) that it has a handler for, and that it ignores.
+    pub(super) caught: u64,
+    pub(super) ignored: u64,
     pub(super) ground: Option<Ground>,
     pub(super) finder: Arc<Mutex<Finder>>,
     mem: OnceLock<File>,
@@ -443,6 +446,8 @@ fn describe(
         ended_leader: ended.filter(|_| !threads.is_empty()),
         pidfd,
         threads,
+        caught: status.sig_caught,
+        ignored: status.sig_ignored,
         ground: None,
         finder: Arc::clone(finder),
         mem: OnceLock::new(),
@@ -493,10 +498,7 @@ impl Held {
     }
 
     fn let_go(&mut self) -> Result<(), Error> {
-        let mut result = Ok(());
-        for process in &mut self.processes {
-            result = result.and(process.clear_ground());
-        }
+        let mut result = self.clear_grounds();
         for thread in self.processes.iter_mut().flat_map(|p| &mut p.threads) {
             if let Some(task) = thread.task.take() {
                 result = result.and(task.detach());

@@ -6,6 +6,7 @@
 //! Who dies when: nothing here needs the tracer to live. Tracees are seized without `EXITKILL`, and every window in
 //! which a thread's registers are not its own is covered by a signal frame with its true state (see [`frame`]).
 
+mod calls;
 pub mod frame;
 mod gadgets;
 mod hold;
@@ -20,6 +21,7 @@ use std::io;
 
 use crate::proc;
 
+pub use calls::{Answers, Call, Calls, Job, Room};
 pub use hold::{Held, HeldProcess, HeldThread, HoldRequest, hold};
 pub use remote::{Remote, SCRATCH_LEN};
 

@@ -1,14 +1,16 @@
 //! Single system calls in a held process.
 
+use std::cmp::Ordering;
 use std::io;
 
 use crate::model::Addr;
 use crate::model::thread::Regs;
 use crate::sys::ptrace;
+use crate::sys::tasks::{Kcmp, kcmp};
 
 use super::gadgets::Gadgets;
-use super::hold::HeldProcess;
-use super::task::Stopped;
+use super::hold::{Held, HeldProcess};
+use super::task::{Running, Stopped};
 use super::{Error, decode, frame};
 
 /// Bytes of the page range lent to remote calls for their results.
@@ -22,11 +24,26 @@ pub(super) struct Ground {
     syscall: Addr,
     /// Where a frame may stand before there is a scratch mapping: unused stack, and what is there.
     stack: Option<(Addr, Vec<u8>)>,
-    /// The scratch mapping: [`SCRATCH_LEN`] bytes for results, then room for a frame.
+    /// The scratch mapping: [`SCRATCH_LEN`] bytes for results, room for a frame, then what [`super::calls`] asked for.
     scratch: Addr,
     scratch_len: u64,
     /// What is in the scratch memory's place if it is lent, too: where the program may map no more.
     lent: Option<Vec<u8>>,
+    /// Whether code may run in it.
+    executable: bool,
+}
+
+impl Ground {
+    /// The room that [`super::calls`] asked for: where it begins, how long it is.
+    pub fn extra(&self, frame_len: u64) -> (Addr, u64) {
+        let taken = base_len(frame_len);
+        (Addr(self.scratch.0 + taken), self.scratch_len.saturating_sub(taken))
+    }
+
+    /// Whether code may run there.
+    pub fn executable(&self) -> bool {
+        self.executable
+    }
 }
 
 /// The registers of one thread, borrowed; dropping it gives them back.
@@ -62,8 +79,7 @@ impl Lent {
         Ok(Lent { tid, regs })
     }
 
-    fn call(&self, task: &mut Option<Stopped>, nr: i64, args: [u64; 6]) -> Result<u64, Error> {
-        let gone = || Error::Vanished { pid: self.tid };
+    fn prepare(&self, nr: i64, args: [u64; 6]) -> Result<(), Error> {
         let regs = Regs {
             rax: nr as u64,
             rdi: args[0],
@@ -74,17 +90,20 @@ impl Lent {
             r9: args[5],
             ..self.regs
         };
-        ptrace::set_regs(self.tid, &regs).map_err(|e| Error::from_io("borrowing registers", self.tid, e))?;
-        // To the entry, then to the exit. SIGSTOP may arrive in between; it is let through, acts on the group, and
-        // the call goes on.
+        ptrace::set_regs(self.tid, &regs).map_err(|e| Error::from_io("borrowing registers", self.tid, e))
+    }
+
+    fn call(&self, task: &mut Option<Stopped>, nr: i64, args: [u64; 6]) -> Result<u64, Error> {
+        self.prepare(nr, args)?;
+        // To the entry, then to the exit.
         for _ in 0..2 {
-            let mut now = task.take().ok_or_else(gone)?.cont_to_syscall(0)?.wait()?;
-            while !now.is_syscall() {
-                let signal = if now.event() == 0 { now.signal() } else { 0 };
-                now = now.cont_to_syscall(signal)?.wait()?;
-            }
-            *task = Some(now);
+            let gone = Error::Vanished { pid: self.tid };
+            *task = Some(to_syscall_stop(task.take().ok_or(gone)?.cont_to_syscall(0)?)?);
         }
+        self.result()
+    }
+
+    fn result(&self) -> Result<u64, Error> {
         ptrace::get_regs(self.tid).map(|r| r.rax).map_err(|e| Error::from_io("reading registers", self.tid, e))
     }
 }
@@ -95,7 +114,8 @@ impl HeldProcess {
     /// The first call for a process also maps a few scratch pages in it, which go when it is released.
     pub fn remote(&mut self, thread: usize) -> Result<Remote<'_>, Error> {
         if self.ground.is_none() {
-            self.ground = Some(self.prepare_ground()?);
+            self.survey_ground(0)?;
+            map_grounds(&mut [&mut *self])?;
         }
         let ground = self.ground.as_ref().ok_or(Error::Vanished { pid: self.host })?;
         let scratch = ground.scratch;
@@ -106,6 +126,17 @@ impl HeldProcess {
         let frame_at = sigreturn.map(|_| Addr(scratch.0 + SCRATCH_LEN));
         let lent = self.lend(thread, rip, sigreturn, frame_at)?;
         Ok(Remote { process: self, thread, lent, scratch })
+    }
+
+    /// Where the scratch mapping is; `None` if there is none, or scratch memory is a part of the program's stack, because
+    /// it may map no more.
+    pub fn scratch(&self) -> Option<Addr> {
+        self.ground.as_ref().filter(|g| g.lent.is_none()).map(|g| g.scratch)
+    }
+
+    /// Bytes that a signal frame of any of its threads takes.
+    pub(super) fn frame_len(&self) -> u64 {
+        frame::len(self.threads.iter().map(|t| t.xstate.len()).max().unwrap_or(0)) as u64
     }
 
     /// Lays the frame and sets the registers.
@@ -128,11 +159,13 @@ impl HeldProcess {
         Lent::take(task, &t.regs, rip, frame_at)
     }
 
-    fn prepare_ground(&mut self) -> Result<Ground, Error> {
+    /// Finds the bytes and the place that the first remote call needs. Nothing is mapped yet; when it is, there will be
+    /// `extra` bytes more.
+    pub(super) fn survey_ground(&mut self, extra: u64) -> Result<(), Error> {
         let pid = self.live();
         let maps = super::maps(pid).map_err(|e| Error::from_proc("reading maps", pid, e))?;
         let gadgets = self.finder.lock().ok().and_then(|mut f| f.find(pid, &maps));
-        let frame_len = frame::len(self.threads.first().map_or(0, |t| t.xstate.len())) as u64;
+        let frame_len = self.frame_len();
         let stack = super::stack::frame_place(self, &maps, frame_len).and_then(|at| {
             let mut bytes = vec![0u8; frame_len as usize];
             self.read(at, &mut bytes).ok().map(|()| (at, bytes))
@@ -145,70 +178,215 @@ impl HeldProcess {
         if gadgets.is_none() || stack.is_none() {
             tracing::debug!(pid, "no place or bytes for a signal frame: a kill of this tool would harm the program");
         }
-        let scratch_len = SCRATCH_LEN + frame_len.next_multiple_of(4096);
-        let mut ground = Ground { gadgets, syscall, stack, scratch: Addr(0), scratch_len, lent: None };
-        // mmap(NULL, len, PROT_READ|PROT_WRITE, MAP_PRIVATE|MAP_ANONYMOUS)
-        let raw = self.bare_call(&ground, libc::SYS_mmap, [0, scratch_len, 3, 0x22, u64::MAX, 0])?;
-        match decode(raw) {
-            Ok(at) => ground.scratch = Addr(at),
-            // Its own limits (RLIMIT_AS, DATA, MEMLOCK) forbid it. A frame at the same place is never needed meanwhile.
-            Err(e) if matches!(e.raw_os_error(), Some(libc::ENOMEM | libc::EAGAIN)) => {
-                let what = "its limits leave no room for our calls, and its stack has none to lend";
-                let at = super::stack::frame_place(self, &maps, scratch_len).ok_or(Error::Unsupported { pid, what })?;
-                let mut bytes = vec![0u8; scratch_len as usize];
-                self.read(at, &mut bytes).map_err(|e| Error::from_io("reading the stack", pid, e))?;
-                (ground.scratch, ground.lent) = (at, Some(bytes));
-            }
-            Err(source) => return Err(Error::Call { pid, call: "mmap", source }),
-        }
-        Ok(ground)
+        let scratch_len = base_len(frame_len) + extra.next_multiple_of(4096);
+        let executable = extra > 0;
+        self.ground = Some(Ground { gadgets, syscall, stack, scratch: Addr(0), scratch_len, lent: None, executable });
+        Ok(())
     }
 
-    /// One call in the first thread, with the frame on the stack: before there is scratch memory, and when it goes.
-    fn bare_call(&mut self, ground: &Ground, nr: i64, args: [u64; 6]) -> Result<u64, Error> {
+    /// Lends the stack where the program's own limits (RLIMIT_AS, DATA, MEMLOCK) forbid a scratch mapping. A frame at the
+    /// same place is never needed meanwhile.
+    fn lend_stack(&mut self, len: u64) -> Result<(), Error> {
+        let pid = self.host;
+        let what = "its limits leave no room for our calls, and its stack has none to lend";
+        let none = || Error::Unsupported { pid, what };
+        let maps = super::maps(self.live()).map_err(|e| Error::from_proc("reading maps", pid, e))?;
+        let at = super::stack::frame_place(self, &maps, len).ok_or_else(none)?;
+        let mut bytes = vec![0u8; len as usize];
+        self.read(at, &mut bytes).map_err(|e| Error::from_io("reading the stack", pid, e))?;
+        let ground = self.ground.as_mut().ok_or_else(none)?;
+        (ground.scratch, ground.lent) = (at, Some(bytes));
+        Ok(())
+    }
+
+    /// Puts back what was where the frame on the stack stood: at once, since another process may share this memory, and
+    /// lend us the same place.
+    fn wipe_frame(&self) -> Result<(), Error> {
+        let Some((at, bytes)) = self.ground.as_ref().and_then(|g| g.stack.as_ref()) else { return Ok(()) };
+        self.write(*at, bytes).map_err(|e| Error::from_io("wiping a signal frame", self.host, e))
+    }
+
+    /// Lends the first thread's registers with the frame on the stack: before there is scratch memory, and when it goes.
+    fn lend_bare(&mut self) -> Result<Lent, Error> {
+        let ground = self.ground.as_ref().ok_or(Error::Vanished { pid: self.host })?;
         let (rip, sigreturn, at) = match (ground.gadgets, &ground.stack) {
             (Some(g), Some((at, _))) => (g.syscall_ret, Some(g.sigreturn), Some(*at)),
             _ => (ground.syscall, None, None),
         };
-        let lent = self.lend(0, rip, sigreturn, at)?;
-        let result = lent.call(&mut self.threads[0].task, nr, args);
-        self.give_back(0)?;
-        if let Some((at, bytes)) = &ground.stack {
-            // At once: another process may share this memory, and lend us the same place.
-            self.write(*at, bytes).map_err(|e| Error::from_io("wiping a signal frame", self.host, e))?;
-        }
-        result
+        self.lend(0, rip, sigreturn, at)
     }
 
-    /// Puts a thread's registers and mask back and leaves it where the kernel restarts its system call itself.
-    fn give_back(&mut self, thread: usize) -> Result<(), Error> {
+    /// Puts a thread's registers and mask back. From any ptrace stop the kernel handles signals on the way to the program
+    /// when it is let go, or when we die, and so restarts an interrupted call itself by the registers it finds
+    /// (kernel/ptrace.c, `__ptrace_unlink`: it wakes the thread as a signal would).
+    pub(super) fn give_back(&mut self, thread: usize) -> Result<(), Error> {
         let pid = self.host;
         let t = self.threads.get_mut(thread).ok_or(Error::Vanished { pid })?;
         if !std::mem::take(&mut t.borrowed) {
             return Ok(());
         }
-        let (regs, mask, tid) = (t.regs, t.sigmask, t.host);
-        let task = t.task.take().ok_or(Error::Vanished { pid })?;
-        t.task = Some(task.park(|_| {
-            ptrace::set_sigmask(tid, mask)?;
-            ptrace::set_regs(tid, &regs)
-        })?);
-        Ok(())
+        // The mask first: until the registers are its own the frame would heal both.
+        ptrace::set_sigmask(t.host, t.sigmask)
+            .and_then(|()| ptrace::set_regs(t.host, &t.regs))
+            .map_err(|e| Error::from_io("giving registers back", t.host, e))
     }
+}
 
-    /// Takes the scratch memory away.
-    pub(super) fn clear_ground(&mut self) -> Result<(), Error> {
-        let Some(ground) = self.ground.take() else { return Ok(()) };
-        match &ground.lent {
-            Some(bytes) => {
-                self.write(ground.scratch, bytes).map_err(|e| Error::from_io("clearing up", self.host, e))?
+/// One call in the first thread of each process, in all at the same time; `None` leaves a process out.
+fn bare_calls(
+    processes: &mut [&mut HeldProcess],
+    call: impl Fn(&Ground) -> Option<(i64, [u64; 6])>,
+) -> Vec<Option<Result<u64, Error>>> {
+    let mut results: Vec<Option<Result<u64, Error>>> = Vec::new();
+    results.resize_with(processes.len(), || None);
+    let turns = turns(processes);
+    for turn in 0..=turns.iter().copied().max().unwrap_or(0) {
+        let mut now: Vec<(usize, &mut HeldProcess, Result<Lent, Error>)> = Vec::new();
+        for (index, (p, _)) in processes.iter_mut().zip(&turns).enumerate().filter(|(_, (_, t))| **t == turn) {
+            let Some((nr, args)) = p.ground.as_ref().and_then(&call) else { continue };
+            let lent = p.lend_bare().and_then(|lent| lent.prepare(nr, args).map(|()| lent));
+            now.push((index, p, lent));
+        }
+        // To the entry, then to the exit.
+        for _ in 0..2 {
+            let mut running = Vec::with_capacity(now.len());
+            for (_, p, lent) in &mut now {
+                let task = p.threads.first_mut().and_then(|t| t.task.take_if(|_| lent.is_ok()));
+                let gone = Error::Vanished { pid: p.host };
+                running.push(match (task.ok_or(gone).and_then(|task| task.cont_to_syscall(0)), lent.is_ok()) {
+                    (Ok(running), _) => Some(running),
+                    (Err(e), true) => {
+                        *lent = Err(e);
+                        None
+                    }
+                    _ => None,
+                });
             }
-            None => {
-                self.bare_call(&ground, libc::SYS_munmap, [ground.scratch.0, ground.scratch_len, 0, 0, 0, 0])?;
+            for ((_, p, lent), running) in now.iter_mut().zip(running) {
+                match (running.map(to_syscall_stop), p.threads.first_mut()) {
+                    (Some(Ok(stopped)), Some(t)) => t.task = Some(stopped),
+                    (Some(Err(e)), _) => *lent = Err(e),
+                    _ => {}
+                }
             }
         }
-        Ok(())
+        for (index, p, lent) in now {
+            let result = lent.and_then(|lent| lent.result());
+            let result = p.give_back(0).and(p.wipe_frame()).and(result);
+            if let Some(room) = results.get_mut(index) {
+                *room = Some(result);
+            }
+        }
     }
+    results
+}
+
+/// When each process has its turn: those that share memory may lend us the same place on a stack, and come one after the
+/// other.
+fn turns(processes: &[&mut HeldProcess]) -> Vec<usize> {
+    let place = |i: usize| processes.get(i).and_then(|p| p.ground.as_ref()?.stack.as_ref()).map_or(0, |(at, _)| at.0);
+    let memory = |a: usize, b: usize| match (processes.get(a), processes.get(b)) {
+        (Some(a), Some(b)) => kcmp(a.live(), b.live(), Kcmp::Vm, 0, 0).unwrap_or(Ordering::Equal),
+        _ => Ordering::Equal,
+    };
+    let order = |a: usize, b: usize| place(a).cmp(&place(b)).then_with(|| memory(a, b));
+    let mut sorted: Vec<usize> = (0..processes.len()).collect();
+    sorted.sort_by(|&a, &b| order(a, b));
+    let mut turns = vec![0; processes.len()];
+    for pair in sorted.windows(2) {
+        if let [a, b] = *pair {
+            turns[b] = if order(a, b).is_eq() { turns[a] + 1 } else { 0 };
+        }
+    }
+    turns
+}
+
+/// Bytes of scratch memory without what [`super::calls`] asks for.
+fn base_len(frame_len: u64) -> u64 {
+    SCRATCH_LEN + frame_len.next_multiple_of(4096)
+}
+
+/// Maps scratch memory in processes that have been surveyed, in all at the same time.
+pub(super) fn map_grounds(processes: &mut [&mut HeldProcess]) -> Result<(), Error> {
+    // With room for code, and PROT_EXEC, which the kernel may refuse (PR_SET_MDWE, SELinux); else without.
+    let mut failed = Vec::new();
+    for _ in 0..2 {
+        // mmap(NULL, len, prot, MAP_PRIVATE|MAP_ANONYMOUS)
+        let results = bare_calls(processes, |g| {
+            let prot = if g.executable { 7 } else { 3 };
+            (g.scratch.0 == 0).then_some((libc::SYS_mmap, [0, g.scratch_len, prot, 0x22, u64::MAX, 0]))
+        });
+        failed.clear();
+        for (index, (p, result)) in processes.iter_mut().zip(results).enumerate() {
+            let len = base_len(p.frame_len());
+            let (Some(ground), Some(result)) = (p.ground.as_mut(), result) else { continue };
+            match result.map(decode) {
+                Ok(Ok(addr)) => ground.scratch = Addr(addr),
+                Ok(Err(source)) => failed.push((index, source)),
+                Err(e) => return Err(abandon(processes, e)),
+            }
+            if ground.scratch.0 == 0 {
+                (ground.executable, ground.scratch_len) = (false, len);
+            }
+        }
+    }
+    for (index, source) in failed {
+        let Some(p) = processes.get_mut(index) else { continue };
+        let (pid, len) = (p.host, base_len(p.frame_len()));
+        let lent = match source.raw_os_error() {
+            Some(libc::ENOMEM | libc::EAGAIN) => p.lend_stack(len),
+            _ => Err(Error::Call { pid, call: "mmap", source }),
+        };
+        lent.map_err(|e| abandon(processes, e))?;
+    }
+    Ok(())
+}
+
+/// What has not been mapped can't be unmapped.
+fn abandon(processes: &mut [&mut HeldProcess], error: Error) -> Error {
+    for p in processes {
+        p.ground.take_if(|g| g.scratch.0 == 0);
+    }
+    error
+}
+
+impl Held {
+    /// Takes all scratch memory away, and gives all registers back.
+    pub(super) fn clear_grounds(&mut self) -> Result<(), Error> {
+        let mut done = Ok(());
+        for p in &mut self.processes {
+            for thread in 0..p.threads.len() {
+                done = done.and(p.give_back(thread));
+            }
+        }
+        let mut processes: Vec<&mut HeldProcess> = self.processes.iter_mut().filter(|p| p.ground.is_some()).collect();
+        let mapped = |g: &Ground| {
+            let ours = g.scratch.0 != 0 && g.lent.is_none();
+            ours.then_some((libc::SYS_munmap, [g.scratch.0, g.scratch_len, 0, 0, 0, 0]))
+        };
+        for result in bare_calls(&mut processes, mapped).into_iter().flatten() {
+            done = done.and(result.map(drop));
+        }
+        for p in processes {
+            let Some(ground) = p.ground.take() else { continue };
+            if let Some(bytes) = ground.lent {
+                let cleared = p.write(ground.scratch, &bytes);
+                done = done.and(cleared.map_err(|e| Error::from_io("clearing up", p.host, e)));
+            }
+        }
+        done
+    }
+}
+
+/// Waits for the entry or the exit of a system call. SIGSTOP may arrive before; it is let through, acts on the group, and
+/// the call goes on.
+fn to_syscall_stop(running: Running) -> Result<Stopped, Error> {
+    let mut now = running.wait()?;
+    while !now.is_syscall() {
+        let signal = if now.event() == 0 { now.signal() } else { 0 };
+        now = now.cont_to_syscall(signal)?.wait()?;
+    }
+    Ok(now)
 }
 
 impl Remote<'_> {
@@ -227,11 +405,6 @@ impl Remote<'_> {
     /// [`SCRATCH_LEN`] writable bytes in the program for results; undefined content.
     pub fn scratch(&self) -> Addr {
         self.scratch
-    }
-
-    /// Whether the scratch memory is a part of the program's stack, because it may map no more.
-    pub fn scratch_is_lent(&self) -> bool {
-        self.process.ground.as_ref().is_some_and(|g| g.lent.is_some())
     }
 
     /// Copies from the program's memory.
