@@ -42,8 +42,9 @@ fn action(signal: i32, bytes: &[u8]) -> Option<Action> {
 /// Pending signals of a thread, or (`shared`) of its process: those in the queue, and those of which there is only a mark,
 /// as the queue was full. The program gets such a one as sent by nobody (kernel/signal.c, collect_signal).
 pub(super) fn pending(tid: i32, shared: bool) -> Result<Vec<Pending>, Error> {
-    let mut queue = ptrace::pending(tid, shared).map_err(Error::of(tid, "reading the pending signals"))?;
+    // The marks first: a timer that goes off in between is then in the queue alone, and no mark without an entry.
     let status = proc::status(tid).map_err(Error::proc(tid))?;
+    let mut queue = ptrace::pending(tid, shared).map_err(Error::of(tid, "reading the pending signals"))?;
     let set = if shared { status.shared_pending } else { status.sig_pending };
     queue.extend(unqueued(set, &queue));
     Ok(queue)
