@@ -27,6 +27,7 @@ mod namespaces;
 mod pidfd;
 mod pipes;
 pub mod plan;
+mod ports;
 mod process;
 mod seccomp;
 mod signalfd;

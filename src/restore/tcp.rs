@@ -8,7 +8,6 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileExt;
-use std::time::{Duration, Instant};
 
 use crate::image::Image;
 use crate::model::sockets::{Family, Socket, SocketOption};
@@ -17,13 +16,10 @@ use crate::model::{Checkpoint, Hex, Pid, Refusal};
 use crate::net::{inet, inflight, options};
 use crate::sys::{fds, socket};
 
-use super::{Error, sockets, unix};
+use super::{Error, ports, sockets, unix};
 
 const TCP_CORK: i32 = 3;
 const V6ONLY: (i32, i32) = (libc::IPPROTO_IPV6, libc::IPV6_V6ONLY);
-/// A connection between the same addresses that has just ended stands in the way of a new one for a second (tcp(7),
-/// tcp_tw_reuse, whose default allows it on the loopback interface).
-const PATIENCE: Duration = Duration::from_secs(2);
 
 /// A TCP socket of the image.
 #[derive(Debug, Clone, Copy)]
@@ -112,7 +108,7 @@ impl<'a> Work<'a> {
             State::Connected { peer, link: Link::To(other) } if *other == own.index => {
                 let fd = fresh(own)?;
                 socket::bind(fd.as_fd(), &own.tcp.local.0)?;
-                connect_patiently(fd.as_fd(), &peer.0)?;
+                ports::connect_anyhow(fd.as_fd(), &peer.0)?;
                 self.made.insert(own.index, fd);
             }
             State::Connected { peer, link: Link::To(other) } => {
@@ -122,12 +118,14 @@ impl<'a> Work<'a> {
                 let State::Connected { peer: back, .. } = &other.tcp.state else {
                     return Err(io::ErrorKind::NotConnected.into());
                 };
-                let (client, server, to) =
-                    if self.was_accepted(own) { (&other, own, &back.0) } else { (own, &other, &peer.0) };
+                // Where nobody listens any more, nothing tells who was accepted.
+                let accepted_here = self.was_accepted(own);
+                let turned = accepted_here || (!self.was_accepted(&other) && self.door(&other).is_err());
+                let (client, server, to) = if turned { (&other, own, &back.0) } else { (own, &other, &peer.0) };
                 let door = self.door(server)?;
                 let from = fresh(client)?;
-                socket::bind(from.as_fd(), &client.tcp.local.0)?;
-                let accepted = through(door, from.as_fd(), to)?;
+                ports::connect(from.as_fd(), &client.tcp.local.0, to)?;
+                let accepted = take_in(door, from.as_fd())?;
                 adopt(accepted.as_fd(), server)?;
                 self.made.insert(client.index, from);
                 self.made.insert(server.index, accepted);
@@ -152,7 +150,8 @@ impl<'a> Work<'a> {
         let there = bind(far.as_fd());
         let near = match self.door(own) {
             Ok(door) => {
-                let accepted = through(door, far.as_fd(), &own.tcp.local.0)?;
+                ports::connect_anyhow(far.as_fd(), &own.tcp.local.0)?;
+                let accepted = take_in(door, far.as_fd())?;
                 adopt(accepted.as_fd(), own)?;
                 accepted
             }
@@ -162,7 +161,8 @@ impl<'a> Work<'a> {
                 let door = client()?;
                 socket::bind(door.as_fd(), &inet::sockaddr(domain, loopback))?;
                 socket::listen(door.as_fd(), 1)?;
-                through(door.as_fd(), far.as_fd(), &socket::name(door.as_fd())?)?
+                ports::connect_anyhow(far.as_fd(), &socket::name(door.as_fd())?)?;
+                take_in(door.as_fd(), far.as_fd())?
             }
             Err(e) => return Err(e),
         };
@@ -232,7 +232,8 @@ impl<'a> Work<'a> {
             _ => return Ok(()),
         };
         let fd = fresh(own)?;
-        if inet::address(&own.tcp.local.0).is_some_and(|a| a.port() != 0) {
+        let waits = matches!(own.tcp.state, State::Connected { .. });
+        if !waits && inet::address(&own.tcp.local.0).is_some_and(|a| a.port() != 0) {
             socket::bind(fd.as_fd(), &own.tcp.local.0)?;
         }
         match (to, &own.tcp.state) {
@@ -245,7 +246,7 @@ impl<'a> Work<'a> {
                 }
             }
             (Some(to), _) => {
-                connect_patiently(fd.as_fd(), to)?;
+                ports::connect(fd.as_fd(), &own.tcp.local.0, to)?;
                 unix::shut(fd.as_fd(), own.socket.shutdown)?;
             }
             (None, _) => {}
@@ -296,21 +297,8 @@ fn adopt(fd: BorrowedFd<'_>, own: &Own<'_>) -> io::Result<()> {
     options::set_early(fd, &lacking)
 }
 
-fn connect_patiently(fd: BorrowedFd<'_>, to: &[u8]) -> io::Result<()> {
-    let until = Instant::now() + PATIENCE;
-    loop {
-        match socket::connect(fd, to) {
-            Err(e) if e.kind() == io::ErrorKind::AddrNotAvailable && Instant::now() < until => {
-                std::thread::sleep(Duration::from_millis(10));
-            }
-            other => return other,
-        }
-    }
-}
-
-/// Connects a socket by way of a door. Strangers who come in meanwhile are turned away.
-fn through(door: BorrowedFd<'_>, client: BorrowedFd<'_>, to: &[u8]) -> io::Result<OwnedFd> {
-    connect_patiently(client, to)?;
+/// The other end of a connection just made by way of a door. Strangers who come in meanwhile are turned away.
+fn take_in(door: BorrowedFd<'_>, client: BorrowedFd<'_>) -> io::Result<OwnedFd> {
     let own = inet::matching(&socket::name(client)?);
     loop {
         let accepted = socket::accept(door)?;
@@ -323,6 +311,7 @@ fn through(door: BorrowedFd<'_>, client: BorrowedFd<'_>, to: &[u8]) -> io::Resul
 /// Addresses that can't be had.
 pub fn conflicts(checkpoint: &Checkpoint, conflicts: &mut Vec<Refusal>) {
     let mut tried = std::collections::HashSet::new();
+    let mut there = None;
     for own in all(checkpoint) {
         let needed = match &own.tcp.state {
             State::Connected { link, .. } => *link != Link::Outside,
@@ -338,7 +327,15 @@ pub fn conflicts(checkpoint: &Checkpoint, conflicts: &mut Vec<Refusal>) {
             // Two may share a port until one listens.
             if matches!(own.tcp.state, State::Listening { .. }) { socket::listen(fd.as_fd(), 1) } else { Ok(()) }
         });
-        let Err(error) = bound else { continue };
+        let Err(error) = bound.or_else(|e| match &own.tcp.state {
+            State::Connected { peer, .. } if e.kind() == io::ErrorKind::AddrInUse => {
+                let there = there.get_or_insert_with(|| inet::tcp().unwrap_or_default());
+                ports::try_connection(fresh(&own)?.as_fd(), own.tcp.domain, &own.tcp.local.0, &peer.0, there)
+            }
+            _ => Err(e),
+        }) else {
+            continue;
+        };
         let (reason, hint) = match error.kind() {
             io::ErrorKind::AddrInUse => {
                 let hint = "end the program that uses it; what it leaves behind is gone after a minute".to_owned();
