@@ -5,6 +5,8 @@
 //! `tests/guests/guest.h`). Nothing here sleeps to give others time: it polls a condition and gives up at a deadline.
 #![allow(dead_code)] // each test program uses its part of it
 
+pub mod app;
+
 use std::ffi::OsStr;
 use std::fmt::Write as _;
 use std::fs::{self, File};

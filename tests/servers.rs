@@ -1,0 +1,84 @@
+//! Servers with their clients in one tree (`tests/apps/`), saved under load, killed and resumed for several generations: every
+//! answer is right, nothing is lost, nothing is done twice.
+
+mod harness;
+
+use harness::app::{App, go_program, have, java_archive, script, survives, text};
+
+fn all_there(programs: &[&str], test: &str) -> bool {
+    programs.iter().all(|p| have(p, test))
+}
+
+/// A script for python3.
+fn python(name: &'static str, file: &str, rounds: &str) -> App {
+    App::new(name, &[&"/usr/bin/python3", &script(file), &rounds])
+}
+
+#[test]
+fn redis() {
+    if all_there(&["redis-server", "redis-benchmark", "redis-cli", "python3"], "redis") {
+        survives(&App::new("redis", &[&"bash", &script("redis.sh"), &"12"]));
+    }
+}
+
+#[test]
+fn memcached() {
+    if all_there(&["memcached", "python3"], "memcached") {
+        survives(&python("memcached", "memcached.py", "30"));
+    }
+}
+
+#[test]
+fn nginx() {
+    if all_there(&["nginx", "python3"], "nginx") {
+        survives(&App::new("nginx", &[&"bash", &script("nginx.sh"), &"1500"]));
+    }
+}
+
+#[test]
+fn asyncio() {
+    if have("python3", "asyncio") {
+        survives(&python("asyncio", "asyncio_server.py", "100"));
+    }
+}
+
+#[test]
+fn node_http() {
+    if have("node", "node_http") {
+        survives(&App::new("node_http", &[&"node", &script("http.js"), &"250"]));
+    }
+}
+
+#[test]
+fn go_http() {
+    if have("go", "go_http") {
+        survives(&App::new("go_http", &[&go_program("server.go"), &"1200"]));
+    }
+}
+
+#[test]
+fn java_sockets() {
+    if have("javac", "java_sockets") {
+        let mut app =
+            App::new("java_sockets", &[&"java", &"-Xmx256m", &"-cp", &java_archive("Echo.java"), &"Echo", &"80"]);
+        app.between = &["java", "-version"];
+        survives(&app);
+    }
+}
+
+#[test]
+fn git_daemon() {
+    if all_there(&["git", "python3"], "git_daemon") {
+        survives(&App::new("git_daemon", &[&"bash", &script("gitdaemon.sh"), &"10"]));
+    }
+}
+
+#[test]
+fn socat_chain() {
+    if all_there(&["socat", "python3"], "socat_chain") {
+        let mut app = App::new("socat_chain", &[&"bash", &script("socat.sh")]);
+        app.inputs = vec![("text", text(600))];
+        app.grows = "arrived";
+        survives(&app);
+    }
+}
