@@ -166,6 +166,7 @@ guests! {
     pending: true,
     sigqueue: true,
     sigframe: true,
+    faults: true,
     tree: true,
     zombies: true,
     stopped: true,

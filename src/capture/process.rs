@@ -155,6 +155,7 @@ pub(super) fn capture(
     timers::owners(p, &mut timers)?;
     for (thread, held) in threads.iter_mut().zip(&p.threads) {
         thread.pending = signals::pending(held.host, false)?;
+        thread.pending.retain(|pending| !signals::comes_again(pending, &held.regs, held.sigmask));
     }
     Ok(Process {
         pid: p.pid,

@@ -1,6 +1,7 @@
 //! Signal actions and pending signals.
 
 use crate::model::signals::{Action, Pending};
+use crate::model::thread::Regs;
 use crate::model::{Addr, Hex};
 use crate::proc;
 use crate::sys::ptrace;
@@ -50,6 +51,21 @@ pub(super) fn pending(tid: i32, shared: bool) -> Result<Vec<Pending>, Error> {
     Ok(queue)
 }
 
+/// Whether a pending signal of a thread tells of a fault that it will run into again: its instruction has not been passed.
+/// So the program gets the signal with all that belongs to it (the trap's number, its error code, cr2), which the kernel
+/// keeps beside the queue. Such a fault unblocks its signal, and comes from no system call.
+pub(super) fn comes_again(pending: &Pending, regs: &Regs, sigmask: u64) -> bool {
+    /// SI_KERNEL and above are of other origins.
+    const OF_FAULT: std::ops::Range<i32> = 1..0x80;
+    let code = pending.info.0.get(8..).and_then(|b| b.first_chunk()).map_or(0, |b| i32::from_ne_bytes(*b));
+    let fault = match pending.signal {
+        libc::SIGILL | libc::SIGFPE | libc::SIGSEGV => OF_FAULT.contains(&code),
+        libc::SIGBUS => matches!(code, libc::BUS_ADRALN | libc::BUS_ADRERR),
+        _ => false,
+    };
+    fault && regs.orig_rax as i64 == -1 && sigmask >> (pending.signal - 1) & 1 == 0
+}
+
 fn unqueued(set: u64, queue: &[Pending]) -> Vec<Pending> {
     let missing = (1..=64).filter(|n| set >> (n - 1) & 1 == 1 && !queue.iter().any(|p| p.signal == *n));
     missing
@@ -71,6 +87,22 @@ mod tests {
         assert_eq!(first.iter().map(|p| p.signal).collect::<Vec<i32>>(), [10, 64]);
         assert_eq!((first[0].info.0.len(), &first[0].info.0[..12]), (128, &[10, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0][..]));
         assert_eq!(unqueued(1 << 9, &first), []);
+    }
+
+    #[test]
+    fn faults_come_again() {
+        let pending = |signal: i32, code: i32| {
+            let info: Vec<u8> = [signal, 0, code].iter().flat_map(|w| w.to_ne_bytes()).collect();
+            Pending { signal, info: Hex(info) }
+        };
+        let fault = Regs { orig_rax: u64::MAX, ..Regs::default() };
+        assert!(comes_again(&pending(libc::SIGSEGV, 1), &fault, 0));
+        assert!(!comes_again(&pending(libc::SIGSEGV, 0x80), &fault, 0));
+        assert!(!comes_again(&pending(libc::SIGTRAP, 1), &fault, 0));
+        assert!(!comes_again(&pending(libc::SIGSEGV, libc::SI_TKILL), &fault, 0));
+        // Queued by the program itself: held back, or at the end of its call.
+        assert!(!comes_again(&pending(libc::SIGSEGV, 1), &fault, 1 << (libc::SIGSEGV - 1)));
+        assert!(!comes_again(&pending(libc::SIGSEGV, 1), &Regs::default(), 0));
     }
 
     #[test]

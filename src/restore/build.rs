@@ -469,7 +469,7 @@ impl Builder<'_> {
             let leader = puppet(&mut self.puppets, *pid)?;
             signals::trap_action(leader, process)?;
             for (t, puppet) in process.threads.iter().zip(std::iter::once(&mut *leader).chain(&mut *others)) {
-                signals::queue_traps(puppet, process, t, self.options.pids == Pids::Fresh)?;
+                signals::queue_faults(puppet, process, t, self.options.pids == Pids::Fresh)?;
             }
             limits::set_last(leader, process, namespaces::wanted(self.options))?;
             let all = process.threads.iter().zip(std::iter::once(leader).chain(others));

@@ -15,6 +15,8 @@ const SIGSTOP: i32 = 19;
 /// Ends the stub's tables: its action is set when no table runs any more.
 const SIGTRAP: i32 = 5;
 const SS_DISABLE: u64 = 2;
+/// SIGILL, SIGTRAP, SIGBUS, SIGFPE, SIGSEGV, SIGSYS: those of faults.
+const FAULTS: [i32; 6] = [4, SIGTRAP, 7, 8, 11, 31];
 
 /// In the process all others descend from: nothing of our own handlers and alternate stack is left.
 pub fn all_default(batch: &mut Batch) {
@@ -52,7 +54,7 @@ pub fn queue(puppet: &mut Puppet, process: &Process, thread: &Thread, fresh: boo
     let ids = Ids::of(puppet, process, thread, fresh);
     let mut batch = puppet.batch();
     for (pending, shared) in waiting(process, thread) {
-        if matches!(pending.signal, SIGKILL | SIGSTOP | SIGTRAP) {
+        if matches!(pending.signal, SIGKILL | SIGSTOP) || FAULTS.contains(&pending.signal) {
             continue;
         }
         puppet.flush_for(&mut batch, 1, 144)?;
@@ -63,9 +65,11 @@ pub fn queue(puppet: &mut Puppet, process: &Process, thread: &Thread, fresh: boo
     puppet.run(batch).map(drop)
 }
 
-/// SIGTRAP ends the stub's tables, and would be taken for one that the program has yet to get: these are queued last.
-pub fn queue_traps(puppet: &mut Puppet, process: &Process, thread: &Thread, fresh: bool) -> Result<(), Error> {
-    for (pending, shared) in waiting(process, thread).filter(|(p, _)| p.signal == SIGTRAP) {
+/// SIGTRAP ends the stub's tables, and would be taken for one that the program has yet to get. And at a trap the kernel
+/// takes the first signal of any fault that it finds, also a blocked one (kernel/signal.c, dequeue_synchronous_signal). So
+/// these are queued last, by calls without a trap.
+pub fn queue_faults(puppet: &mut Puppet, process: &Process, thread: &Thread, fresh: bool) -> Result<(), Error> {
+    for (pending, shared) in waiting(process, thread).filter(|(p, _)| FAULTS.contains(&p.signal)) {
         // The trap has unblocked it (kernel/signal.c, force_sig_info_to_task).
         let host = puppet.host();
         ptrace::set_sigmask(host, u64::MAX).map_err(|e| Error::step("blocking signals", host, e))?;
