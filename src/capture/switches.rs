@@ -16,6 +16,9 @@ const PR_GET_CHILD_SUBREAPER: u64 = 37;
 const PR_GET_THP_DISABLE: u64 = 42;
 const PR_GET_MDWE: u64 = 66;
 const PR_GET_MEMORY_MERGE: u64 = 68;
+const PR_GET_SPECULATION_CTRL: u64 = 52;
+/// Linux ≥ 6.3.
+const MEMBARRIER_CMD_GET_REGISTRATIONS: u64 = 1 << 9;
 const ARCH_GET_CPUID: u64 = 0x1011;
 
 /// Refuses what calls run in the program would suffer from, and what can't be set again.
@@ -41,6 +44,7 @@ pub(super) struct AskedOfThread {
     tsc: Room,
     machine_check: Call,
     cpuid: Call,
+    speculation: [Call; 3],
 }
 
 /// What is asked of a process.
@@ -50,6 +54,7 @@ pub(super) struct AskedOfProcess {
     thp_disable: Call,
     memory_merge: Call,
     write_or_execute: Call,
+    membarrier: Call,
 }
 
 /// Asks a thread.
@@ -61,6 +66,7 @@ pub(super) fn ask_thread(calls: &mut Calls) -> AskedOfThread {
         tsc,
         machine_check: calls.try_call(libc::SYS_prctl, &[PR_MCE_KILL_GET]),
         cpuid: calls.try_call(libc::SYS_arch_prctl, &[ARCH_GET_CPUID]),
+        speculation: [0, 1, 2].map(|what| calls.try_call(libc::SYS_prctl, &[PR_GET_SPECULATION_CTRL, what])),
     }
 }
 
@@ -70,6 +76,7 @@ pub(super) fn of_thread(asked: &AskedOfThread, answers: &Answers) -> ThreadSwitc
         tsc_faults: word(answers.bytes(asked.tsc)) == PR_TSC_SIGSEGV,
         cpuid_faults: answers.result(asked.cpuid).is_ok_and(|on| on == 0),
         machine_check: answers.result(asked.machine_check).unwrap_or(PR_MCE_KILL_DEFAULT) as u32,
+        speculation: asked.speculation.map(|call| answers.result(call).unwrap_or(0) as u32),
     }
 }
 
@@ -82,6 +89,7 @@ pub(super) fn ask_process(calls: &mut Calls) -> AskedOfProcess {
         thp_disable: calls.try_call(libc::SYS_prctl, &[PR_GET_THP_DISABLE]),
         memory_merge: calls.try_call(libc::SYS_prctl, &[PR_GET_MEMORY_MERGE]),
         write_or_execute: calls.try_call(libc::SYS_prctl, &[PR_GET_MDWE]),
+        membarrier: calls.try_call(libc::SYS_membarrier, &[MEMBARRIER_CMD_GET_REGISTRATIONS]),
     }
 }
 
@@ -93,6 +101,7 @@ pub(super) fn of_process(asked: &AskedOfProcess, answers: &Answers) -> ProcessSw
         thp_disable: number(asked.thp_disable),
         memory_merge: number(asked.memory_merge) != 0,
         write_or_execute: number(asked.write_or_execute),
+        membarrier: number(asked.membarrier),
     }
 }
 

@@ -11,6 +11,10 @@ pub struct ThreadSwitches {
     pub cpuid_faults: bool,
     /// `PR_MCE_KILL_GET`: 0 late, 1 early, 2 as the system does.
     pub machine_check: u32,
+    /// `PR_GET_SPECULATION_CTRL` of store bypass (0), indirect branches (1) and the flush of the first data cache (2);
+    /// 0: not known.
+    #[serde(default)]
+    pub speculation: [u32; 3],
 }
 
 /// Those of a process.
@@ -24,4 +28,7 @@ pub struct ProcessSwitches {
     pub memory_merge: bool,
     /// `PR_GET_MDWE`: memory that was writable can't become executable; 0: it can.
     pub write_or_execute: u32,
+    /// membarrier(2) `MEMBARRIER_CMD_GET_REGISTRATIONS`: what it has registered for.
+    #[serde(default)]
+    pub membarrier: u32,
 }

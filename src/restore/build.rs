@@ -421,7 +421,7 @@ impl Builder<'_> {
         seccomp::set_up(&mut std::iter::once(&mut *leader).chain(&mut *others).collect::<Vec<_>>(), process)?;
         for (t, puppet) in process.threads.iter().zip(std::iter::once(&mut *leader).chain(&mut *others)) {
             credentials::set(puppet, &t.credentials, &self.start)?;
-            thread::last_settings(puppet, t)?;
+            thread::last_settings(puppet, t, &mut self.notes)?;
         }
         process::last_settings(leader, process)
     }

@@ -13,7 +13,7 @@ use crate::tracer;
 use super::fd::Sources;
 use super::inherit::{self, Range};
 use super::stub::{Batch, Expect, LEN, Puppet};
-use super::{Error, process, vdso};
+use super::{Error, process, switches, vdso};
 
 const PROT_READ: u32 = 1;
 const PROT_WRITE: u32 = 2;
@@ -254,6 +254,7 @@ fn lost(process: &Process, site: &Site<'_>, plan: &inherit::Plan) -> Result<Vec<
 /// Makes furnished memory what it is to be, once nobody is born of the process any more.
 pub fn finish(puppet: &mut Puppet, process: &Process, site: &Site<'_>, foreign_vdso: bool) -> Result<(), Error> {
     let mut batch = puppet.batch();
+    switches::membarrier(&mut batch, &process.switches);
     for (vma, range) in process.memory.vmas.iter().zip(site.ranges(process.pid)) {
         puppet.flush_for(&mut batch, 3, 0)?;
         for (start, end) in [(range.0, vma.start.0), (vma.end.0, range.1)] {

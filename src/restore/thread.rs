@@ -86,7 +86,12 @@ pub fn set_up(
 }
 
 /// What a change of credentials would have undone, and what is better not in force before.
-pub fn last_settings(puppet: &mut Puppet, thread: &Thread) -> Result<(), Error> {
+pub fn last_settings(puppet: &mut Puppet, thread: &Thread, notes: &mut Vec<String>) -> Result<(), Error> {
+    let mut batch = puppet.batch();
+    switches::speculation(&mut batch, &thread.switches);
+    if puppet.run(batch)?.iter().any(|&result| result != 0) {
+        notes.push(format!("thread {}: its speculation controls could not be set as they were", thread.tid));
+    }
     let mut batch = puppet.batch();
     switches::of_thread(&mut batch, &thread.switches);
     if thread.pdeath_signal != 0 {

@@ -1,6 +1,8 @@
 // Settings of prctl and arch_prctl, of the process and of each thread, those with an effect tried: the time stamp counter
-// and cpuid that are a SIGSEGV, memory that can't become executable.
+// and cpuid that are a SIGSEGV, memory that can't become executable, membarrier.
 #include <ucontext.h>
+
+#include <linux/membarrier.h>
 
 #include "guest.h"
 
@@ -12,11 +14,13 @@
 #define PR_SET_MEMORY_MERGE 67
 #define PR_GET_MEMORY_MERGE 68
 #endif
+#define GET_REGISTRATIONS (1 << 9) // of membarrier, Linux 6.3
 #define ARCH_GET_CPUID 0x1011
 #define ARCH_SET_CPUID 0x1012
 
 static volatile int finish, up;
 static __thread volatile int faults;
+static int registered;
 static int thp, merge, mdwe, cpuid_faults;
 static char *page;
 
@@ -58,6 +62,8 @@ static void *strange(void *unused) {
     return NULL;
 }
 
+static int membarrier(int command) { return syscall(SYS_membarrier, command, 0, 0); }
+
 int main(void) {
     struct sigaction act = {.sa_sigaction = on_segv, .sa_flags = SA_SIGINFO};
     MUST(sigaction(SIGSEGV, &act, NULL));
@@ -65,6 +71,9 @@ int main(void) {
     if (prctl(PR_SET_THP_DISABLE, 1, 2, 0, 0)) MUST(prctl(PR_SET_THP_DISABLE, 1, 0, 0, 0));
     thp = MUST(prctl(PR_GET_THP_DISABLE, 0, 0, 0, 0));
     merge = prctl(PR_SET_MEMORY_MERGE, 1, 0, 0, 0) == 0;
+    MUST(membarrier(MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED));
+    MUST(membarrier(MEMBARRIER_CMD_REGISTER_GLOBAL_EXPEDITED));
+    registered = membarrier(GET_REGISTRATIONS); // without it a save can't know
     pthread_t thread;
     PTHREAD(pthread_create(&thread, NULL, strange, NULL));
     while (!up) sched_yield();
@@ -80,6 +89,11 @@ int main(void) {
         CHECK(prctl(PR_MCE_KILL_GET, 0, 0, 0, 0) == PR_MCE_KILL_EARLY, "machine check policy");
         CHECK(prctl(PR_GET_THP_DISABLE, 0, 0, 0, 0) == thp, "huge pages");
         CHECK(!merge || prctl(PR_GET_MEMORY_MERGE, 0, 0, 0, 0) == 1, "merged memory");
+        if (registered > 0) {
+            CHECK(membarrier(MEMBARRIER_CMD_PRIVATE_EXPEDITED) == 0, "membarrier");
+            CHECK(membarrier(GET_REGISTRATIONS) == registered, "registered for membarrier");
+            CHECK(membarrier(MEMBARRIER_CMD_PRIVATE_EXPEDITED_SYNC_CORE) == -1 && errno == EPERM, "registered for more");
+        }
         CHECK(!mdwe || prctl(PR_GET_MDWE, 0, 0, 0, 0) == 1, "memory-deny-write-execute");
         CHECK(!mdwe || (mprotect(page, 4096, PROT_READ | PROT_EXEC) == -1 && errno == EACCES), "writable memory became executable");
     }
