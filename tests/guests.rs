@@ -201,6 +201,8 @@ guests! {
     jit: true,
     madvise: true,
     guards: true,
+    manymaps: true,
+    mempolicy: true,
     tcp: false,
     memfd: true,
     mlock: true,

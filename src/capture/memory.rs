@@ -128,15 +128,13 @@ pub(super) fn look(p: &HeldProcess, index: usize, stat: &Stat, whole: &mut Whole
     let span = |r: Run| Span { start: Addr(r.start), end: Addr(r.start + r.len) };
     let guards = guards.into_iter().map(span).collect();
     let (fields, vdso) = (fields(p, stat)?, vdso(p, &maps)?);
-    let memory = Memory { fields, vmas, vdso, guards, lock_future: None, inherits: None };
+    let memory = Memory { fields, vmas, vdso, guards, ..Memory::default() };
     Ok(Seen { memory, runs, shared })
 }
 
 /// Of a process whose memory is another's: only what the kernel says of it.
 pub(super) fn elsewhere(p: &HeldProcess, stat: &Stat) -> Result<Seen, Error> {
-    let (vmas, guards) = (Vec::new(), Vec::new());
-    let fields = fields(p, stat)?;
-    let memory = Memory { fields, vmas, vdso: None, guards, lock_future: None, inherits: None };
+    let memory = Memory { fields: fields(p, stat)?, ..Memory::default() };
     Ok(Seen { memory, runs: Vec::new(), shared: Vec::new() })
 }
 

@@ -23,6 +23,7 @@ mod manifest;
 mod mapped;
 mod memfd;
 mod memory;
+mod mempolicy;
 mod mqueue;
 mod namespaces;
 mod packets;

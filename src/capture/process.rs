@@ -14,6 +14,7 @@ use super::Error;
 use super::credentials;
 use super::mapped::Mapped;
 use super::memory::lock_future;
+use super::mempolicy;
 use super::refusals::Refusals;
 use super::seccomp;
 use super::sharing;
@@ -112,17 +113,25 @@ pub(super) struct Asked {
     dumpable: Call,
     brk: Call,
     switches: switches::AskedOfProcess,
+    policies: Vec<mempolicy::Asked>,
     actions: Vec<(i32, Room)>,
     timers: timers::Asked,
 }
 
-/// Asks the first thread of a process for what only that can tell.
-pub(super) fn ask(p: &HeldProcess, seen: &Seen, calls: &mut Calls) -> Result<Asked, Error> {
+/// Asks the first thread of a process for what only that can tell. `nodes`: as in [`super::thread::ask`].
+pub(super) fn ask(
+    p: &HeldProcess,
+    seen: &Seen,
+    memory: &Memory,
+    nodes: Option<u64>,
+    calls: &mut Calls,
+) -> Result<Asked, Error> {
     let listed = proc::timers(p.live()).map_err(Error::proc(p.live()))?;
     Ok(Asked {
         dumpable: calls.call("prctl", libc::SYS_prctl, &[PR_GET_DUMPABLE]),
         brk: calls.call("brk", libc::SYS_brk, &[]),
         switches: switches::ask_process(calls),
+        policies: nodes.map_or_else(Vec::new, |len| mempolicy::ask_memory(calls, len, memory)),
         actions: signals::ask(calls, seen.status.sig_caught | seen.status.sig_ignored),
         timers: timers::ask(calls, listed),
     })
@@ -141,6 +150,7 @@ pub(super) fn capture(
     let Seen { status, seccomp, exe, cwd, root, .. } = seen;
     let limits = proc::limits(host).map_err(Error::proc(host))?.map(|(soft, hard)| Limit { soft, hard }).to_vec();
     memory.fields.brk = Addr(answers.value(asked.brk));
+    memory.policies = mempolicy::placements(&asked.policies, &memory, answers);
     memory.lock_future = match p.scratch() {
         Some(scratch) => lock_future(host, status.locked, scratch)?,
         None if status.locked == 0 => None,

@@ -20,8 +20,8 @@ use super::ipc::Space;
 use super::look::{Looked, LookedProcess, look, root_of, unless_cancelled};
 use super::pages::{Origin, Pages};
 use super::{
-    After, Error, Output, Request, Saved, files, inherits, inotify, jobcontrol, manifest, mqueue, process, shared,
-    sockets, sysvsem, tcp, thread,
+    After, Error, Output, Request, Saved, files, inherits, inotify, jobcontrol, manifest, mempolicy, mqueue, process,
+    shared, sockets, sysvsem, tcp, thread,
 };
 
 /// Saves a tree: holds it, looks at it, writes the image, lets it go (or stops or ends it).
@@ -123,10 +123,11 @@ struct Taken {
 /// The second half of a save: what only the program itself can tell.
 fn take(held: &mut Held, looked: Looked, mut manifest: Manifest, request: &Request<'_>) -> Result<Taken, Error> {
     let Looked { mut tree, processes: seen, mut fds, mut contents, mapped, shared, mut ipc, inside, .. } = looked;
-    let (jobs, asked) = ask(held, &seen)?;
-    let answers = held.run(&jobs)?;
+    let (mut jobs, asked) = ask(held, &seen)?;
+    let pages = shared::ask(&shared.objects, &mut jobs);
+    let all = held.run(&jobs)?;
     tracing::debug!(threads = jobs.len(), "asked");
-    let mut answers = answers.iter();
+    let mut answers = all.iter();
     let mut news = HashMap::new();
     sockets::ask(held, &fds.asks, &mut fds.files)?;
     let (mut processes, mut parts, mut origins) = (Vec::new(), Vec::new(), Vec::new());
@@ -163,8 +164,10 @@ fn take(held: &mut Held, looked: Looked, mut manifest: Manifest, request: &Reque
             continue;
         }
         let cover = shared::cover(sharers);
-        let swapped = sharers.iter().any(|s| s.swapped);
-        let runs = shared::resident(held, &cover, swapped)?;
+        let runs = match pages.get(index).and_then(Option::as_ref) {
+            Some(asked) => shared::answered(asked, &all),
+            None => shared::resident(held, &cover, sharers.iter().any(|s| s.swapped))?,
+        };
         anon.push(memory::SharedAnon { size: shared::size(sharers) });
         parts.push(Part { name, runs });
         origins.push(Origin::Shared(cover));
@@ -211,16 +214,17 @@ struct Asked {
 /// What is asked of each process, and the calls that do it.
 fn ask(held: &Held, seen: &[LookedProcess]) -> Result<(Vec<Job>, Vec<Asked>), Error> {
     let families = jobcontrol::families(held);
+    let nodes = mempolicy::set_len();
     let (mut jobs, mut all) = (Vec::new(), Vec::new());
     for looked in seen {
         let Some(p) = held.processes.get(looked.index) else { continue };
         let mut first = Calls::default();
-        let process = process::ask(p, &looked.seen, &mut first)?;
+        let process = process::ask(p, &looked.seen, &looked.memory.memory, nodes, &mut first)?;
         let children = families.get(&p.host).map_or_else(Vec::new, |children| jobcontrol::ask(&mut first, children));
         let mut threads = Vec::with_capacity(p.threads.len());
         for (thread, status) in looked.seen.threads.iter().enumerate() {
             let mut calls = std::mem::take(&mut first);
-            threads.push(thread::ask(&mut calls));
+            threads.push(thread::ask(&mut calls, nodes));
             // If we die, a filter may judge what is left of a table.
             let one_by_one = status.seccomp != 0;
             jobs.push(Job { process: looked.index, thread, calls, one_by_one });

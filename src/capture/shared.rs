@@ -1,8 +1,10 @@
 //! Shared anonymous memory: each piece once, read through any process that maps it.
 
+use std::collections::HashMap;
+
 use crate::image::Run;
 use crate::model::Addr;
-use crate::tracer::{Held, SCRATCH_LEN};
+use crate::tracer::{Answers, Held, Job, Room, SCRATCH_LEN};
 
 use super::Error;
 use super::memory::Sharer;
@@ -32,6 +34,62 @@ pub(super) fn cover(sharers: &[Sharer]) -> Vec<Sharer> {
     out
 }
 
+/// A piece of an object whose pages are asked for with all else.
+#[derive(Debug)]
+pub(super) struct Asked {
+    job: usize,
+    room: Room,
+    offset: u64,
+}
+
+/// Asks for the pages of objects in the first calls of processes that map them; as [`resident`] does, which is for those
+/// left out (`None`): in swap, or too large for the memory that such calls may take.
+pub(super) fn ask(objects: &[Vec<Sharer>], jobs: &mut [Job]) -> Vec<Option<Vec<Asked>>> {
+    /// Bytes of answers in one process, a byte a page.
+    const MOST: u64 = 1 << 20;
+    let firsts = jobs.iter().enumerate().filter(|(_, job)| job.thread == 0);
+    let mut firsts: HashMap<usize, (usize, u64)> = firsts.map(|(at, job)| (job.process, (at, MOST))).collect();
+    let mut of_object = |sharers: &Vec<Sharer>| {
+        let cover = cover(sharers);
+        let room =
+            |s: &Sharer| firsts.get(&s.process).is_some_and(|(_, left)| s.len / PAGE <= *left / cover.len() as u64);
+        if sharers.iter().any(|s| s.swapped) || !cover.iter().all(room) {
+            return None;
+        }
+        let mut asked = Vec::new();
+        for s in &cover {
+            let (at, left) = firsts.get_mut(&s.process)?;
+            *left -= s.len / PAGE;
+            let job = jobs.get_mut(*at)?;
+            for skip in (0..s.len).step_by((SCRATCH_LEN * PAGE) as usize) {
+                let len = (s.len - skip).min(SCRATCH_LEN * PAGE);
+                let room = job.calls.room(len / PAGE);
+                job.calls.call_into("mincore", libc::SYS_mincore, &[s.addr + skip, len], 2, room);
+                asked.push(Asked { job: *at, room, offset: s.offset + skip });
+            }
+        }
+        Some(asked)
+    };
+    objects.iter().map(&mut of_object).collect()
+}
+
+/// What was said of the pages of an object.
+pub(super) fn answered(asked: &[Asked], answers: &[Answers]) -> Vec<Run> {
+    let mut runs = Vec::new();
+    for piece in asked {
+        let present = answers.get(piece.job).map_or(&[][..], |a| a.bytes(piece.room));
+        note(&mut runs, present, piece.offset);
+    }
+    runs
+}
+
+/// Adds the pages that mincore(2) has found, `present` being those from `offset` on.
+fn note(runs: &mut Vec<Run>, present: &[u8], offset: u64) {
+    for (i, _) in present.iter().enumerate().filter(|(_, byte)| **byte & 1 == 1) {
+        push(runs, offset + i as u64 * PAGE, PAGE);
+    }
+}
+
 /// The pages of an object that exist. Page tables don't tell: they show what each process has touched, not what is
 /// there. mincore(2) knows the page cache; of what is in swap only the amount is known, and then all is taken.
 pub(super) fn resident(held: &mut Held, cover: &[Sharer], swapped: bool) -> Result<Vec<Run>, Error> {
@@ -54,9 +112,7 @@ pub(super) fn resident(held: &mut Held, cover: &[Sharer], swapped: bool) -> Resu
             remote.call("mincore", libc::SYS_mincore, args)?;
             let mut present = vec![0u8; pages as usize];
             remote.read(scratch, &mut present)?;
-            for (i, _) in present.iter().enumerate().filter(|(_, byte)| **byte & 1 == 1) {
-                push(&mut runs, s.offset + at + i as u64 * PAGE, PAGE);
-            }
+            note(&mut runs, &present, s.offset + at);
             at += pages * PAGE;
         }
     }

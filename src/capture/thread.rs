@@ -8,6 +8,7 @@ use crate::tracer::{Answers, Call, Calls, HeldProcess, Room, frame};
 
 use super::Error;
 use super::credentials;
+use super::mempolicy;
 use super::refusals::Refusals;
 use super::switches;
 
@@ -38,11 +39,12 @@ pub(super) struct Asked {
     clear_child_tid: Room,
     altstack: Room,
     pdeath_signal: Room,
+    mempolicy: Option<mempolicy::Asked>,
     switches: switches::AskedOfThread,
 }
 
-/// Asks a thread for what only it can tell.
-pub(super) fn ask(calls: &mut Calls) -> Asked {
+/// Asks a thread for what only it can tell. `nodes`: bytes of a set of all memory nodes, if there is such a thing.
+pub(super) fn ask(calls: &mut Calls, nodes: Option<u64>) -> Asked {
     let get = |calls: &mut Calls, what| calls.call("prctl", libc::SYS_prctl, &[what]);
     let get_into = |calls: &mut Calls, what, len| {
         let room = calls.room(len);
@@ -58,6 +60,7 @@ pub(super) fn ask(calls: &mut Calls) -> Asked {
         clear_child_tid: get_into(calls, PR_GET_TID_ADDRESS, 8),
         altstack,
         pdeath_signal: get_into(calls, PR_GET_PDEATHSIG, 4),
+        mempolicy: nodes.map(|len| mempolicy::ask_thread(calls, len)),
         switches: switches::ask_thread(calls),
     }
 }
@@ -97,6 +100,7 @@ pub(super) fn capture(
         credentials: credentials::capture(status, answers.value(asked.securebits) as u32),
         pdeath_signal,
         directories: None,
+        mempolicy: asked.mempolicy.as_ref().and_then(|asked| mempolicy::policy(asked, answers)),
         switches: switches::of_thread(&asked.switches, answers),
         seccomp: None,
     })

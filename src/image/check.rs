@@ -12,6 +12,7 @@ use crate::model::files::Content;
 use crate::model::inotify::Inotify;
 use crate::model::manifest::INHERITED_PAGES;
 use crate::model::memory::{Backing, Inherits, Memory, SharedObjects, Span, Vma};
+use crate::model::mempolicy::Policy;
 use crate::model::mqueue::{Message, Queue};
 use crate::model::pidfd::Pidfd;
 use crate::model::pipes::PipeEnd;
@@ -122,6 +123,7 @@ fn threads(process: &Process, tids: &mut HashSet<Pid>) -> Check {
         }
         thread.pending.iter().try_for_each(pending)?;
         seccomp(thread, process.filters.len())?;
+        thread.mempolicy.iter().try_for_each(policy)?;
     }
     for owner in process.timers.iter().filter_map(|t| t.owner) {
         if !process.threads.iter().any(|t| t.tid == owner) {
@@ -253,7 +255,9 @@ fn mappings(memory: &Memory, shared: &SharedObjects) -> Check {
             }
         }
     }
-    guards(&memory.guards, &memory.vmas)?;
+    within(memory.guards.iter().copied(), &memory.vmas, "guard pages")?;
+    within(memory.policies.iter().map(|p| p.span), &memory.vmas, "memory policies")?;
+    memory.policies.iter().try_for_each(|p| policy(&p.policy))?;
     let Some(vdso) = &memory.vdso else { return Ok(()) };
     let (vvar, start, end) = (vdso.vvar_start.0, vdso.start.0, vdso.end.0);
     let aligned = [vvar, start, end].iter().all(|a| a % PAGE == 0);
@@ -266,19 +270,27 @@ fn mappings(memory: &Memory, shared: &SharedObjects) -> Check {
     }
 }
 
-/// Guard pages that lie inside mappings, each range inside one.
-fn guards(guards: &[Span], vmas: &[Vma]) -> Check {
+/// Ranges inside mappings, each inside one.
+fn within(spans: impl Iterator<Item = Span>, vmas: &[Vma], what: &str) -> Check {
     let mut vmas = vmas.iter().peekable();
     let mut last = 0;
-    for &Span { start: Addr(start), end: Addr(end) } in guards {
+    for Span { start: Addr(start), end: Addr(end) } in spans {
         while vmas.next_if(|vma| vma.end.0 <= start).is_some() {}
         let inside = vmas.peek().is_some_and(|vma| vma.start.0 <= start && end <= vma.end.0);
         if !inside || start % PAGE != 0 || end % PAGE != 0 || start >= end || start < last {
-            return Err(format!("guard pages at {start:#x}-{end:#x} cannot be"));
+            return Err(format!("{what} at {start:#x}-{end:#x} cannot be"));
         }
         last = end;
     }
     Ok(())
+}
+
+/// A set of nodes in whole words, not too large for the kernel.
+fn policy(policy: &Policy) -> Check {
+    match policy.nodes.0.len() {
+        len if len % 8 == 0 && len <= PAGE as usize => Ok(()),
+        len => Err(format!("a memory policy with {len} bytes of nodes")),
+    }
 }
 
 /// Runs in ascending order, of whole pages, below `limit`.

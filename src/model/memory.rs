@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::mempolicy::Placement;
 use super::process::MmFields;
 use super::{Addr, Hex, Name, Pid};
 
@@ -17,6 +18,9 @@ pub struct Memory {
     /// Guard pages (MADV_GUARD_INSTALL), in ascending order, each range inside one mapping.
     #[serde(default)]
     pub guards: Vec<Span>,
+    /// Mappings with a memory policy of their own, in ascending order.
+    #[serde(default)]
+    pub policies: Vec<Placement>,
     /// Set: mlockall(MCL_FUTURE); the value says whether only on fault.
     #[serde(default)]
     pub lock_future: Option<bool>,

@@ -15,6 +15,7 @@ pub mod locks;
 pub mod manifest;
 pub mod memfd;
 pub mod memory;
+pub mod mempolicy;
 pub mod mqueue;
 pub mod pidfd;
 pub mod pipes;

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::credentials::Credentials;
+use super::mempolicy::Policy;
 use super::seccomp::Seccomp;
 use super::signals::Pending;
 use super::switches::ThreadSwitches;
@@ -50,6 +51,9 @@ pub struct Thread {
     /// Directories of its own (`unshare(CLONE_FS)`); none: those of its process.
     #[serde(default)]
     pub directories: Option<Directories>,
+    /// Memory policy; none: the default.
+    #[serde(default)]
+    pub mempolicy: Option<Policy>,
     /// Settings of prctl(2) and arch_prctl(2).
     pub switches: ThreadSwitches,
     /// seccomp(2), if it is under it.

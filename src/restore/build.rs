@@ -21,8 +21,8 @@ use super::namespaces::{self, CLONE_ARGS_LEN, Init, clone_args};
 use super::stub::{Batch, Expect, LEN, Puppet};
 use super::tree::{Order, Role, Step};
 use super::{
-    Error, Options, Pids, Plan, credentials, epoll, fd, gap, inherit, ipc, jobcontrol, limits, locks, memory, mqueue,
-    pidfd, process, seccomp, signals, sockets, sysvsem, thread, timers, waits,
+    Error, Options, Pids, Plan, credentials, epoll, fd, gap, inherit, ipc, jobcontrol, limits, locks, memory,
+    mempolicy, mqueue, pidfd, process, seccomp, signals, sockets, sysvsem, thread, timers, waits,
 };
 
 /// Children of any kind (wait4(2)).
@@ -87,6 +87,7 @@ pub fn tree(image: &Image, options: &Options, plan: &Plan, sources: &Sources, in
         let puppet = puppet(&mut builder.puppets, process.pid)?;
         if shares(checkpoint, process.pid).memory.is_none() {
             memory::finish(puppet, process, &site, options.foreign_vdso)?;
+            mempolicy::of_memory(puppet, process, &mut builder.notes)?;
         }
         threads.push((process.pid, builder.threads(process)?));
     }
@@ -184,8 +185,8 @@ impl Builder<'_> {
         signals::all_default(&mut batch);
         // A descriptor of ours below the sources is nobody's business.
         batch.call("close_range", libc::SYS_close_range, &[0, self.sources.base as u64 - 1, 0]);
-        let hold = memory::empty(&mut batch, &maps, base, self.checkpoint, self.own_namespaces());
         puppet.run(batch)?;
+        let hold = memory::empty(&mut puppet, &maps, base, self.checkpoint, self.own_namespaces())?;
         if self.own_namespaces() {
             ipc::create(&mut puppet, self.checkpoint, &hold)?;
         }

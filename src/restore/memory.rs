@@ -66,7 +66,14 @@ pub fn is_kernels(m: &Mapping) -> bool {
 
 /// Empties the first process but for the stub, and lays out the hold.
 /// Segments are attached later, if there is an IPC namespace for them.
-pub fn empty(batch: &mut Batch, maps: &[Mapping], base: Addr, checkpoint: &Checkpoint, own_ipc: bool) -> Hold {
+pub fn empty(
+    puppet: &mut Puppet,
+    maps: &[Mapping],
+    base: Addr,
+    checkpoint: &Checkpoint,
+    own_ipc: bool,
+) -> Result<Hold, Error> {
+    let mut batch = puppet.batch();
     let mut at = base.0 + LEN;
     let mut kernels = Vec::new();
     for m in maps.iter().filter(|m| is_kernels(m)) {
@@ -79,16 +86,16 @@ pub fn empty(batch: &mut Batch, maps: &[Mapping], base: Addr, checkpoint: &Check
     let mut objects = Vec::new();
     let segments = checkpoint.shared.ipc.shm.iter().filter(|_| own_ipc);
     let segments: BTreeSet<u32> = segments.map(|s| s.object).collect();
-    let vmas = checkpoint.processes.iter().flat_map(|p| &p.memory.vmas);
+    let no_reserve = objects_of(checkpoint, |v| v.no_reserve);
     for (index, object) in (0u32..).zip(&checkpoint.shared.anon) {
         let mut flags = libc::MAP_SHARED | libc::MAP_ANONYMOUS | MAP_FIXED_NOREPLACE;
-        let is_this = |v: &Vma| matches!(v.backing, Backing::SharedAnon { object, .. } if object == index);
-        if vmas.clone().any(|v| v.no_reserve && is_this(v)) {
+        if no_reserve.contains(&index) {
             flags |= libc::MAP_NORESERVE;
         }
         let args = [at, object.size, 3, flags as u64, u64::MAX, 0];
         objects.push(Addr(at));
         if object.size > 0 && !segments.contains(&index) {
+            puppet.flush_for(&mut batch, 1, 0)?;
             batch.call_expecting(Expect::Exactly(at), "mmap", libc::SYS_mmap, &args);
         }
         at += object.size;
@@ -99,8 +106,10 @@ pub fn empty(batch: &mut Batch, maps: &[Mapping], base: Addr, checkpoint: &Check
         at += checkpoint.shared.anon.get(object as usize).map_or(0, |o| o.size);
     }
     let hold = Hold { base, end: Addr(at), kernels, anon: objects, read_only };
-    hold.empty_around(batch);
-    hold
+    puppet.flush_for(&mut batch, 2, 0)?;
+    hold.empty_around(&mut batch);
+    puppet.run(batch)?;
+    Ok(hold)
 }
 
 /// Bytes of the hold but for the kernel's mappings.
@@ -113,23 +122,25 @@ pub fn hold_len(checkpoint: &Checkpoint) -> u64 {
 
 /// Objects that somebody has mapped so that it can't be made writable.
 fn read_only_objects(checkpoint: &Checkpoint) -> BTreeSet<u32> {
-    let vmas = checkpoint.processes.iter().flat_map(|p| &p.memory.vmas);
-    let object = |v: &Vma| match v.backing {
-        Backing::SharedAnon { object, read_only: true, .. } => Some(object),
-        _ => None,
-    };
+    objects_of(checkpoint, |v| matches!(v.backing, Backing::SharedAnon { read_only: true, .. }))
+}
+
+/// Shared objects behind mappings that are `so`.
+fn objects_of(checkpoint: &Checkpoint, so: impl Fn(&Vma) -> bool) -> BTreeSet<u32> {
+    let vmas = checkpoint.processes.iter().flat_map(|p| &p.memory.vmas).filter(|v| so(v));
+    let object = |v: &Vma| if let Backing::SharedAnon { object, .. } = v.backing { Some(object) } else { None };
     vmas.filter_map(object).collect()
 }
 
 /// Reads the content of shared memory into the hold, once for all processes.
 pub fn fill_shared(puppet: &mut Puppet, image: &Image, sources: &Sources, hold: &Hold) -> Result<(), Error> {
-    for (index, start) in hold.anon.iter().enumerate() {
-        let name = format!("anon-{index}");
-        if let Some(part) = image.parts().iter().find(|p| p.name == name) {
-            fill(puppet, sources, part.located(), start.0)?;
-        }
-    }
-    Ok(())
+    let parts: HashMap<&str, _> = image.parts().iter().map(|p| (p.name.as_str(), p)).collect();
+    let runs = hold.anon.iter().enumerate().flat_map(|(index, start)| {
+        let part = parts.get(format!("anon-{index}").as_str());
+        let placed = |(run, at): (Run, u64)| (Run { start: run.start + start.0, ..run }, at);
+        part.into_iter().flat_map(|part| part.located()).map(placed)
+    });
+    fill(puppet, sources, runs)
 }
 
 /// What the address spaces of a tree are made from.
@@ -195,10 +206,10 @@ pub fn furnish(
     }
     puppet.run(batch)?;
     if let Some(part) = site.image.pages_of(process.pid) {
-        fill(puppet, site.sources, part.located(), 0)?;
+        fill(puppet, site.sources, part.located())?;
     }
     let lost = lost(process, site, &plan)?;
-    fill(puppet, site.sources, lost.into_iter(), 0)
+    fill(puppet, site.sources, lost.into_iter())
 }
 
 /// Unmaps everything that the process was born with but for the hold and what it keeps.
@@ -336,13 +347,8 @@ fn has_content(runs: &[Run], vma: &Vma) -> bool {
 }
 
 /// Has the process read pages straight from the image to where they belong: one copy, none of it ours.
-/// `runs` come with their offsets in the file; `base` is added to their addresses.
-fn fill(
-    puppet: &mut Puppet,
-    sources: &Sources,
-    runs: impl Iterator<Item = (Run, u64)>,
-    base: u64,
-) -> Result<(), Error> {
+/// `runs` come with their offsets in the file.
+fn fill(puppet: &mut Puppet, sources: &Sources, runs: impl Iterator<Item = (Run, u64)>) -> Result<(), Error> {
     /// The kernel's UIO_MAXIOV.
     const MAX_PIECES: usize = 1024;
     /// Below the 2 GiB that one read may return.
@@ -369,7 +375,7 @@ fn fill(
             send(puppet, &mut pieces, &mut bytes, &mut offset)?;
             offset = at;
         }
-        let (mut start, mut left) = (run.start + base, run.len);
+        let (mut start, mut left) = (run.start, run.len);
         while left > 0 {
             let now = left.min(MAX_BYTES - bytes);
             pieces.extend(start.to_le_bytes());

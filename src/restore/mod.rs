@@ -22,6 +22,7 @@ mod locks;
 mod manifest;
 mod memfd;
 mod memory;
+mod mempolicy;
 mod mqueue;
 mod namespaces;
 mod pidfd;

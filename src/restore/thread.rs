@@ -10,6 +10,7 @@ use crate::sys::{cpu, ptrace, sched};
 
 use super::Error;
 use super::build::clone_into;
+use super::mempolicy;
 use super::process::{directories, set_name};
 use super::stub::Puppet;
 use super::switches;
@@ -72,6 +73,7 @@ pub fn set_up(
         batch.call("prctl", libc::SYS_prctl, &[PR_SET_TIMERSLACK, thread.timer_slack]);
     }
     puppet.run(batch)?;
+    mempolicy::of_thread(puppet, thread, notes)?;
     if fresh {
         // The C library keeps a thread's id where the kernel is to clear it at its end.
         let mut old = [0u8; 4];

@@ -93,26 +93,33 @@ impl Calls {
 
     /// Adds a call that must succeed.
     pub fn call(&mut self, name: &'static str, nr: i64, args: &[u64]) -> Call {
-        self.add(Some(name), nr, args, None)
+        self.add(Some(name), nr, args, &[])
     }
 
     /// Adds a call that may fail.
     pub fn try_call(&mut self, nr: i64, args: &[u64]) -> Call {
-        self.add(None, nr, args, None)
+        self.add(None, nr, args, &[])
     }
 
     /// Adds a call that must succeed and whose argument `which` (0..6) is the address of `room`.
     pub fn call_into(&mut self, name: &'static str, nr: i64, args: &[u64], which: usize, room: Room) -> Call {
-        self.add(Some(name), nr, args, Some((which, room)))
+        self.add(Some(name), nr, args, &[(which, room)])
     }
 
-    fn add(&mut self, name: Option<&'static str>, nr: i64, args: &[u64], room: Option<(usize, Room)>) -> Call {
+    /// Adds a call that may fail, some of whose arguments are addresses of rooms.
+    pub fn try_call_into(&mut self, nr: i64, args: &[u64], rooms: &[(usize, Room)]) -> Call {
+        self.add(None, nr, args, rooms)
+    }
+
+    fn add(&mut self, name: Option<&'static str>, nr: i64, args: &[u64], rooms: &[(usize, Room)]) -> Call {
         let mut all = [Arg::Is(0); 6];
         for (to, from) in all.iter_mut().zip(args) {
             *to = Arg::Is(*from);
         }
-        if let Some((to, room)) = room.and_then(|(which, room)| Some((all.get_mut(which)?, room))) {
-            *to = Arg::At(room);
+        for &(which, room) in rooms {
+            if let Some(to) = all.get_mut(which) {
+                *to = Arg::At(room);
+            }
         }
         self.calls.push((name, nr, all));
         Call(self.calls.len() - 1)
@@ -387,13 +394,10 @@ fn one_by_one(p: &mut HeldProcess, job: &Job) -> Result<Answers, Error> {
         room.get_mut(from as usize..to as usize).map_or(Ok(()), |room| remote.read(scratch, room))
     };
     for (_, nr, args) in &job.calls.calls {
-        for arg in args {
-            if let Arg::At(used) = arg {
-                if used.offset + used.len > from + SCRATCH_LEN {
-                    window(&mut room, from, &remote)?;
-                    from = used.offset;
-                }
-            }
+        let rooms = args.iter().filter_map(|arg| if let Arg::At(room) = arg { Some(room) } else { None });
+        if rooms.clone().any(|used| used.offset + used.len > from + SCRATCH_LEN) {
+            window(&mut room, from, &remote)?;
+            from = rooms.map(|used| used.offset).min().unwrap_or(from);
         }
         let args = args.map(|arg| arg.value(scratch, from));
         results.push(remote.try_call(*nr, args)?.unwrap_or_else(|e| -i64::from(e.raw_os_error().unwrap_or(1)) as u64));
