@@ -740,7 +740,7 @@ fn files_gone_or_changed() {
         ("data", 8193, "the mapped file had 8192 bytes and has 8193"),
         ("data", 8192, "the mapped file has changed since"),
         ("input", 9, "the open file had 10 bytes and has 9"),
-        ("input", 11, "the open file has changed since"),
+        ("input", 11, "the open file had 10 bytes and has 11"),
         ("input", 10, "the open file has changed since"),
         ("log", 5, "the open file had 6 bytes and has 5"),
     ] {

@@ -15,6 +15,7 @@ use crate::sys::{fds, tasks};
 use crate::tracer::Held;
 
 use super::contents::Contents;
+use super::keep::SaveFiles;
 use super::mapped::Mapped;
 use super::refusals::Refusals;
 use super::sharing::Distinct;
@@ -160,6 +161,7 @@ pub(super) struct Work<'a> {
     pub view: &'a View,
     pub seen: &'a [SeenFd],
     pub mapped: &'a Mapped,
+    pub keep: &'a SaveFiles,
     pub contents: &'a mut Contents,
     pub refusals: &'a mut Refusals,
     /// Names of files that are watched by inotify, by device and inode.
@@ -168,21 +170,30 @@ pub(super) struct Work<'a> {
     pub fresh: HashMap<(i32, i32), Fresh>,
 }
 
+/// What is known of files.
+#[derive(Debug)]
+pub(super) struct Files<'a> {
+    pub view: &'a View,
+    pub mapped: &'a Mapped,
+    /// Contents of which of them are wanted.
+    pub keep: &'a SaveFiles,
+}
+
 /// Captures every description of the tree. `root` is the index of the root among the held processes.
 pub(super) fn capture(
     held: &Held,
     root: usize,
-    view: &View,
     inside: &Inside,
-    mapped: &Mapped,
+    files: &Files<'_>,
     contents: &mut Contents,
     refusals: &mut Refusals,
 ) -> Result<Captured, Error> {
     let seen = look(held, &inside.shares)?;
     let found = sockets::find(held, &seen, root)?;
     let groups = stdio::split(&seen, group(&seen)?, &found.ours);
-    let mut work =
-        Work { held, view, seen: &seen, mapped, contents, refusals, watched: HashMap::new(), fresh: HashMap::new() };
+    let (watched, fresh) = (HashMap::new(), HashMap::new());
+    let Files { view, mapped, keep } = *files;
+    let mut work = Work { held, view, seen: &seen, mapped, keep, contents, refusals, watched, fresh };
     work.watched = inotify::find(&work)?;
     let roles = stdio::roles(&seen, root);
     let mut settled = pipes::capture(&mut work, &groups, &roles)?;

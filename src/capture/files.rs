@@ -7,10 +7,11 @@ use std::os::unix::fs::MetadataExt;
 
 use crate::model::Name;
 use crate::model::fd::Kind;
-use crate::model::files::{Device, Directory, Regular};
+use crate::model::files::{Device, Directory, Regular, Saved};
 
 use super::Error;
 use super::fd::{SeenFd, Work};
+use super::keep::{self, SaveFiles};
 use super::mapped::stamp;
 use super::memfd;
 use super::mqueue;
@@ -70,8 +71,26 @@ pub(super) fn capture(work: &mut Work<'_>, s: &SeenFd) -> Result<Option<Kind>, E
         return refuse("it lies where its name cannot be looked up", "have it closed, or save as a user who may");
     }
     let mut stamp = stamp(&s.meta);
+    let mode = s.meta.mode() & 0o7777;
+    let mut saved = None;
     let (path, content) = match place {
-        Place::Present { path, meta } if meta.dev() == dev => (path, None),
+        Place::Present { path, meta } if meta.dev() == dev => {
+            if work.keep.wants(&path, file_system) {
+                match work.contents.file(s.key(), s.meta.size(), || readable(work.held, s)) {
+                    Ok(content) => saved = Some(Saved { content, mode }),
+                    Err(error) => {
+                        let reason = format!("{}: {error}", keep::UNREADABLE);
+                        work.refusals.add(s.pid, s.object(&s.name()), &reason, "save as a user who may read it");
+                        return Ok(None);
+                    }
+                }
+            }
+            (path, None)
+        }
+        Place::Present { path, .. } | Place::Gone { path } if *work.keep == SaveFiles::None && !memfd::is(&path) => {
+            work.refusals.add(s.pid, s.object(&s.name()), keep::DELETED, keep::DELETED_HINT);
+            return Ok(None);
+        }
         Place::Present { path, .. } | Place::Gone { path } => {
             let content = work
                 .contents
@@ -85,8 +104,7 @@ pub(super) fn capture(work: &mut Work<'_>, s: &SeenFd) -> Result<Option<Kind>, E
             (path, Some(content))
         }
     };
-    let mode = s.meta.mode() & 0o7777;
-    Ok(Some(Kind::Regular(Regular { path: Name(path), offset: s.info.pos, stamp, mode, content })))
+    Ok(Some(Kind::Regular(Regular { path: Name(path), offset: s.info.pos, stamp, mode, content, saved })))
 }
 
 /// Whether the file still has a name, in a directory that we may not search.

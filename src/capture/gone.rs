@@ -4,15 +4,16 @@ use std::fs::File;
 use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
 
-use crate::model::Addr;
+use crate::model::{Addr, Pid};
 use crate::sys::mem::{PageQuery, page, pagemap_scan};
 use crate::tracer::Held;
 
 use super::Error;
 use super::contents::Contents;
 use super::mapped::Mapped;
-use super::memfd;
 use super::memory::GoneMaps;
+use super::refusals::Refusals;
+use super::{keep, memfd};
 
 const PAGE: usize = 4096;
 
@@ -43,6 +44,16 @@ pub(super) fn capture(held: &Held, maps: &GoneMaps, mapped: &mut Mapped, content
         mapped.set_content(index, content);
     }
     Ok(())
+}
+
+/// Refuses mapped files that are deleted, where contents are not wanted.
+pub(super) fn refuse(root: Pid, mapped: &Mapped, refusals: &mut Refusals) {
+    for (index, _) in mapped.without_content() {
+        let path = mapped.path(index);
+        if !memfd::is(&path.0) {
+            refusals.add(root, format!("mapped file {}", path.display()), keep::DELETED, keep::DELETED_HINT);
+        }
+    }
 }
 
 /// The file, if it is the executable of a member.

@@ -9,7 +9,9 @@ use super::contents::Contents;
 use super::mapped::Mapped;
 use super::memory::{SharedAnon, Whole};
 use super::refusals::Refusals;
-use super::{Error, Inside, fd, gone, ipc, memory, namespaces, process, sharing, thread, tree};
+use super::{
+    Error, Inside, Request, SaveFiles, fd, gone, ipc, keep, memory, namespaces, process, sharing, thread, tree,
+};
 
 /// What was seen.
 #[derive(Debug)]
@@ -44,13 +46,14 @@ pub(super) fn root_of(held: &Held, host: i32) -> Result<(usize, &HeldProcess), E
     held.processes.iter().enumerate().find(|(_, p)| p.host == host).ok_or(Error::Vanished { pid: host })
 }
 
-/// Looks at everything. `root` and `reaper` as we see them.
-pub(super) fn look(held: &Held, root: i32, reaper: Option<i32>, cancel: &AtomicBool) -> Result<Looked, Error> {
-    let (root_index, root) = root_of(held, root)?;
+/// Looks at everything.
+pub(super) fn look(held: &Held, request: &Request<'_>) -> Result<Looked, Error> {
+    let (cancel, keep) = (request.cancel, &request.keep);
+    let (root_index, root) = root_of(held, request.root)?;
     let mut refusals = Refusals::default();
     let view = namespaces::look(held, root, &mut refusals)?;
     let inside = Inside::of(held, sharing::look(held, &mut refusals)?)?;
-    let mut mapped = Mapped::default();
+    let mut mapped = Mapped::new(keep.files != SaveFiles::None);
     let mut shared = SharedAnon::default();
     let mut maps_of_gone = Vec::new();
     let mut processes = Vec::new();
@@ -74,11 +77,20 @@ pub(super) fn look(held: &Held, root: i32, reaper: Option<i32>, cancel: &AtomicB
     let ipc = ipc::look(held, root, &inside, &mut shared, &mut refusals)?;
     unless_cancelled(cancel)?;
     let mut contents = Contents::default();
-    let fds = fd::capture(held, root_index, &view, &inside, &mapped, &mut contents, &mut refusals)?;
+    let files = fd::Files { view: &view, mapped: &mapped, keep: &keep.files };
+    let fds = fd::capture(held, root_index, &inside, &files, &mut contents, &mut refusals)?;
+    let users = processes.iter().filter_map(|l| {
+        let pid = held.processes.get(l.index)?.pid;
+        Some((pid, &l.seen.exe, l.memory.memory.vmas.as_slice()))
+    });
+    keep::mapped(keep, &view, users, &mut mapped, &mut contents, &mut refusals)?;
     unless_cancelled(cancel)?;
+    if keep.files == SaveFiles::None {
+        gone::refuse(root.pid, &mapped, &mut refusals);
+    }
     if refusals.0.is_empty() {
         gone::capture(held, &maps_of_gone, &mut mapped, &mut contents)?;
     }
-    let tree = tree::capture(held, root, reaper, &inside.shares)?;
+    let tree = tree::capture(held, root, request.reaper, &inside.shares)?;
     Ok(Looked { tree, processes, fds, contents, mapped, shared, ipc, inside, refusals })
 }

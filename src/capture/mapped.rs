@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::fs::Metadata;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 
-use crate::model::files::Content;
+use crate::model::files::{Content, Saved};
 use crate::model::memory::{FileStamp, MappedFile};
 use crate::model::{Hex, Name};
 use crate::proc::elf;
@@ -17,6 +17,8 @@ pub(super) struct Mapped {
     entries: Vec<Entry>,
     /// By name as the kernel shows it, device and inode: most mappings of a tree are of a few libraries.
     seen: HashMap<(Vec<u8>, u64, u64), u32>,
+    /// Files that others may clear away are taken for what they are now.
+    trusting: bool,
 }
 
 #[derive(Debug)]
@@ -24,11 +26,17 @@ struct Entry {
     file: MappedFile,
     key: (u64, u64),
     present: bool,
+    regular: bool,
     device: Option<(u64, u64)>,
     examined: bool,
 }
 
 impl Mapped {
+    /// None yet. `contents`: that of a file which may be gone when it is needed is to be saved.
+    pub fn new(contents: bool) -> Mapped {
+        Mapped { trusting: !contents, ..Mapped::default() }
+    }
+
     /// The index of a file, which is added if it is new. `executed`: its build id is wanted.
     pub fn add(&mut self, view: &View, name: &[u8], dev: u64, ino: u64, executed: bool) -> u32 {
         let seen_as = (name.to_vec(), dev, ino);
@@ -51,7 +59,7 @@ impl Mapped {
 
     fn insert(&mut self, place: Place, key: (u64, u64)) -> u32 {
         let place = match place {
-            Place::Present { path, .. } if fleeting(&path) => Place::Gone { path },
+            Place::Present { path, .. } if !self.trusting && fleeting(&path) => Place::Gone { path },
             place => place,
         };
         let entry = match place {
@@ -62,9 +70,16 @@ impl Mapped {
                 }
                 let kind = meta.file_type();
                 Entry {
-                    file: MappedFile { path: Name(path), stamp: stamp(&meta), content: None },
+                    file: MappedFile {
+                        path: Name(path),
+                        stamp: stamp(&meta),
+                        content: None,
+                        saved: None,
+                        embedded: None,
+                    },
                     key: (meta.dev(), meta.ino()),
                     present: true,
+                    regular: kind.is_file(),
                     device: (kind.is_char_device() || kind.is_block_device())
                         .then(|| (libc::major(meta.rdev()).into(), libc::minor(meta.rdev()).into())),
                     examined: false,
@@ -75,9 +90,12 @@ impl Mapped {
                     path: Name(path),
                     stamp: FileStamp { size: 0, mtime: 0, build_id: None },
                     content: None,
+                    saved: None,
+                    embedded: None,
                 },
                 key,
                 present: false,
+                regular: true,
                 device: None,
                 examined: false,
             },
@@ -105,6 +123,19 @@ impl Mapped {
     pub fn without_content(&self) -> Vec<(u32, (u64, u64))> {
         let lacking = |(_, e): &(usize, &Entry)| !e.present && e.file.content.is_none();
         self.entries.iter().enumerate().filter(lacking).map(|(i, e)| (i as u32, e.key)).collect()
+    }
+
+    /// Path, device and inode of a regular file that is there.
+    pub fn present(&self, index: u32) -> Option<(Name, (u64, u64))> {
+        let entry = self.entries.get(index as usize).filter(|e| e.present && e.regular)?;
+        Some((entry.file.path.clone(), entry.key))
+    }
+
+    /// Notes the content of a file that is there.
+    pub fn keep(&mut self, index: u32, saved: Option<Saved>, embedded: Option<Content>) {
+        if let Some(entry) = self.entries.get_mut(index as usize) {
+            (entry.file.saved, entry.file.embedded) = (saved, embedded);
+        }
     }
 
     /// Sets the content of a deleted file.

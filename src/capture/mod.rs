@@ -11,12 +11,14 @@ mod eventfd;
 mod fd;
 mod files;
 mod forked;
+mod glob;
 mod gone;
 mod inherits;
 mod inotify;
 mod inside;
 mod ipc;
 mod jobcontrol;
+mod keep;
 mod locks;
 mod look;
 mod manifest;
@@ -63,6 +65,7 @@ use crate::tracer::HoldRequest;
 
 pub use error::Error;
 use inside::Inside;
+pub use keep::{Keep, SaveFiles};
 pub use save::save;
 pub use survey::{Survey, Surveyed, check};
 
@@ -78,6 +81,8 @@ pub struct Request<'a> {
     pub name: String,
     /// Where the image goes.
     pub output: Output,
+    /// Contents of which files go into it.
+    pub keep: Keep,
     /// What becomes of the tree.
     pub after: After,
     /// How long the tree may take to stand still.

@@ -95,7 +95,7 @@ fn hold_and_look(request: &Request<'_>) -> Result<(Held, Looked), Error> {
     let passing = |reason: &str| [files::OF_A_PROCESS, inotify::UNREAD, tcp::EARLY].contains(&reason);
     loop {
         let held = hold(&request.hold())?;
-        let looked = look(&held, request.root, request.reaper, request.cancel)?;
+        let looked = look(&held, request)?;
         let refusals = &looked.refusals.0;
         if refusals.is_empty() {
             return Ok((held, looked));

@@ -38,7 +38,7 @@ pub struct Surveyed {
 /// If the tree can't be held or looked at. Things that can't be saved are no error but in the survey.
 pub fn check(request: &Request<'_>) -> Result<Survey, Error> {
     let held = hold(&request.hold())?;
-    let looked = look(&held, request.root, request.reaper, request.cancel)?;
+    let looked = look(&held, request)?;
     let mut processes = Vec::new();
     for (index, p) in held.processes.iter().enumerate() {
         if !super::tree::belongs(&held, p) {

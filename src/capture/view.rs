@@ -34,7 +34,8 @@ impl View {
         View { root: Some(pid) }
     }
 
-    fn path(&self, path: &[u8]) -> PathBuf {
+    /// Where we find an absolute path of the program.
+    pub fn path(&self, path: &[u8]) -> PathBuf {
         let path = std::ffi::OsStr::from_bytes(path);
         match self.root {
             None => PathBuf::from(path),

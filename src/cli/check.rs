@@ -9,6 +9,7 @@ use serde::Serialize;
 use serde_json::json;
 
 use super::exit::{Exit, Outcome};
+use super::keep::KeepArgs;
 use super::target::{Order, Target};
 use super::{Done, attach, open, say};
 use crate::restore;
@@ -64,7 +65,8 @@ pub fn run(args: &CheckArgs) -> Done {
     match pid {
         Some(pid) if !subject.exists() => {
             let target = Target::from_pid(pid);
-            let order = Order { target, output: None, after: After::Continue, timeout: args.timeout };
+            let (keep, after, timeout) = (KeepArgs::default(), After::Continue, args.timeout);
+            let order = Order { target, output: None, keep, after, timeout };
             attach::tell(order.survey()?, args.json)
         }
         _ => image(subject, args.json),
@@ -209,6 +211,7 @@ fn image(path: &Path, json: bool) -> Done {
     let options = restore::Options {
         pids: restore::Pids::Auto,
         clock: restore::Clock::Keep,
+        files: restore::Files::Auto,
         verify: restore::Verify::Full,
         stdio: [restore::Stdio::Image, restore::Stdio::Image, restore::Stdio::Image],
         cancel,

@@ -5,6 +5,7 @@ mod attach;
 mod check;
 mod exit;
 mod inspect;
+mod keep;
 mod kill;
 mod ls;
 mod open;

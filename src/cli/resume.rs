@@ -15,6 +15,7 @@ use super::run::{absolute, become_supervisor, ended, name as chosen_name};
 use super::say::{self, Talk};
 use super::table::{harmless, table};
 use super::{Done, open, units};
+use crate::capture::Keep;
 use crate::model::Name;
 use crate::restore::{self, Options};
 use crate::supervise::keep::{self, Job, Signals, keep};
@@ -41,6 +42,9 @@ pub struct ResumeArgs {
     /// Clocks of the program
     #[arg(long, value_enum, env = "CKPT_CLOCK", default_value_t = Clock::Keep)]
     clock: Clock,
+    /// Files that have changed since the save or are gone
+    #[arg(long, value_enum, env = "CKPT_FILES", default_value_t = Files::Auto)]
+    files: Files,
     /// How much of the image to verify first
     #[arg(long, value_enum, env = "CKPT_VERIFY", default_value_t = Verify::Full)]
     verify: Verify,
@@ -84,6 +88,18 @@ enum Clock {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Files {
+    /// What the program only reads must be as it was; what it writes may have changed and grown, but not be shorter
+    Auto,
+    /// Any change is a conflict
+    Strict,
+    /// Changes are told, and the files used as they are
+    Warn,
+    /// Files whose contents were saved (--save-files) are put back; the others as with auto
+    Image,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Verify {
     /// Everything
     Full,
@@ -112,6 +128,12 @@ impl ResumeArgs {
             clock: match self.clock {
                 Clock::Keep => restore::Clock::Keep,
                 Clock::Now => restore::Clock::Now,
+            },
+            files: match self.files {
+                Files::Auto => restore::Files::Auto,
+                Files::Strict => restore::Files::Strict,
+                Files::Warn => restore::Files::Warn,
+                Files::Image => restore::Files::Image,
             },
             verify: match self.verify {
                 Verify::Full => restore::Verify::Full,
@@ -236,7 +258,8 @@ fn bring_to_life(args: ResumeArgs, report: &Report) -> Result<(Job, Signals), Fa
     let command = vec![Name::from(path.as_path())];
     let output = output_beside(&path)?;
     let program = keep::Program::Resumed { root: resumed.root, init: resumed.init, status: resumed.status };
-    Ok((Job { name, claim, program, command, output }, signals))
+    let keep = Keep::default();
+    Ok((Job { name, claim, program, command, output, keep }, signals))
 }
 
 /// New images of a resumed job go to the directory of the one it came from, if there is one.

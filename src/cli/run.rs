@@ -7,8 +7,10 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 
 use super::exit::{Exit, Outcome};
+use super::keep::KeepArgs;
 use super::say::{self, Talk};
 use super::{Done, save};
+use crate::capture::Keep;
 use crate::model::Name;
 use crate::supervise::keep::{Ended, Job, Program, Signals, keep};
 use crate::supervise::{Error, Failure, FailureKind, start, template};
@@ -28,6 +30,8 @@ pub struct RunArgs {
     /// File name of images; known parts are {name} {utc} {pid} {host} {seq}
     #[arg(short, long, value_name = "TEMPLATE", env = "CKPT_OUTPUT", default_value = template::DEFAULT)]
     output: PathBuf,
+    #[command(flatten)]
+    keep: KeepArgs,
     #[command(flatten)]
     talk: Talk,
     /// The program and its arguments
@@ -59,6 +63,7 @@ pub fn run(args: RunArgs) -> Done {
     args.talk.start();
     let output = absolute(&args.dir.join(&args.output))?;
     template::check(&output)?;
+    let contents = Keep { files: args.keep.save_files()?.unwrap_or_default(), embed: args.keep.embed_files };
     if !args.dir.is_dir() {
         let text = format!("{} is not a directory", args.dir.display());
         return Err(Failure::new(FailureKind::Failed, text, "images go there; choose another with -d"));
@@ -79,7 +84,7 @@ pub fn run(args: RunArgs) -> Done {
     };
     tracing::info!("{name}: started pid {root}; control socket {}", claim.path.display());
     let command = args.command.into_iter().map(|word| Name(word.into_vec())).collect();
-    let job = Job { name, claim, program: Program::Started { root }, command, output };
+    let job = Job { name, claim, program: Program::Started { root }, command, output, keep: contents };
     Ok(ended(keep(job, signals)?, args.talk))
 }
 

@@ -8,6 +8,7 @@ use clap::builder::FalseyValueParser;
 
 use super::after::AfterArgs;
 use super::exit::{Exit, Outcome};
+use super::keep::KeepArgs;
 use super::say::{self, Talk};
 use super::target::{Order, Target};
 use super::units;
@@ -32,6 +33,8 @@ pub struct SaveOptions {
     #[arg(short, long, value_name = "FILE|-", env = "CKPT_OUTPUT", hide_env = false)]
     pub output: Option<PathBuf>,
     #[command(flatten)]
+    pub keep: KeepArgs,
+    #[command(flatten)]
     pub after: AfterArgs,
     /// How long the tree may take to stand still (ms, s, m, h)
     #[arg(long, env = "CKPT_TIMEOUT", default_value = "10s", value_parser = units::parse_duration)]
@@ -46,7 +49,8 @@ pub struct SaveOptions {
 impl SaveOptions {
     /// Of `target`.
     pub fn order(&self, target: Target) -> Order {
-        Order { target, output: self.output.clone(), after: self.after.0, timeout: self.timeout }
+        let (output, keep) = (self.output.clone(), self.keep.clone());
+        Order { target, output, keep, after: self.after.0, timeout: self.timeout }
     }
 
     /// Saves `target` and tells.

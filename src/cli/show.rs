@@ -113,8 +113,12 @@ fn summary(process: &Process, comm: String, memory: u64, files: &[OpenFile]) -> 
 fn describe(kind: &Kind) -> (&'static str, String) {
     match kind {
         Kind::Regular(file) => {
-            let deleted = if file.content.is_some() { " (deleted)" } else { "" };
-            ("file", format!("{}{deleted} at {}", file.path.display(), file.offset))
+            let kept = match (&file.content, &file.saved) {
+                (Some(_), _) => " (deleted)",
+                (None, Some(_)) => " (content saved)",
+                (None, None) => "",
+            };
+            ("file", format!("{}{kept} at {}", file.path.display(), file.offset))
         }
         Kind::Directory(directory) => ("directory", directory.path.display()),
         Kind::Device(device) => ("device", device.path.display()),
@@ -191,7 +195,14 @@ fn text(image: &Image, shown: &Shown<'_>) -> String {
         ("size", format!("{}, of which memory {}", units::bytes(shown.bytes), units::bytes(memory))),
         ("format", format!("{} requires [{}]", manifest.format, manifest.requires.join(", "))),
     ];
-    let mut text: String = head.iter().map(|(key, value)| format!("{key:8}{}\n", harmless(value))).collect();
+    let embedded = image.checkpoint().shared.mapped.iter().filter_map(|file| file.embedded);
+    let embedded: BTreeMap<u32, u64> = embedded.map(|content| (content.id, content.size)).collect();
+    let files = (!embedded.is_empty()).then(|| {
+        let bytes = embedded.values().fold(0u64, |sum, size| sum.saturating_add(*size));
+        format!("{}, {}", units::count(embedded.len(), "file", "files"), units::bytes(bytes))
+    });
+    let head = head.into_iter().chain(files.map(|files| ("embeds", files)));
+    let mut text: String = head.map(|(key, value)| format!("{key:8}{}\n", harmless(&value))).collect();
     let memory_of: BTreeMap<i32, &Summary> = shown.processes.iter().map(|it| (it.pid, it)).collect();
     text.push('\n');
     text.push_str(&table(

@@ -4,7 +4,7 @@ use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::capture::Output;
+use crate::capture::{Keep, Output};
 use crate::model::Name;
 use crate::supervise::client::{Connection, job_of};
 use crate::supervise::engine::{self, Save};
@@ -12,6 +12,7 @@ use crate::supervise::protocol::{After, Reply, Request, SaveRequest, Saved, Surv
 use crate::supervise::{Error, Failure, FailureKind, members, name, template};
 use crate::sys::spawn;
 
+use super::keep::KeepArgs;
 use super::run::absolute;
 
 /// What to save.
@@ -57,6 +58,8 @@ pub struct Order {
     pub target: Target,
     /// `-o`: a path, a template, or `-`.
     pub output: Option<PathBuf>,
+    /// Contents of which files go into it.
+    pub keep: KeepArgs,
     /// What becomes of the program.
     pub after: After,
     /// How long it may take to stand still.
@@ -64,6 +67,10 @@ pub struct Order {
 }
 
 impl Order {
+    fn kept(&self) -> Result<Keep, Failure> {
+        Ok(Keep { files: self.keep.save_files()?.unwrap_or_default(), embed: self.keep.embed_files })
+    }
+
     fn streams(&self) -> bool {
         self.output.as_deref() == Some(Path::new("-"))
     }
@@ -93,6 +100,8 @@ impl Order {
         let request = SaveRequest {
             output: output.map(Name::from),
             stream: self.streams(),
+            save_files: self.keep.save_files()?,
+            embed_files: self.keep.embed_files,
             after: self.after,
             timeout: self.timeout.as_secs_f64(),
             pid,
@@ -116,7 +125,8 @@ impl Order {
             Output::File(template::expand(&template, &template::Values { name: &name, pid, seq: 1 })?)
         };
         let (after, timeout) = (self.after, self.timeout);
-        Ok(engine::save(Save { root: pid, reaper: None, name: &name, output, after, timeout, cancel })?)
+        let keep = self.kept()?;
+        Ok(engine::save(Save { root: pid, reaper: None, name: &name, output, keep, after, timeout, cancel })?)
     }
 
     /// Looks what would be saved, and what stands in the way.
@@ -124,28 +134,30 @@ impl Order {
     /// # Errors
     /// Why it couldn't be looked at.
     pub fn survey(self) -> Result<Survey, Failure> {
-        let (job, pid) = match self.target {
-            Target::Process(pid) => {
+        let (job, pid) = match &self.target {
+            &Target::Process(pid) => {
                 let cancel = spawn::cancel_by_signal().map_err(system)?;
                 let output = Output::File(PathBuf::from("/dev/null")); // nothing is written
-                let (name, timeout) = (&comm(pid), self.timeout);
-                let save = Save { root: pid, reaper: None, name, output, after: After::Continue, timeout, cancel };
+                let (name, keep, after, timeout) = (&comm(pid), self.kept()?, After::Continue, self.timeout);
+                let save = Save { root: pid, reaper: None, name, output, keep, after, timeout, cancel };
                 return Ok(engine::survey(save)?);
             }
             Target::Job(job) => (job, None),
-            Target::Member(job, pid) => (job, Some(pid)),
+            Target::Member(job, pid) => (job, Some(*pid)),
         };
         let request = SaveRequest {
             output: None,
             stream: false,
+            save_files: self.keep.save_files()?,
+            embed_files: self.keep.embed_files,
             after: After::Continue,
             timeout: self.timeout.as_secs_f64(),
             pid,
             dry_run: true,
         };
-        match Connection::to(&job)?.ask_patiently(&Request::Save(request), None)? {
+        match Connection::to(job)?.ask_patiently(&Request::Save(request), None)? {
             Reply::Surveyed(survey) => Ok(survey),
-            _ => Err(strange_reply(&job)),
+            _ => Err(strange_reply(job)),
         }
     }
 }

@@ -8,7 +8,7 @@ use std::collections::{HashMap, HashSet};
 use super::pages::Run;
 use super::{ADDRESS_END, PAGE, names, sockets};
 use crate::model::fd::Kind;
-use crate::model::files::Content;
+use crate::model::files::{Content, Saved};
 use crate::model::inotify::Inotify;
 use crate::model::manifest::INHERITED_PAGES;
 use crate::model::memory::{Backing, Inherits, Memory, SharedObjects, Span, Vma};
@@ -446,12 +446,16 @@ fn files(c: &Checkpoint, blobs: &HashMap<u32, u64>) -> Check {
         }
         _ => Ok(()),
     };
+    let saved = |saved: &Option<Saved>| match saved {
+        Some(saved) if saved.mode > 0o7777 => Err(format!("permissions {:o}", saved.mode)),
+        saved => content(&saved.map(|s| s.content)),
+    };
     let members = c.tree.members.iter().map(|m| m.pid);
     let ids: HashSet<Pid> = members.chain(c.processes.iter().flat_map(|p| p.threads.iter().map(|t| t.tid))).collect();
     let there = |pid| ids.contains(&pid);
     for (index, file) in c.files.iter().enumerate() {
         let result = match &file.kind {
-            Kind::Regular(regular) => content(&regular.content),
+            Kind::Regular(regular) => content(&regular.content).and_then(|()| saved(&regular.saved)),
             Kind::Pipe(pipe) => content(&pipe.content).and_then(|()| pieces(pipe)),
             Kind::Epoll(epoll) => match epoll.targets.iter().find(|t| t.file as usize >= c.files.len()) {
                 Some(target) => Err(format!("it watches open file {}, which is not there", target.file)),
@@ -470,7 +474,10 @@ fn files(c: &Checkpoint, blobs: &HashMap<u32, u64>) -> Check {
         result.map_err(|e| format!("open file {index}: {e}"))?;
     }
     for (index, file) in c.shared.mapped.iter().enumerate() {
-        content(&file.content).map_err(|e| format!("mapped file {index}: {e}"))?;
+        content(&file.content)
+            .and_then(|()| content(&file.embedded))
+            .and_then(|()| saved(&file.saved))
+            .map_err(|e| format!("mapped file {index}: {e}"))?;
     }
     if let Some(memfd) = c.shared.memfds.iter().find(|m| !blobs.contains_key(&m.content)) {
         return Err(format!("content {} of a memory file is not there", memfd.content));

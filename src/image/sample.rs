@@ -42,6 +42,7 @@ pub(super) fn checkpoint() -> Checkpoint {
         stamp: stamp.clone(),
         mode: 0o644,
         content: Some(Content { id: 0, size: 5 }),
+        saved: None,
     };
     let pipe = PipeEnd {
         pipe: 0,
@@ -82,7 +83,7 @@ pub(super) fn checkpoint() -> Checkpoint {
         ],
         shared: SharedObjects {
             anon: vec![SharedAnon { size: 0x4000 }],
-            mapped: vec![MappedFile { path: odd, stamp, content: None }],
+            mapped: vec![MappedFile { path: odd, stamp, content: None, saved: None, embedded: None }],
             memfds: vec![],
             mqueues: vec![],
             ipc: Ipc::default(),

@@ -18,6 +18,18 @@ pub struct Regular {
     pub mode: u32,
     /// Set for a deleted file: its content.
     pub content: Option<Content>,
+    /// Set for a file that still had its name if its content was asked for.
+    #[serde(default)]
+    pub saved: Option<Saved>,
+}
+
+/// The content of a file that still had its name, to be put back there if that is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Saved {
+    /// What was in it.
+    pub content: Content,
+    /// Permission bits.
+    pub mode: u32,
 }
 
 /// The content of a file, kept in the image as member `files/ID.data`. Two descriptions of the same (deleted) file

@@ -149,6 +149,13 @@ pub struct MappedFile {
     pub stamp: FileStamp,
     /// Set for a deleted file: its content is in the image under this file id ([`super::files::Content`]).
     pub content: Option<super::files::Content>,
+    /// Set for a shared mapping of a file that still had its name if its content was asked for.
+    #[serde(default)]
+    pub saved: Option<super::files::Saved>,
+    /// Set for a file that still had its name, that is executed or mapped and not written to, if it was to be embedded:
+    /// where the resuming host's is missing or another, memory is mapped from this one.
+    #[serde(default)]
+    pub embedded: Option<super::files::Content>,
 }
 
 /// What a file was like when it was saved.

@@ -13,6 +13,7 @@ use crate::model::sockets::{Family, Socket};
 use crate::model::{Checkpoint, memory::Backing};
 use crate::sys::{fds, tasks};
 
+use super::changed::Changed;
 use super::late::Handover;
 use super::stub::{Expect, Puppet};
 use super::{Error, Options, epoll, eventfd, files, inotify, pipes, signalfd, stdio, tcp, timerfd};
@@ -59,6 +60,8 @@ pub struct Opened {
     status_read: OwnedFd,
     /// Memory files and the seals they get when they have been mapped.
     unsealed: Vec<(File, u32)>,
+    /// Files on their way back to their names.
+    returning: files::Returning,
 }
 
 impl Opened {
@@ -68,14 +71,14 @@ impl Opened {
     }
 
     /// The first process has its copies: ours are closed, so that pipes end when the program's ends are gone.
-    pub fn after_fork(self) -> (Sources, OwnedFd, Vec<(File, u32)>) {
+    pub fn after_fork(self) -> (Sources, OwnedFd, Vec<(File, u32)>, files::Returning) {
         drop((self.owned, self.status_write));
-        (self.numbers, self.status_read, self.unsealed)
+        (self.numbers, self.status_read, self.unsealed, self.returning)
     }
 }
 
 /// Everything the model's descriptors and mappings need, open.
-pub fn open_all(image: &Image, options: &Options) -> Result<Opened, Error> {
+pub fn open_all(image: &Image, options: &Options, changed: &Changed) -> Result<Opened, Error> {
     let checkpoint = image.checkpoint();
     raise_limits()?;
     let base = highest(checkpoint).saturating_add(1);
@@ -86,7 +89,7 @@ pub fn open_all(image: &Image, options: &Options) -> Result<Opened, Error> {
         owned.push(high);
         Ok(number)
     };
-    let mut contents = files::Contents::new(image);
+    let mut contents = files::Contents::new(image, changed);
     let mut pipes = pipes::open_all(image)?;
     let mut numbers = Vec::with_capacity(checkpoint.files.len());
     let roles = stdio::overrides(checkpoint, options);
@@ -118,7 +121,7 @@ pub fn open_all(image: &Image, options: &Options) -> Result<Opened, Error> {
             Ok(Mapped { read: number(read)?, write: number(write)? })
         })
         .collect::<Result<_, Error>>()?;
-    let unsealed = contents.finish(|content| written(checkpoint, content))?;
+    let (unsealed, returning) = contents.finish(|content| written(checkpoint, content))?;
     let image_fd = image.file().as_fd().try_clone_to_owned().map_err(|e| Error::step("sharing the image", 0, e))?;
     let image_number = place(image_fd)?;
     let (status_read, write) =
@@ -126,7 +129,7 @@ pub fn open_all(image: &Image, options: &Options) -> Result<Opened, Error> {
     let status_write = fds::dup_above(write.as_fd(), base).map_err(|e| Error::step("numbering a descriptor", 0, e))?;
     let status = status_write.as_raw_fd();
     let numbers = Sources { base, files: numbers, mapped, image: image_number, status, handover, watching };
-    Ok(Opened { numbers, owned, status_write, status_read, unsealed })
+    Ok(Opened { numbers, owned, status_write, status_read, unsealed, returning })
 }
 
 /// All descriptors of the whole tree are open at once for a moment; memory is made and locked before a process has

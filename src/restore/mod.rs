@@ -6,6 +6,7 @@
 //! (`stub`), and lets all go together. Until then everything dies with us (`PTRACE_O_EXITKILL`).
 
 mod build;
+mod changed;
 mod credentials;
 mod epoll;
 mod eventfd;
@@ -69,6 +70,8 @@ pub struct Options {
     pub clock: Clock,
     /// How thoroughly the image is checked.
     pub verify: Verify,
+    /// What is done about files that are not as they were.
+    pub files: Files,
     /// What stands in for its standard input, output and error.
     pub stdio: [Stdio; 3],
     /// Set by a signal handler to give the resume up.
@@ -88,6 +91,20 @@ pub enum Pids {
     Host,
     /// New ones, in our pid namespace. Programs that remember pids (any that has threads) may fail.
     Fresh,
+}
+
+/// What is done about a file of the program that has changed since the save (size, time of change, build id) or is gone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Files {
+    /// What the program only reads or has mapped must be as it was; what it writes to may have changed and grown, but
+    /// not be shorter.
+    Auto,
+    /// Any change is a conflict.
+    Strict,
+    /// It is told, and the file used as it is. Without the file, or the whole of a mapped one, there is no way.
+    Warn,
+    /// A file whose content was saved is put back under its name; the others as with `Auto`.
+    Image,
 }
 
 /// What clocks show after a resume.
@@ -213,9 +230,9 @@ pub fn resume(image: &Image, options: &Options) -> Result<Resumed, Error> {
         return Err(Error::Conflicts(plan.conflicts));
     }
     let checkpoint = image.checkpoint();
-    let sources = fd::open_all(image, options)?;
+    let sources = fd::open_all(image, options, &plan.changed)?;
     let mut init = namespaces::Init::start(checkpoint, options, &sources)?;
-    let (sources, status, unsealed) = sources.after_fork();
+    let (sources, status, unsealed, returning) = sources.after_fork();
     let built = std::thread::scope(|scope| {
         // The pages are checked while the processes read them; nothing runs before both are done.
         let check = (options.verify == Verify::Full).then(|| scope.spawn(|| image.verify(1, options.cancel)));
@@ -236,6 +253,7 @@ pub fn resume(image: &Image, options: &Options) -> Result<Resumed, Error> {
     let mut notes = plan.summary.notes;
     notes.extend(built.notes.iter().cloned());
     let root = built.root;
+    returning.settle()?;
     let init = built.go(init)?;
     Ok(Resumed {
         root,

@@ -1,16 +1,14 @@
 //! What a resume would do, and everything that stands in its way, found before a process exists.
 
-use std::collections::{BTreeSet, HashMap};
-use std::os::unix::fs::MetadataExt;
+use std::collections::BTreeSet;
 
 use crate::image::Image;
 use crate::model::fd::Kind;
-use crate::model::files::Regular;
-use crate::model::memory::{Backing, MappedFile};
 use crate::model::{Checkpoint, Name, Pid, Refusal};
 use crate::proc;
 use crate::sys::cpu;
 
+use super::changed::{self, Changed};
 use super::namespaces::{self, Wanted};
 use super::tree::{Order, order};
 use super::{
@@ -26,6 +24,7 @@ pub struct Plan {
     /// Everything that stands in the way.
     pub conflicts: Vec<Refusal>,
     pub(super) order: Order,
+    pub(super) changed: Changed,
 }
 
 /// A plan in words.
@@ -67,7 +66,7 @@ pub fn plan(image: &Image, options: &Options) -> Result<Plan, Error> {
     }
     let wanted = namespaces::wanted(options);
     let (mut conflicts, mut notes) = (Vec::new(), Vec::new());
-    files(checkpoint, &mut conflicts);
+    let changed = changed::look(checkpoint, options.files, &mut conflicts, &mut notes);
     locks::conflicts(checkpoint, &mut conflicts);
     sockets::conflicts(checkpoint, &mut conflicts);
     inotify::conflicts(checkpoint, &mut conflicts);
@@ -144,125 +143,7 @@ pub fn plan(image: &Image, options: &Options) -> Result<Plan, Error> {
         .collect(),
         notes,
     };
-    Ok(Plan { summary, conflicts, order })
-}
-
-/// Files that must be there as they were.
-fn files(checkpoint: &Checkpoint, conflicts: &mut Vec<Refusal>) {
-    let root = checkpoint.tree.root;
-    let mut used: HashMap<u32, Pid> = HashMap::new();
-    for process in &checkpoint.processes {
-        used.entry(process.exe.file).or_insert(process.pid);
-        for vma in &process.memory.vmas {
-            if let Backing::File { file, .. } = vma.backing {
-                used.entry(file).or_insert(process.pid);
-            }
-        }
-        let own = process.threads.iter().filter_map(|t| t.directories.as_ref().map(|d| &d.cwd));
-        for cwd in std::iter::once(&process.cwd).chain(own).filter(|cwd| !cwd.as_path().is_dir()) {
-            conflicts.push(refusal(process.pid, cwd, "the working directory is gone", "make it again"));
-        }
-    }
-    let shared: BTreeSet<u32> = checkpoint
-        .processes
-        .iter()
-        .flat_map(|p| &p.memory.vmas)
-        .filter_map(|v| match v.backing {
-            Backing::File { file, shared: true, may_write: true, .. } => Some(file),
-            _ => None,
-        })
-        .collect();
-    for (index, file) in checkpoint.shared.mapped.iter().enumerate() {
-        if let Some(&pid) = used.get(&(index as u32)) {
-            conflicts.extend(mapped(pid, file, shared.contains(&(index as u32))));
-        }
-    }
-    let written: BTreeSet<&Name> = checkpoint
-        .files
-        .iter()
-        .filter(|f| f.flags & 3 != 0)
-        .filter_map(|f| if let Kind::Regular(r) = &f.kind { Some(&r.path) } else { None })
-        .collect();
-    for file in &checkpoint.files {
-        match &file.kind {
-            Kind::Regular(r) if r.content.is_none() => {
-                conflicts.extend(regular(root, r, written.contains(&r.path)));
-            }
-            Kind::Directory(d) if !d.path.as_path().is_dir() => {
-                conflicts.push(refusal(root, &d.path, "the open directory is gone", "make it again"));
-            }
-            Kind::Device(d) if !d.path.as_path().exists() => {
-                conflicts.push(refusal(root, &d.path, "there is no such device", ""));
-            }
-            Kind::Pipe(p) => {
-                if let Some(fifo) = p.fifo.as_ref().filter(|f| f.deleted.is_none() && !is_fifo(&f.path)) {
-                    conflicts.push(refusal(root, &fifo.path, "the FIFO is gone", "make it again with mkfifo"));
-                }
-            }
-            _ => {}
-        }
-    }
-}
-
-fn is_fifo(path: &Name) -> bool {
-    use std::os::unix::fs::FileTypeExt;
-    std::fs::metadata(path.as_path()).is_ok_and(|m| m.file_type().is_fifo())
-}
-
-fn refusal(pid: Pid, path: &Name, reason: &str, hint: &str) -> Refusal {
-    Refusal { pid, object: path.display(), reason: reason.to_owned(), hint: hint.to_owned() }
-}
-
-/// A mapped file: pages that the program did not change are read from it, so it must be the same.
-fn mapped(pid: Pid, file: &MappedFile, written: bool) -> Option<Refusal> {
-    if file.content.is_some() {
-        return None;
-    }
-    let meta = match std::fs::metadata(file.path.as_path()) {
-        Ok(meta) => meta,
-        Err(e) => {
-            return Some(refusal(pid, &file.path, &format!("the mapped file is gone ({e})"), "bring it back"));
-        }
-    };
-    let hint = "the program goes on from memory that belongs to the old file: bring that back";
-    if meta.size() < file.stamp.size || meta.size() != file.stamp.size && !written {
-        let reason = format!("the mapped file had {} bytes and has {}", file.stamp.size, meta.size());
-        return Some(refusal(pid, &file.path, &reason, hint));
-    }
-    if !written && mtime(&meta) != file.stamp.mtime {
-        // A file with the same build id is the same program, installed again.
-        let same = file.stamp.build_id.is_some() && build_id(&file.path) == file.stamp.build_id;
-        return (!same).then(|| refusal(pid, &file.path, "the mapped file has changed since", hint));
-    }
-    None
-}
-
-fn build_id(path: &Name) -> Option<crate::model::Hex> {
-    let file = std::fs::File::open(path.as_path()).ok()?;
-    crate::proc::elf::build_id(&file).map(crate::model::Hex)
-}
-
-fn mtime(meta: &std::fs::Metadata) -> i64 {
-    meta.mtime().saturating_mul(1_000_000_000).saturating_add(meta.mtime_nsec())
-}
-
-/// An open file: what the program only reads must not have changed; what it writes must not have shrunk.
-fn regular(pid: Pid, file: &Regular, written: bool) -> Option<Refusal> {
-    let meta = match std::fs::metadata(file.path.as_path()) {
-        Ok(meta) => meta,
-        Err(e) => return Some(refusal(pid, &file.path, &format!("the open file is gone ({e})"), "bring it back")),
-    };
-    if !meta.is_file() {
-        return Some(refusal(pid, &file.path, "it is no regular file any more", "bring the file back"));
-    }
-    if meta.size() < file.stamp.size {
-        let reason = format!("the open file had {} bytes and has {}", file.stamp.size, meta.size());
-        return Some(refusal(pid, &file.path, &reason, "bring the old content back"));
-    }
-    if !written && (meta.size() != file.stamp.size || mtime(&meta) != file.stamp.mtime) {
-        return Some(refusal(pid, &file.path, "the open file has changed since", "bring the old content back"));
-    }
-    None
+    Ok(Plan { summary, conflicts, order, changed })
 }
 
 /// Pids that are taken, or too high for this kernel.

@@ -4,7 +4,7 @@ use std::sync::atomic::AtomicBool;
 
 use super::Error;
 use super::protocol::{After, Saved, Survey, SurveyProcess};
-use crate::capture::{self, Output};
+use crate::capture::{self, Keep, Output};
 use crate::{image, restore};
 
 /// What to save.
@@ -18,6 +18,8 @@ pub struct Save<'a> {
     pub name: &'a str,
     /// Where the image goes.
     pub output: Output,
+    /// Contents of which files go into it.
+    pub keep: Keep,
     /// What becomes of the tree.
     pub after: After,
     /// How long it may take to stand still.
@@ -33,6 +35,7 @@ impl<'a> Save<'a> {
             reaper: self.reaper,
             name: self.name.to_owned(),
             output: self.output,
+            keep: self.keep,
             after: self.after.into(),
             timeout: self.timeout,
             cancel: self.cancel,

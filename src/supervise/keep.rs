@@ -17,7 +17,7 @@ use super::protocol::{After, LastSave, Reply, Request, SaveRequest, Saved, Statu
 use super::saves::{Done, Order, Report, Saves, Work};
 use super::signals::{self, Action, Place};
 use super::{Error, Failure, FailureKind, members, template};
-use crate::capture::Output;
+use crate::capture::{Keep, Output};
 use crate::model::Name;
 use crate::sys::spawn::{Change, next_child, stop_by};
 
@@ -79,6 +79,8 @@ pub struct Job {
     pub command: Vec<Name>,
     /// Where its images go: an absolute template.
     pub output: PathBuf,
+    /// Contents of which files go into them.
+    pub keep: Keep,
 }
 
 /// How a job ended.
@@ -417,7 +419,10 @@ impl Keeper {
             (Program::Started { .. }, None) => Some(std::process::id() as i32),
             _ => None,
         };
-        Ok(Work { root, reaper, name: self.job.name.clone(), output, request })
+        let Keep { files, embed } = &self.job.keep;
+        let files = request.save_files.as_ref().unwrap_or(files).clone();
+        let keep = Keep { files, embed: *embed || request.embed_files };
+        Ok(Work { root, reaper, name: self.job.name.clone(), output, keep, request })
     }
 
     fn done(&mut self, Done { peer, whole, result }: Done) {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::Failure;
-use crate::capture;
+use crate::capture::{self, SaveFiles};
 use crate::model::{Name, Refusal};
 
 /// Longest line a supervisor reads, in bytes.
@@ -39,6 +39,12 @@ pub struct SaveRequest {
     /// The image goes to the descriptor that came along with the request.
     #[serde(default)]
     pub stream: bool,
+    /// Contents of which files go into the image; without it as the job has it.
+    #[serde(default)]
+    pub save_files: Option<SaveFiles>,
+    /// So do files that memory is mapped from; they do anyway if the job has it so.
+    #[serde(default)]
+    pub embed_files: bool,
     /// What becomes of the program.
     #[serde(default)]
     pub after: After,
@@ -224,8 +230,8 @@ mod tests {
     #[test]
     fn odd_timeouts_are_harmless() {
         for timeout in [f64::NAN, -1.0, f64::INFINITY, 1e300] {
-            let request =
-                SaveRequest { output: None, stream: false, after: After::Stop, timeout, pid: None, dry_run: false };
+            let parsed = serde_json::from_str(r#"{"output":null}"#);
+            let request = SaveRequest { timeout, ..parsed.unwrap() };
             assert_eq!(request.timeout().as_secs(), 86_400);
         }
     }

@@ -13,7 +13,7 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 use super::engine;
 use super::protocol::{SaveRequest, Saved, Survey};
 use super::{Error, Failure, FailureKind};
-use crate::capture::Output;
+use crate::capture::{Keep, Output};
 
 /// Saves that may wait for their turn.
 const LONGEST_QUEUE: usize = 64;
@@ -40,6 +40,8 @@ pub struct Work {
     pub name: String,
     /// Where the image goes.
     pub output: Output,
+    /// Contents of which files go into it.
+    pub keep: Keep,
     /// The request it comes from.
     pub request: SaveRequest,
 }
@@ -171,8 +173,8 @@ impl Saves {
 
 fn run(work: Work, cancel: &AtomicBool) -> Result<Report, Failure> {
     let timeout = work.request.timeout();
-    let Work { root, reaper, name, output, request } = work;
-    let save = engine::Save { root, reaper, name: &name, output, after: request.after, timeout, cancel };
+    let Work { root, reaper, name, output, keep, request } = work;
+    let save = engine::Save { root, reaper, name: &name, output, keep, after: request.after, timeout, cancel };
     let report = if request.dry_run {
         engine::survey(save).map(Report::Surveyed)
     } else {

@@ -10,6 +10,7 @@ pub mod cpu;
 pub mod fds;
 pub mod inotify;
 pub mod mem;
+pub mod mounts;
 pub mod namespaces;
 pub mod pidfd;
 pub mod probe;
