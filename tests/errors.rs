@@ -1080,3 +1080,91 @@ fn a_peer_outside() {
         scene.nobody_left();
     }
 }
+
+/// Sockets and FIFOs to somebody who is not saved: untouched while the program goes on, closed in what is resumed; the save and
+/// the plan say so, and `--sockets refuse` stops there.
+#[test]
+fn unix_peers_outside() {
+    use std::io::{Read, Write};
+    use std::os::unix::net::{UnixDatagram, UnixListener};
+    let program = guest!("strangers");
+    for resumed in [false, true] {
+        let scene = Scene::new("strangers");
+        let server = UnixListener::bind(scene.work("server")).expect("a socket");
+        let receiver = UnixDatagram::bind(scene.work("receiver")).expect("a socket");
+        for name in ["inward", "outward"] {
+            nix::unistd::mkfifo(&scene.work(name), nix::sys::stat::Mode::S_IRWXU).expect("a FIFO");
+        }
+        let both = |name: &str| File::options().read(true).write(true).open(scene.work(name)).expect("a FIFO");
+        let (mut to, mut from) = (both("inward"), both("outward"));
+        to.write_all(b"hellounread").expect("a word to the guest");
+        let mut guest = scene.start_run(&[program.as_ref()]);
+        let mut peer = server.accept().expect("the guest").0;
+        peer.write_all(b"hellounread").expect("a word to the guest");
+        scene.ready(&mut guest);
+        scene.beats(3, &mut guest);
+        let image = scene.image("x.ckpt.tar");
+        let said = stderr(&scene.output("save", scene.ckpt("ckpt", &["save", "strangers", "-o"]).arg(&image)));
+        for lead in ["(UNIX socket): server is", "(UNIX socket): receiver is", "(FIFO): its other side is"] {
+            assert!(said.contains(lead) && said.contains("the connection is closed"), "{said}");
+        }
+        scene.beats(3, &mut guest);
+        if resumed {
+            scene.save(&image, &["--kill"]);
+            scene.end_of(&mut guest);
+            let mut command = scene.ckpt("ckpt-resume", &["--sockets", "refuse"]);
+            let output = scene.output("ckpt-resume", command.arg(&image));
+            let words =
+                ["(UNIX socket): server is outside", "(FIFO): its other side", "hint: without --sockets refuse"];
+            failed(&scene, &output, REFUSED, &words);
+            scene.tell("resumed");
+            drop((to, from));
+            guest = scene.start_resume(&image, &[]);
+            scene.beats(3, &mut guest);
+            scene.finish(&mut guest);
+        } else {
+            scene.tell("go");
+            let mut byte = [0];
+            peer.read_exact(&mut byte).expect("the guest's answer");
+            peer.write_all(&byte).expect("a word to the guest");
+            from.read_exact(&mut byte).expect("the guest's answer");
+            to.write_all(&byte).expect("a word to the guest");
+            receiver.recv(&mut byte).expect("the guest's answer");
+            scene.verdict(&mut guest);
+        }
+        scene.nobody_left();
+    }
+}
+
+/// Where the sockets of a program were is something else by now.
+#[test]
+fn socket_names_of_others() {
+    use std::os::unix::net::UnixListener;
+    let program = guest!("unixnames");
+    let scene = Scene::new("unixnames");
+    let mut held = job(&scene, &program, &[]);
+    let image = scene.image("x.ckpt.tar");
+    scene.save(&image, &["--keep-running"]);
+    let refused = |words: &[&str]| {
+        let output = scene.output("ckpt-resume", scene.ckpt("ckpt-resume", &[]).arg(&image));
+        failed(&scene, &output, REFUSED, words);
+    };
+    refused(&["door): the socket is still in use", "@ckpt-guest-", "another program has this abstract name"]);
+    scene.save(&image, &["--kill"]);
+    scene.end_of(&mut held);
+    let door = scene.work("door");
+    fs::remove_file(&door).expect("the socket");
+    let stranger = UnixListener::bind(&door).expect("a socket");
+    refused(&["door): another program has a socket there", "hint: end that program"]);
+    drop(stranger);
+    fs::rename(scene.work("inbox"), scene.work("elsewhere")).expect("the socket");
+    fs::write(scene.work("inbox"), "mine").expect("a file");
+    refused(&["inbox): something else is where its socket was"]);
+    assert_eq!(scene.text("inbox"), "mine");
+    fs::remove_file(scene.work("inbox")).expect("a file");
+    // A socket that nobody has any more, and none at all, are nothing in the way.
+    let mut job = scene.start_resume(&image, &[]);
+    scene.beats(3, &mut job);
+    scene.finish(&mut job);
+    scene.nobody_left();
+}

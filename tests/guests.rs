@@ -184,6 +184,8 @@ guests! {
     fifomodes: true,
     packets: true,
     socketpairs: true,
+    unixnames: true,
+    rights: true,
     devices: true,
     eventfd: true,
     timerfd: true,

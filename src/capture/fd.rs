@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::fs::Metadata;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 
 use crate::model::Pid;
@@ -20,7 +20,9 @@ use super::mapped::Mapped;
 use super::refusals::Refusals;
 use super::sharing::Distinct;
 use super::view::View;
-use super::{Error, Inside, epoll, eventfd, files, inotify, locks, pidfd, pipes, signalfd, sockets, stdio, timerfd};
+use super::{
+    Error, Inside, epoll, eventfd, files, flight, inotify, locks, pidfd, pipes, signalfd, sockets, stdio, timerfd,
+};
 
 const O_CLOEXEC: u32 = 0o2_000_000;
 const O_PATH: u32 = 0o10_000_000;
@@ -29,9 +31,9 @@ const F_GETSIG: i32 = 11;
 /// One descriptor as seen from outside.
 #[derive(Debug)]
 pub(super) struct SeenFd {
-    /// Index of its process among the held ones.
+    /// Index of its process among the held ones; [`NOBODY`] if it is on its way through a socket.
     pub process: usize,
-    /// A living thread of its process as we see it: the leader, if that lives.
+    /// A living thread of its process as we see it: the leader, if that lives. If it has none we are the process.
     pub host: i32,
     /// As it sees itself.
     pub pid: Pid,
@@ -40,9 +42,34 @@ pub(super) struct SeenFd {
     /// What the link in /proc leads to.
     pub link: Vec<u8>,
     pub meta: Metadata,
+    /// Our own descriptor, of one that is on its way: it has number `fd`.
+    pub own: Option<OwnedFd>,
 }
 
+/// The process of a descriptor that no process has.
+pub(super) const NOBODY: usize = usize::MAX;
+
 impl SeenFd {
+    /// One of ours, of a description that is on its way through a socket to process `pid`.
+    pub fn on_its_way(own: OwnedFd, pid: Pid) -> Result<SeenFd, Error> {
+        let (host, fd) = (std::process::id() as i32, own.as_raw_fd());
+        Ok(SeenFd { own: Some(own), ..SeenFd::at(NOBODY, host, pid, fd)? })
+    }
+
+    fn at(process: usize, host: i32, pid: Pid, fd: i32) -> Result<SeenFd, Error> {
+        let path = format!("{host}/fd/{fd}");
+        Ok(SeenFd {
+            process,
+            host,
+            pid,
+            fd,
+            info: proc::fdinfo(host, fd).map_err(Error::proc(host))?,
+            link: proc::link(&path).map_err(Error::proc(host))?,
+            meta: std::fs::metadata(format!("/proc/{path}")).map_err(Error::of(host, "looking at a descriptor"))?,
+            own: None,
+        })
+    }
+
     /// Status flags without close-on-exec.
     pub fn flags(&self) -> u32 {
         self.info.flags & !O_CLOEXEC
@@ -65,7 +92,11 @@ impl SeenFd {
 
     /// `fd 7 (WHAT)`.
     pub fn object(&self, what: &str) -> String {
-        format!("fd {} ({what})", self.fd)
+        if self.own.is_some() {
+            format!("{what} on its way through a socket")
+        } else {
+            format!("fd {} ({what})", self.fd)
+        }
     }
 
     /// The link as text.
@@ -75,6 +106,9 @@ impl SeenFd {
 
     /// Our own descriptor of the same description. It shares offset and flags with the program's.
     pub fn copy(&self, held: &Held) -> Result<OwnedFd, Error> {
+        if let Some(own) = &self.own {
+            return own.try_clone().map_err(Error::of(self.host, "copying a descriptor"));
+        }
         let process = held.processes.get(self.process).ok_or(Error::Vanished { pid: self.host })?;
         process.descriptor(self.fd).map_err(Error::of(self.host, "copying a descriptor"))
     }
@@ -114,16 +148,7 @@ pub(super) fn look(held: &Held, shares: &HashMap<usize, Shares>) -> Result<Vec<S
     for (index, p) in held.processes.iter().enumerate().filter(|(i, p)| !p.threads.is_empty() && !shared(i)) {
         let host = p.live();
         for fd in proc::fds(host).map_err(Error::proc(host))? {
-            let path = format!("{host}/fd/{fd}");
-            out.push(SeenFd {
-                process: index,
-                host,
-                pid: p.pid,
-                fd,
-                info: proc::fdinfo(host, fd).map_err(Error::proc(host))?,
-                link: proc::link(&path).map_err(Error::proc(host))?,
-                meta: std::fs::metadata(format!("/proc/{path}")).map_err(Error::of(host, "looking at a descriptor"))?,
-            });
+            out.push(SeenFd::at(index, host, p.pid, fd)?);
         }
     }
     Ok(out)
@@ -188,8 +213,8 @@ pub(super) fn capture(
     contents: &mut Contents,
     refusals: &mut Refusals,
 ) -> Result<Captured, Error> {
-    let seen = look(held, &inside.shares)?;
-    let found = sockets::find(held, &seen, root)?;
+    let mut seen = look(held, &inside.shares)?;
+    let mut found = sockets::find(held, &mut seen, root)?;
     let groups = stdio::split(&seen, group(&seen)?, &found.ours);
     let (watched, fresh) = (HashMap::new(), HashMap::new());
     let Files { view, mapped, keep } = *files;
@@ -206,7 +231,7 @@ pub(super) fn capture(
             file_of.insert(holder, index as u32);
         }
     }
-    let (sockets, asks) = sockets::capture(&mut work, &groups, &found, inside, &file_of)?;
+    let (sockets, asks) = sockets::capture(&mut work, &groups, &mut found, inside, &file_of)?;
     settled.extend(sockets);
     out.asks = asks;
     for group in &groups {
@@ -216,13 +241,14 @@ pub(super) fn capture(
             continue;
         }
         if let Some(kind) = kind(&mut work, group, first, &roles, &settled, &file_of)? {
+            flight::check(&mut work, group, first, &kind);
             let owner =
                 owner(&first.copy(held)?, inside).map_err(Error::of(first.host, "asking for a descriptor's owner"))?;
             out.files.push(OpenFile { flags: files::flags(first), owner, kind });
         }
     }
     for (index, s) in seen.iter().enumerate() {
-        let Some(&file) = file_of.get(&index) else { continue };
+        let Some(&file) = file_of.get(&index).filter(|_| s.own.is_none()) else { continue };
         let cloexec = s.info.flags & O_CLOEXEC != 0;
         out.descriptors.entry(s.process).or_default().push(Descriptor { fd: s.fd, cloexec, file });
     }
@@ -320,6 +346,7 @@ pub(super) mod tests {
             info: proc::fdinfo(host, real).unwrap(),
             link: proc::link(&path).unwrap(),
             meta: std::fs::metadata(format!("/proc/{path}")).unwrap(),
+            own: None,
         }
     }
 

@@ -10,6 +10,7 @@ mod error;
 mod eventfd;
 mod fd;
 mod files;
+mod flight;
 mod forked;
 mod glob;
 mod gone;
@@ -129,6 +130,8 @@ pub struct Saved {
     pub processes: usize,
     /// Threads in it.
     pub threads: usize,
+    /// What a person should know: what leads outside.
+    pub notes: Vec<String>,
     /// How long the tree stood still.
     pub stopped: Duration,
     /// How long the whole save took.

@@ -35,23 +35,19 @@ pub(super) fn capture(work: &mut Work<'_>, groups: &[Group], roles: &Roles) -> R
         let failed = |step| Error::of(any.host, step);
         let both = ends.iter().any(|s| s.reads()) && ends.iter().any(|s| s.writes());
         let reader = ends.iter().zip(&copies).find(|(s, _)| s.reads()).map(|(_, copy)| copy);
-        if !both && other_side_lives(&copies, reader).map_err(failed("polling a pipe"))? {
+        let outside = !both && other_side_lives(&copies, reader).map_err(failed("polling a pipe"))?;
+        if let Some(&role) = roles.get(&key).filter(|_| outside) {
             for (first, s) in firsts.iter().zip(&ends) {
-                match roles.get(&key) {
-                    Some(&role) => drop(out.insert(*first, Kind::Stdio(stdio::outside(s, role, false)))),
-                    None => work.refusals.add(
-                        s.pid,
-                        s.object(&s.name()),
-                        "the other side of this pipe is outside the tree, and it is not a standard stream",
-                        &format!("start the program without it: `{}>&-` at the end of its command line", s.fd),
-                    ),
-                }
+                out.insert(*first, Kind::Stdio(stdio::outside(s, role, false)));
             }
             continue;
         }
         let capacity =
             fds::fcntl(copy.as_fd(), libc::F_GETPIPE_SZ, 0).map_err(failed("asking for a pipe's size"))? as u64;
-        let (bytes, pieces) = match content(copy, reader, capacity) {
+        // What somebody outside is to read is his.
+        let readable =
+            if outside && reader.is_none() { Ok(Default::default()) } else { content(copy, reader, capacity) };
+        let (bytes, pieces) = match readable {
             Ok(content) => content,
             Err(e) if e.kind() == io::ErrorKind::QuotaExceeded => {
                 let reason = "there is more in this pipe than this user may copy";
@@ -65,9 +61,12 @@ pub(super) fn capture(work: &mut Work<'_>, groups: &[Group], roles: &Roles) -> R
         let content = (!bytes.is_empty()).then(|| work.contents.bytes(bytes));
         for ((first, s), copy) in firsts.iter().zip(&ends).zip(&copies) {
             let fifo = fifo(work, s);
-            let quiet =
-                !both && fifo.is_some() && s.reads() && !hung_up(copy.as_fd()).map_err(failed("polling a pipe"))?;
-            let end = PipeEnd { pipe: number as u32, fifo, capacity, content, pieces: pieces.clone(), quiet };
+            let quiet = !both
+                && !outside
+                && fifo.is_some()
+                && s.reads()
+                && !hung_up(copy.as_fd()).map_err(failed("polling a pipe"))?;
+            let end = PipeEnd { pipe: number as u32, fifo, capacity, content, pieces: pieces.clone(), quiet, outside };
             out.insert(*first, Kind::Pipe(end));
         }
     }

@@ -6,11 +6,13 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{SigSet, Signal};
 
 use crate::image::{Part, Sink, Writer, process_part, shared_part};
-use crate::model::manifest::{INHERITED_PAGES, Manifest};
+use crate::model::fd::Kind;
+use crate::model::manifest::{INHERITED_PAGES, Manifest, UNIX_SOCKETS};
 use crate::model::memory::{self, SharedObjects};
 use crate::model::process::Process;
 use crate::model::tree::Tree;
 use crate::model::{Checkpoint, Pid};
+use crate::net::outside;
 use crate::proc;
 use crate::sys::{tasks, wait};
 use crate::tracer::{Answers, Calls, Held, HeldProcess, Job, Room, hold};
@@ -21,7 +23,7 @@ use super::look::{Looked, LookedProcess, look, root_of, unless_cancelled};
 use super::pages::{Origin, Pages};
 use super::{
     After, Error, Output, Request, Saved, files, inherits, inotify, jobcontrol, manifest, mempolicy, mqueue, process,
-    shared, sockets, sysvsem, tcp, thread,
+    shared, sockets, sysvsem, tcp, thread, unix,
 };
 
 /// Saves a tree: holds it, looks at it, writes the image, lets it go (or stops or ends it).
@@ -79,6 +81,7 @@ pub fn save(request: &Request<'_>) -> Result<Saved, Error> {
     Ok(Saved {
         path,
         bytes,
+        notes: outside::list(&checkpoint).iter().map(outside::Lead::sentence).collect(),
         processes: checkpoint.tree.members.len(),
         threads: checkpoint.processes.iter().map(|p| p.threads.len()).sum(),
         stopped,
@@ -92,7 +95,8 @@ fn hold_and_look(request: &Request<'_>) -> Result<(Held, Looked), Error> {
     const TRIES: u32 = 20;
     const PAUSE: Duration = Duration::from_millis(5);
     let mut tries = 0;
-    let passing = |reason: &str| [files::OF_A_PROCESS, inotify::UNREAD, tcp::EARLY].contains(&reason);
+    let passing =
+        |reason: &str| [files::OF_A_PROCESS, inotify::UNREAD, tcp::EARLY, unix::EARLY, unix::LOST].contains(&reason);
     loop {
         let held = hold(&request.hold())?;
         let looked = look(&held, request)?;
@@ -176,6 +180,9 @@ fn take(held: &mut Held, looked: Looked, mut manifest: Manifest, request: &Reque
     inherit(&held.processes, &tree, &mut processes, &mut parts, &origins, request)?;
     if processes.iter().any(|p| p.memory.inherits.is_some()) {
         manifest.requires.push(INHERITED_PAGES.to_owned());
+    }
+    if fds.files.iter().any(|file| matches!(&file.kind, Kind::Socket(socket) if socket.is_more_than_a_pair())) {
+        manifest.requires.push(UNIX_SOCKETS.to_owned());
     }
     let memfds = contents.memfds.clone();
     let mqueues = mqueue::take(std::mem::take(&mut contents.mqueues))?;

@@ -17,6 +17,7 @@ use crate::sys::{socket, tasks};
 use crate::tracer::{Held, Remote};
 
 use super::fd::{Group, SeenFd, Work};
+use super::flight::{self, Waiting};
 use super::{Error, Inside, tcp, unix};
 
 /// What was found out about the tree's sockets, by inode.
@@ -34,6 +35,8 @@ pub(super) struct Found {
     pub holders: HashMap<u64, usize>,
     /// Those that are saved as sockets, not as streams that lead outside.
     pub ours: HashSet<u64>,
+    /// What waits in the UNIX sockets among them.
+    pub waiting: HashMap<u64, Waiting>,
 }
 
 impl Found {
@@ -57,8 +60,9 @@ pub(super) fn is_socket(s: &SeenFd) -> bool {
     s.meta.mode() & libc::S_IFMT == libc::S_IFSOCK
 }
 
-/// Finds out which sockets of the tree lead to members of it. `root` is the root's index among the held processes.
-pub(super) fn find(held: &Held, seen: &[SeenFd], root: usize) -> Result<Found, Error> {
+/// Finds out which sockets of the tree lead to members of it. `root` is the root's index among the held processes. What is
+/// on its way through a socket is added to `seen`.
+pub(super) fn find(held: &Held, seen: &mut Vec<SeenFd>, root: usize) -> Result<Found, Error> {
     let inodes: HashSet<u64> = seen.iter().filter(|s| is_socket(s)).map(|s| s.meta.ino()).collect();
     if inodes.is_empty() {
         return Ok(Found::default());
@@ -73,9 +77,11 @@ pub(super) fn find(held: &Held, seen: &[SeenFd], root: usize) -> Result<Found, E
         .filter(|s| s.process == root && (0..=2).contains(&s.fd) && is_socket(s))
         .map(|s| s.meta.ino())
         .collect();
+    let waiting = flight::look(held, seen, &unix, |i, tree| unix::belongs(i, &unix, tree, &streams))?;
+    let inodes: HashSet<u64> = seen.iter().filter(|s| is_socket(s)).map(|s| s.meta.ino()).collect();
     let mut ours: HashSet<u64> =
         inodes.iter().copied().filter(|i| unix::belongs(*i, &unix, &inodes, &streams)).collect();
-    let mut found = Found { unix, ..Found::default() };
+    let mut found = Found { unix, waiting, ..Found::default() };
     for (index, s) in seen.iter().enumerate().filter(|(_, s)| is_socket(s) && !found.unix.contains_key(&s.meta.ino())) {
         let inode = s.meta.ino();
         if found.holders.contains_key(&inode) || !tcp::is(s.copy(held)?.as_fd()) {
@@ -104,7 +110,7 @@ pub(super) fn find(held: &Held, seen: &[SeenFd], root: usize) -> Result<Found, E
 pub(super) fn capture(
     work: &mut Work<'_>,
     groups: &[Group],
-    found: &Found,
+    found: &mut Found,
     inside: &Inside,
     file_of: &HashMap<usize, u32>,
 ) -> Result<(HashMap<usize, Kind>, Vec<Ask>), Error> {
@@ -123,12 +129,14 @@ pub(super) fn capture(
         }
         let copy = s.copy(work.held)?;
         let socket = if found.unix.contains_key(&s.meta.ino()) {
-            unix::capture(work, s, &copy, found, inside, &file_of_inode)?
+            let waiting = found.waiting.remove(&s.meta.ino());
+            let indices = unix::Indices { by_inode: &file_of_inode, by_place: file_of };
+            unix::capture(work, s, &copy, waiting, found, inside, &indices)?
         } else {
             tcp::capture(work, s, &copy, found, inside, &file_of_inode)?
         };
         let Some(socket) = socket else { continue };
-        if let Some(&file) = file_of.get(&first).filter(|_| unix::has_credentials(&socket)) {
+        if let Some(&file) = file_of.get(&first).filter(|_| s.own.is_none() && unix::has_credentials(&socket)) {
             asks.push(Ask { file, process: s.process, fd: s.fd });
         }
         out.insert(first, Kind::Socket(socket));
@@ -169,21 +177,14 @@ pub(super) fn model(
         }
         other => other.map_err(failed("asking for a socket's options"))?,
     };
-    if queue.messages.iter().any(|m| !m.fds.is_empty()) {
-        refuse(
-            work,
-            s,
-            "descriptors on their way through a socket are not supported",
-            "save it when they have arrived",
-        );
-        return Ok(None);
-    }
     let messages = queue
         .messages
         .iter()
         .map(|m| Message {
             size: m.bytes.len() as u64,
             credentials: m.credentials.and_then(|c| credentials(c, inside)),
+            from: None,
+            rights: Vec::new(),
         })
         .collect();
     let bytes: Vec<u8> = queue.messages.into_iter().flat_map(|m| m.bytes).collect();

@@ -4,76 +4,169 @@ use std::collections::{HashMap, HashSet};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 
-use crate::model::Pid;
 use crate::model::sockets::{Family, Socket};
-use crate::model::unix::{Link, UnixSocket};
+use crate::model::unix::{Bound, Link, Listening, SocketFile, UnixSocket};
+use crate::model::{Name, Pid};
+use crate::net;
 use crate::net::diag::Unix;
-use crate::net::queue::{self, Looking};
+use crate::net::queue::Looking;
 use crate::sys::socket;
-use crate::tracer::Remote;
+use crate::tracer::{HeldProcess, Remote};
 
 use super::fd::{SeenFd, Work};
+use super::flight::Waiting;
 use super::sockets::{Found, credentials, refuse, remote_option};
 use super::{Error, Inside};
 
 const SO_PEERCRED: i32 = 17;
-const STREAM: u8 = 1;
 
-/// Whether a socket is the tree's own: its other end is in the tree, or has been closed, or there is none. A standard
-/// stream of the root (`streams`) counts only with its other end in the tree.
+/// Why a connection with data that nobody can look at yet is refused: a server takes such a one within moments.
+pub(super) const EARLY: &str = "bytes have been sent over a connection before it was accepted";
+/// The same of one whose other end is gone, which would tell what it has sent.
+pub(super) const LOST: &str = "a connection that waits to be accepted has lost its other end";
+
+/// Whether a socket is the tree's own. A standard stream of the root (`streams`) counts only with its other end in the
+/// tree.
 pub(super) fn belongs(inode: u64, all: &HashMap<u64, Unix>, tree: &HashSet<u64>, streams: &HashSet<u64>) -> bool {
     match all.get(&inode) {
         Some(Unix { peer: Some(peer), .. }) if tree.contains(peer) => true,
-        Some(_) if streams.contains(&inode) => false,
-        // 0 is also a connection that nobody has accepted yet.
-        Some(Unix { peer: Some(0), .. }) => !all.values().any(|s| s.waiting.contains(&inode)),
-        Some(Unix { peer, listening, .. }) => peer.is_none() && !listening,
+        Some(_) => !streams.contains(&inode),
         None => false,
     }
 }
 
-/// A UNIX socket of the tree; `None` if it was refused. `file_of`: indices of descriptions by inode.
+/// Where descriptions are in the list of the image.
+pub(super) struct Indices<'a> {
+    /// Of sockets, by inode.
+    pub by_inode: &'a HashMap<u64, u32>,
+    /// By the place of a descriptor in the list of those seen.
+    pub by_place: &'a HashMap<usize, u32>,
+}
+
+/// A UNIX socket of the tree, in which `waiting` was found; `None` if it was refused.
 pub(super) fn capture(
     work: &mut Work<'_>,
     s: &SeenFd,
     copy: &OwnedFd,
+    waiting: Option<Waiting>,
     found: &Found,
     inside: &Inside,
-    file_of: &HashMap<u64, u32>,
+    indices: &Indices<'_>,
 ) -> Result<Option<Socket>, Error> {
     let failed = |step| Error::of(s.host, step);
     let Some(seen) = found.unix.get(&s.meta.ino()) else { return Ok(None) };
-    let peer = seen.peer.and_then(|p| found.unix.get(&p));
-    if seen.name.is_some() || peer.is_some_and(|p| p.name.is_some()) {
-        refuse(work, s, "sockets with a name are not supported", "");
+    let (queue, rights) = match waiting {
+        Some(Waiting::Messages(queue, rights)) => (queue, rights),
+        other => {
+            let (reason, hint) = match other {
+                Some(Waiting::Urgent) => ("urgent data (MSG_OOB) waits in it", "save it when that has been read"),
+                Some(Waiting::TooMany) => (
+                    "more descriptors are on their way to it than we may have",
+                    "raise the limit of open files (ulimit -n)",
+                ),
+                _ => ("an error waits in it, in front of its messages", "save it when that has been read"),
+            };
+            refuse(work, s, reason, hint);
+            return Ok(None);
+        }
+    };
+    let link = link(s.meta.ino(), seen, found, indices);
+    if matches!(link, Link::Waiting(_)) && seen.sent > 0 {
+        refuse(work, s, EARLY, "save it when the server has taken the connection");
         return Ok(None);
     }
-    let mutual = peer.is_none_or(|p| p.peer == Some(s.meta.ino()));
-    if !mutual {
-        refuse(work, s, "it is connected to a socket without a name that is not connected to it", "");
-        return Ok(None);
+    let mut listening = None;
+    if seen.listening {
+        let of_outside = |inode: &u64| !indices.by_inode.contains_key(inode);
+        for inode in seen.waiting.iter().filter(|i| of_outside(i)) {
+            let reason = match found.unix.get(inode) {
+                None => LOST,
+                Some(client) if client.sent > 0 => EARLY,
+                Some(_) => continue,
+            };
+            refuse(work, s, reason, "save it when the server has taken the connection");
+            return Ok(None);
+        }
+        let waiting = seen.waiting.iter().map(|inode| indices.by_inode.get(inode).copied()).collect();
+        listening = Some(Listening { backlog: seen.sent, waiting });
     }
-    if queue::has_urgent(copy.as_fd()).map_err(failed("looking for urgent data"))? {
-        refuse(work, s, "urgent data (MSG_OOB) waits in it", "save it when that has been read");
-        return Ok(None);
-    }
-    let queue = if seen.kind == STREAM {
-        queue::unix_stream(copy.as_fd()).map(Some)
-    } else {
-        queue::datagrams(copy.as_fd(), true)
-    };
-    let Some(queue) = queue.map_err(failed("looking into a socket"))? else {
-        refuse(work, s, "an error waits in it, in front of its messages", "save it when that has been read");
-        return Ok(None);
-    };
-    let link = match seen.peer {
-        None => Link::None,
-        Some(inode) => file_of.get(&inode).map_or(Link::Closed, |&file| Link::To(file)),
-    };
     let ucred = socket::option(copy.as_fd(), libc::SOL_SOCKET, SO_PEERCRED, 12)
         .map_err(failed("asking for a socket's peer"))?;
-    let family = UnixSocket { link, peer: parse(&ucred).and_then(|c| credentials(c, inside)), reset: queue.error };
-    super::sockets::model(work, s, copy, queue, Family::Unix(family), seen.shutdown, inside)
+    let address = socket::name(copy.as_fd()).map_err(failed("asking for a socket's name"))?;
+    let peer_name = match link {
+        Link::Closed | Link::Outside => socket::peer_name(copy.as_fd()).ok().and_then(|a| net::unix::name(&a)),
+        _ => None,
+    };
+    let family = UnixSocket {
+        link,
+        peer: parse(&ucred).and_then(|c| credentials(c, inside)),
+        reset: queue.error,
+        bound: net::unix::name(&address).map(|name| bound(work, name, seen, found)),
+        peer_name,
+        listening,
+    };
+    // Streams and packets come from the peer; of datagrams anybody may have sent each.
+    let datagrams = seen.kind == libc::SOCK_DGRAM as u8;
+    let senders: Vec<_> =
+        queue.messages.iter().map(|m| datagrams.then(|| net::unix::name(&m.from)).flatten()).collect();
+    let socket = super::sockets::model(work, s, copy, queue, Family::Unix(family), seen.shutdown, inside)?;
+    Ok(socket.map(|mut socket| {
+        for ((message, from), places) in socket.queue.iter_mut().zip(senders).zip(rights) {
+            message.from = from;
+            message.rights = places.iter().filter_map(|place| indices.by_place.get(place).copied()).collect();
+        }
+        socket
+    }))
+}
+
+fn link(inode: u64, seen: &Unix, found: &Found, indices: &Indices<'_>) -> Link {
+    match seen.peer {
+        None => Link::None,
+        Some(0) => match found.unix.iter().find(|(_, s)| s.waiting.contains(&inode)) {
+            Some((listener, _)) => indices.by_inode.get(listener).map_or(Link::Outside, |&file| Link::Waiting(file)),
+            None => Link::Closed,
+        },
+        Some(peer) => indices.by_inode.get(&peer).map_or(Link::Outside, |&file| Link::To(file)),
+    }
+}
+
+/// A name, and the file others find the socket by. One that was accepted has name and file of the one that listens.
+fn bound(work: &Work<'_>, name: Name, seen: &Unix, found: &Found) -> Bound {
+    let found_by = seen.kind == libc::SOCK_DGRAM as u8 || seen.peer.is_none();
+    let file = seen.file.filter(|_| found_by).and_then(|(inode, _)| {
+        let mut candidates = directories(work, &name).into_iter().map(|dir| {
+            let mut path = dir;
+            path.extend(&name.0);
+            path
+        });
+        candidates.find_map(|path| {
+            let meta = work.view.lstat(&path).filter(|m| m.mode() & libc::S_IFMT == libc::S_IFSOCK)?;
+            // On a union of file systems the numbers differ; then it is not another's.
+            let of_another = || found.unix.values().any(|s| s.file.is_some_and(|(i, _)| i == meta.ino() as u32));
+            (meta.ino() as u32 == inode || !of_another()).then(|| SocketFile {
+                path: Name(path),
+                mode: meta.mode() & 0o7777,
+                device: meta.dev(),
+                inode: meta.ino(),
+            })
+        })
+    });
+    Bound { name, file }
+}
+
+/// What may stand before a name: nothing before an absolute one, else the working directory of whoever gave it.
+fn directories(work: &Work<'_>, name: &Name) -> Vec<Vec<u8>> {
+    match name.0.first() {
+        Some(b'/') => vec![Vec::new()],
+        Some(0) | None => Vec::new(),
+        Some(_) => {
+            let of = |p: &HeldProcess| crate::proc::link(&format!("{}/cwd", p.live())).ok();
+            let mut all: Vec<_> = work.held.processes.iter().filter_map(of).collect();
+            all.dedup();
+            all.iter_mut().for_each(|dir| dir.push(b'/'));
+            all
+        }
+    }
 }
 
 fn parse(ucred: &[u8]) -> Option<[u32; 3]> {

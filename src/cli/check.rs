@@ -215,6 +215,7 @@ fn image(path: &Path, json: bool) -> Done {
         verify: restore::Verify::Full,
         stdio: [restore::Stdio::Image, restore::Stdio::Image, restore::Stdio::Image],
         cancel,
+        sockets: restore::Sockets::Close,
         foreign_vdso: false,
     };
     let plan = engine::plan(&image, &options)?;

@@ -45,6 +45,9 @@ pub struct ResumeArgs {
     /// Files that have changed since the save or are gone
     #[arg(long, value_enum, env = "CKPT_FILES", default_value_t = Files::Auto)]
     files: Files,
+    /// Sockets and pipes to somebody who is not in the image
+    #[arg(long, value_enum, env = "CKPT_SOCKETS", default_value_t = Sockets::Close)]
+    sockets: Sockets,
     /// How much of the image to verify first
     #[arg(long, value_enum, env = "CKPT_VERIFY", default_value_t = Verify::Full)]
     verify: Verify,
@@ -100,6 +103,14 @@ enum Files {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Sockets {
+    /// As if the other end had died: what waited in them can be read, then they are closed (TCP: reset)
+    Close,
+    /// Do not resume, and name them
+    Refuse,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Verify {
     /// Everything
     Full,
@@ -139,6 +150,10 @@ impl ResumeArgs {
                 Verify::Full => restore::Verify::Full,
                 Verify::Meta => restore::Verify::Meta,
                 Verify::None => restore::Verify::None,
+            },
+            sockets: match self.sockets {
+                Sockets::Close => restore::Sockets::Close,
+                Sockets::Refuse => restore::Sockets::Refuse,
             },
             stdio: [stdio(&self.stdin), stdio(&self.stdout), stdio(&self.stderr)],
             cancel,

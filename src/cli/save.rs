@@ -62,6 +62,9 @@ impl SaveOptions {
         if self.json {
             say::json(&say::with_schema("ckpt.saved/1", &saved));
         }
+        for note in &saved.notes {
+            self.talk.line(table::harmless(note));
+        }
         self.talk.line(sentence(&saved));
         Ok(Outcome::Ours(Exit::Ok))
     }
@@ -114,6 +117,7 @@ mod tests {
             stopped: 0.04,
             took: 0.61,
             after: After::Continue,
+            notes: Vec::new(),
         };
         let expected = "saved /nowhere/counter.ckpt.tar (1.2 GiB, 3 processes, stopped 0.04 s, took 0.61 s)";
         assert_eq!(sentence(&saved), expected);

@@ -20,7 +20,7 @@ use crate::model::sockets::{Family, Socket};
 use crate::model::tcp::TcpSocket;
 use crate::model::tree::{Member, State, Tree};
 use crate::model::unix::Link;
-use crate::net::inet;
+use crate::net::{inet, unix as names};
 
 /// Show what is in an image
 #[derive(Debug, Args)]
@@ -174,12 +174,16 @@ fn socket(socket: &Socket) -> String {
     let held = units::bytes(socket.content.map_or(0, |content| content.size));
     match &socket.family {
         Family::Unix(unix) => {
-            let link = match unix.link {
-                Link::None => "not connected".to_owned(),
-                Link::To(other) => format!("to open file {other}"),
-                Link::Closed => "its peer is closed".to_owned(),
+            let name = unix.bound.as_ref().map_or_else(String::new, |b| format!(" {}", names::display(&b.name)));
+            let link = match (&unix.listening, unix.link) {
+                (Some(listening), _) => format!("listening, {} waiting", listening.waiting.len()),
+                (None, Link::None) => "not connected".to_owned(),
+                (None, Link::To(other)) => format!("to open file {other}"),
+                (None, Link::Waiting(other)) => format!("to be accepted by open file {other}"),
+                (None, Link::Closed) => "its peer is closed".to_owned(),
+                (None, Link::Outside) => "to somebody outside".to_owned(),
             };
-            format!("UNIX {kind}, {link}, {held} in it")
+            format!("UNIX {kind}{name}, {link}, {held} in it")
         }
         Family::Tcp(tcp) => format!("TCP {}, {held} in it", self::tcp(tcp)),
     }

@@ -51,6 +51,7 @@ pub(super) fn checkpoint() -> Checkpoint {
         content: Some(Content { id: 7, size: 3 }),
         pieces: vec![Piece { len: 1, packet: false }, Piece { len: 2, packet: true }],
         quiet: false,
+        outside: false,
     };
     Checkpoint {
         manifest: Manifest {

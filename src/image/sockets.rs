@@ -1,10 +1,14 @@
 //! Whether what an image says of sockets can be.
 
 use crate::model::fd::Kind;
+use crate::model::manifest::UNIX_SOCKETS;
 use crate::model::sockets::{Family, Socket};
-use crate::model::tcp::{Link, State, TcpSocket};
-use crate::model::unix;
+use crate::model::tcp::{Link as TcpLink, State, TcpSocket};
+use crate::model::unix::{Link, UnixSocket};
 use crate::model::{Checkpoint, Hex};
+
+/// Bytes of `sun_path`.
+const LONGEST: usize = 108;
 
 /// Checks the socket that is open file `index`.
 pub(super) fn check(c: &Checkpoint, index: usize, socket: &Socket) -> Result<(), String> {
@@ -21,16 +25,7 @@ pub(super) fn check(c: &Checkpoint, index: usize, socket: &Socket) -> Result<(),
             if !KINDS.contains(&socket.kind) {
                 return Err(format!("a UNIX socket of kind {}", socket.kind));
             }
-            let unix::Link::To(other) = own.link else { return Ok(()) };
-            let peer =
-                c.files.get(other as usize).and_then(|f| if let Kind::Socket(s) = &f.kind { Some(s) } else { None });
-            let back = peer.filter(|p| p.kind == socket.kind).map(|p| &p.family);
-            match back {
-                Some(Family::Unix(back)) if back.link == unix::Link::To(index as u32) && other as usize != index => {
-                    Ok(())
-                }
-                _ => Err(format!("it is connected to open file {other}, which is not connected to it")),
-            }
+            check_unix(c, index, socket, own)
         }
         Family::Tcp(tcp) => {
             if socket.kind != 1 || socket.queue.len() > 1 {
@@ -38,6 +33,59 @@ pub(super) fn check(c: &Checkpoint, index: usize, socket: &Socket) -> Result<(),
             }
             check_tcp(c, index, tcp)
         }
+    }
+}
+
+fn check_unix(c: &Checkpoint, index: usize, socket: &Socket, own: &UnixSocket) -> Result<(), String> {
+    let datagrams = socket.kind == 2;
+    let other = |at: u32| match c.files.get(at as usize).map(|f| &f.kind) {
+        Some(Kind::Socket(Socket { kind, family: Family::Unix(unix), .. })) if *kind == socket.kind => Some(unix),
+        _ => None,
+    };
+    let required = c.manifest.requires.iter().any(|name| name == UNIX_SOCKETS);
+    if socket.is_more_than_a_pair() && !required {
+        return Err(format!("it is more than one of a pair, and {UNIX_SOCKETS} is not required"));
+    }
+    let senders = socket.queue.iter().filter_map(|m| m.from.as_ref());
+    for name in own.bound.iter().map(|b| &b.name).chain(&own.peer_name).chain(senders) {
+        let path = name.0.first() != Some(&0);
+        if name.0.is_empty() || name.0.len() > LONGEST || path && name.0.contains(&0) {
+            return Err("a name that no UNIX socket can have".to_owned());
+        }
+    }
+    if let Some((bound, file)) = own.bound.as_ref().and_then(|b| Some((b, b.file.as_ref()?))) {
+        let path = &file.path.0;
+        if path.first() != Some(&b'/') || path.contains(&0) || bound.is_abstract() || !path.ends_with(&bound.name.0) {
+            return Err(format!("it has the name {}, and its file is {}", bound.name.display(), file.path.display()));
+        }
+    }
+    if let Some(at) = socket.queue.iter().flat_map(|m| &m.rights).find(|at| **at as usize >= c.files.len()) {
+        return Err(format!("open file {at}, which is not there, is on its way to it"));
+    }
+    let reads = datagrams || !matches!(own.link, Link::None | Link::Waiting(_));
+    if !reads && !socket.queue.is_empty() {
+        return Err("it is not connected, and there is something in it".to_owned());
+    }
+    if let Some(listening) = &own.listening {
+        let waits = |at: &u32| other(*at).is_some_and(|o| o.link == Link::Waiting(index as u32));
+        if datagrams || own.bound.is_none() || own.link != Link::None || !listening.waiting.iter().flatten().all(waits)
+        {
+            return Err("it can't listen".to_owned());
+        }
+    }
+    match own.link {
+        Link::To(at) => match other(at) {
+            Some(_) if datagrams => Ok(()),
+            Some(o) if o.link == Link::To(index as u32) && at as usize != index => Ok(()),
+            _ => Err(format!("it is connected to open file {at}, which is not connected to it")),
+        },
+        Link::Waiting(at) => {
+            let listens =
+                |o: &UnixSocket| o.listening.iter().flat_map(|l| &l.waiting).any(|w| *w == Some(index as u32));
+            let there = other(at).is_some_and(listens);
+            if there { Ok(()) } else { Err(format!("it does not wait to be accepted by open file {at}")) }
+        }
+        _ => Ok(()),
     }
 }
 
@@ -61,11 +109,11 @@ fn check_tcp(c: &Checkpoint, index: usize, tcp: &TcpSocket) -> Result<(), String
         State::Connected { peer, link } => {
             address(peer)?;
             match *link {
-                Link::To(at) => match other(at) {
-                    Some(State::Connected { link: Link::To(back), .. }) if *back as usize == index => Ok(()),
+                TcpLink::To(at) => match other(at) {
+                    Some(State::Connected { link: TcpLink::To(back), .. }) if *back as usize == index => Ok(()),
                     _ => Err(format!("it is connected to open file {at}, which is not connected to it")),
                 },
-                Link::Waiting(at) if !matches!(other(at), Some(State::Listening { .. })) => {
+                TcpLink::Waiting(at) if !matches!(other(at), Some(State::Listening { .. })) => {
                     Err(format!("it waits to be accepted by open file {at}, which does not listen"))
                 }
                 _ => Ok(()),

@@ -21,6 +21,9 @@ pub struct PipeEnd {
     /// A read end of a FIFO that nobody has written to since it was opened: poll shows no hang-up though there is no
     /// writer.
     pub quiet: bool,
+    /// The other side is somebody's who is not in the image.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub outside: bool,
 }
 
 /// A FIFO.

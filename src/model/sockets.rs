@@ -4,8 +4,8 @@ use serde::{Deserialize, Serialize};
 
 use super::files::Content;
 use super::tcp::TcpSocket;
-use super::unix::UnixSocket;
-use super::{Hex, Pid};
+use super::unix::{Link, UnixSocket};
+use super::{Hex, Name, Pid};
 
 /// A socket.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -22,6 +22,18 @@ pub struct Socket {
     pub content: Option<Content>,
     /// Options that a new socket of this kind does not have, in the order they are to be set.
     pub options: Vec<SocketOption>,
+}
+
+impl Socket {
+    /// Whether it is a UNIX socket with what a socketpair can't have ([`super::manifest::UNIX_SOCKETS`]).
+    pub fn is_more_than_a_pair(&self) -> bool {
+        let Family::Unix(unix) = &self.family else { return false };
+        unix.bound.is_some()
+            || unix.peer_name.is_some()
+            || unix.listening.is_some()
+            || matches!(unix.link, Link::Waiting(_) | Link::Outside)
+            || self.queue.iter().any(|m| m.from.is_some() || !m.rights.is_empty())
+    }
 }
 
 /// Address families.
@@ -41,6 +53,12 @@ pub struct Message {
     pub size: u64,
     /// Who sent it, if that is kept with it.
     pub credentials: Option<Credentials>,
+    /// The name of the UNIX datagram socket it was sent from, if that has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from: Option<Name>,
+    /// Descriptors that come with it (SCM_RIGHTS): indices into [`super::Checkpoint::files`].
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub rights: Vec<u32>,
 }
 
 /// Whose a message or a socket is.

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::Name;
 use super::sockets::Credentials;
 
 /// What is particular to a UNIX socket.
@@ -9,10 +10,20 @@ use super::sockets::Credentials;
 pub struct UnixSocket {
     /// What it is connected to.
     pub link: Link,
-    /// Who made the other end, as SO_PEERCRED says; `None` where it says nothing.
+    /// Who made the other end, as SO_PEERCRED says (of one that listens: who called listen(2)); `None` where it says
+    /// nothing.
     pub peer: Option<Credentials>,
     /// ECONNRESET waits to be reported: the peer was closed with unread data.
     pub reset: bool,
+    /// Its own name, if it has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bound: Option<Bound>,
+    /// The name of the other end, where that is not in the image.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub peer_name: Option<Name>,
+    /// Set for one that listens.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub listening: Option<Listening>,
 }
 
 /// What a socket is connected to.
@@ -21,8 +32,52 @@ pub struct UnixSocket {
 pub enum Link {
     /// Nothing.
     None,
-    /// The socket at this index of [`super::Checkpoint::files`].
+    /// The socket at this index of [`super::Checkpoint::files`]. A datagram socket need not be connected back.
     To(u32),
+    /// Nobody yet: it waits to be accepted by the listening socket at this index.
+    Waiting(u32),
     /// One that has been closed.
     Closed,
+    /// One of somebody who is not in the image.
+    Outside,
+}
+
+/// A name that a socket has.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Bound {
+    /// As in `sun_path`: a path, as it was given to bind(2), or NUL and an abstract name.
+    pub name: Name,
+    /// The file that others find it by; `None` for abstract names, for files that are gone, and for sockets that have
+    /// the name of the one that accepted them.
+    pub file: Option<SocketFile>,
+}
+
+impl Bound {
+    /// Whether the name is no path.
+    pub fn is_abstract(&self) -> bool {
+        self.name.0.first() == Some(&0)
+    }
+}
+
+/// The file of a socket.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SocketFile {
+    /// Its absolute path; it ends in [`Bound::name`].
+    pub path: Name,
+    /// Permission bits.
+    pub mode: u32,
+    /// Device and inode, to know it again.
+    pub device: u64,
+    /// See there.
+    pub inode: u64,
+}
+
+/// What one that listens has besides.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Listening {
+    /// As it was given to listen(2).
+    pub backlog: u32,
+    /// The connections that wait to be accepted, oldest first: indices of their other ends among
+    /// [`super::Checkpoint::files`], `None` for one that is not in the image.
+    pub waiting: Vec<Option<u32>>,
 }

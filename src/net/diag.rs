@@ -30,7 +30,7 @@ pub struct Unix {
     pub file: Option<(u32, u32)>,
     /// Inode of the socket it is connected to; 0 for one that is closed or not accepted yet.
     pub peer: Option<u64>,
-    /// Of one that listens: inodes of the sockets that wait to be accepted.
+    /// Of one that listens: inodes of those that wait to be accepted, oldest first; 0 for one that is closed.
     pub waiting: Vec<u64>,
     /// RCV_SHUTDOWN 1, SEND_SHUTDOWN 2.
     pub shutdown: u8,
@@ -53,7 +53,8 @@ pub fn unix() -> io::Result<HashMap<u64, Unix>> {
     }
     let mut out = HashMap::new();
     dump(&request, |payload| {
-        if let Some((inode, socket)) = parse_unix(payload) {
+        // Those that nobody has accepted yet have none.
+        if let Some((inode, socket)) = parse_unix(payload).filter(|(inode, _)| *inode != 0) {
             out.insert(inode, socket);
         }
     })?;

@@ -1,11 +1,13 @@
-//! Sockets: what the kernel tells of them, what waits in them, their options; and naming one.
+//! Sockets: what the kernel tells of them, what waits in them, their options; what leads outside; and naming one.
 
 pub mod diag;
 pub mod inet;
 pub mod inflight;
 pub mod options;
+pub mod outside;
 pub mod queue;
 mod tables;
+pub mod unix;
 
 use crate::proc;
 

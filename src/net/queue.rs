@@ -7,7 +7,7 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-use crate::sys::socket;
+use crate::sys::socket::{self, Received};
 
 use super::options::SO_PEEK_OFF;
 
@@ -119,7 +119,7 @@ pub fn unix_stream(fd: BorrowedFd<'_>) -> io::Result<Queue> {
     while at < total {
         looking.at(at)?;
         let room = buf.get_mut(at..).unwrap_or_default();
-        let mut got = socket::receive(fd, room, libc::MSG_PEEK)?;
+        let mut got = whole(socket::receive(fd, room, libc::MSG_PEEK)?)?;
         if got.len == 0 {
             break;
         }
@@ -145,6 +145,12 @@ pub fn unix_stream(fd: BorrowedFd<'_>) -> io::Result<Queue> {
         }
     }
     Ok(Queue { messages, error })
+}
+
+/// An error (EMFILE) if descriptors are missing for want of room in our table.
+fn whole(got: Received) -> io::Result<Received> {
+    let missing = got.flags & libc::MSG_CTRUNC != 0;
+    if missing { Err(io::Error::from_raw_os_error(libc::EMFILE)) } else { Ok(got) }
 }
 
 /// How many of the `len` bytes at `at` come before the message with which descriptors come, the last. A peek of fewer
@@ -177,7 +183,7 @@ pub fn datagrams(fd: BorrowedFd<'_>, unix: bool) -> io::Result<Option<Queue>> {
         looking.at(at)?;
         let got = match socket::receive(fd, &mut buf, libc::MSG_PEEK | libc::MSG_TRUNC) {
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => break,
-            other => other?,
+            other => whole(other?)?,
         };
         if got.len > buf.len() {
             buf.resize(got.len, 0);

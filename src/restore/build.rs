@@ -18,6 +18,7 @@ use super::credentials::Start;
 use super::fd::Sources;
 use super::memory::{Hold, Site};
 use super::namespaces::{self, CLONE_ARGS_LEN, Init, clone_args};
+use super::socketfiles::Files;
 use super::stub::{Batch, Expect, LEN, Puppet};
 use super::tree::{Order, Role, Step};
 use super::{
@@ -37,6 +38,8 @@ pub struct Built {
     pub root_inside: i32,
     /// What could not be made exactly as it was.
     pub notes: Vec<String>,
+    /// Files that were made, to be removed unless it goes.
+    socket_files: Files,
     ready: Vec<Puppet>,
 }
 
@@ -50,6 +53,7 @@ impl Built {
         }
         ptrace::set_options(init.host(), 0).map_err(|e| Error::step("letting go", init.host(), e))?;
         let init = init.go()?;
+        self.socket_files.keep();
         // Those who go first may end others before we come to them (exit_group, a signal): that is their business. Of
         // a process its leader ends last, and stands before its threads in the list.
         let mut ended = Vec::new();
@@ -72,9 +76,10 @@ pub fn tree(image: &Image, options: &Options, plan: &Plan, sources: &Sources, in
     let start = Start::of(init.host(), namespaces::wanted(options))
         .map_err(|e| Error::step("reading credentials", init.host(), io::Error::other(e)))?;
     let (puppets, hosts) = (BTreeMap::new(), BTreeMap::new());
-    let (gone, notes) = (Vec::new(), Vec::new());
+    let (gone, notes, socket_files) = (Vec::new(), Vec::new(), Files::default());
     let (furnished, carried) = (BTreeSet::new(), BTreeMap::new());
-    let mut builder = Builder { checkpoint, options, sources, start, puppets, hosts, gone, furnished, carried, notes };
+    let mut builder =
+        Builder { checkpoint, options, sources, start, puppets, hosts, gone, furnished, carried, notes, socket_files };
     let hold = builder.template(image, &plan.order, init)?;
     builder.sockets(image, &plan.order)?;
     let memories: Vec<_> = checkpoint.processes.iter().map(|p| (p.pid, &p.memory)).collect();
@@ -129,6 +134,7 @@ struct Builder<'a> {
     /// Whose filled memory others were born with.
     carried: BTreeMap<Pid, Pid>,
     notes: Vec<String>,
+    socket_files: Files,
 }
 
 impl Builder<'_> {
@@ -198,7 +204,8 @@ impl Builder<'_> {
     fn sockets(&mut self, image: &Image, order: &Order) -> Result<(), Error> {
         let Some(Step::Create { parent, .. }) = order.steps.first() else { return Ok(()) };
         let template = puppet(&mut self.puppets, *parent)?;
-        sockets::make(template, image, self.sources, self.options, &mut self.notes)
+        self.socket_files = sockets::make(template, image, self.sources, self.options, &mut self.notes)?;
+        Ok(())
     }
 
     fn births(&mut self, order: &Order, site: &Site<'_>) -> Result<(), Error> {
@@ -491,7 +498,7 @@ impl Builder<'_> {
             }
         }
         ready.extend(self.puppets.into_values());
-        Ok(Built { root, root_inside, notes: self.notes, ready })
+        Ok(Built { root, root_inside, notes: self.notes, socket_files: self.socket_files, ready })
     }
 }
 

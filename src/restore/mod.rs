@@ -34,6 +34,7 @@ mod process;
 mod seccomp;
 mod signalfd;
 mod signals;
+mod socketfiles;
 mod sockets;
 mod stdio;
 mod stub;
@@ -74,6 +75,8 @@ pub struct Options {
     pub files: Files,
     /// What stands in for its standard input, output and error.
     pub stdio: [Stdio; 3],
+    /// What becomes of sockets and pipes that lead to somebody who is not in the image.
+    pub sockets: Sockets,
     /// Set by a signal handler to give the resume up.
     pub cancel: &'static AtomicBool,
     /// Take the way that is meant for an image from another kernel, whose vDSO differs. For tests.
@@ -114,6 +117,15 @@ pub enum Clock {
     Keep,
     /// They are this host's.
     Now,
+}
+
+/// What becomes of a socket or pipe whose other end is not in the image.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sockets {
+    /// It comes back as if the other end had died: what waited in it can still be read.
+    Close,
+    /// It stands in the way of the resume.
+    Refuse,
 }
 
 /// How thoroughly an image is checked before the program runs.

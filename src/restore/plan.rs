@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use crate::image::Image;
 use crate::model::fd::Kind;
 use crate::model::{Checkpoint, Name, Pid, Refusal};
+use crate::net::outside;
 use crate::proc;
 use crate::sys::cpu;
 
@@ -12,8 +13,8 @@ use super::changed::{self, Changed};
 use super::namespaces::{self, Wanted};
 use super::tree::{Order, order};
 use super::{
-    Error, Options, Pids, credentials, fd, inotify, ipc, limits, locks, manifest, mqueue, seccomp, sockets, tcp,
-    thread, vdso,
+    Error, Options, Pids, Sockets, credentials, fd, inotify, ipc, limits, locks, manifest, mqueue, seccomp, sockets,
+    tcp, thread, vdso,
 };
 
 /// A complete plan.
@@ -83,7 +84,7 @@ pub fn plan(image: &Image, options: &Options) -> Result<Plan, Error> {
             hint: "raise the hard limit (ulimit -Hn)".to_owned(),
         });
     }
-    notes.extend(tcp::notes(checkpoint));
+    outside(checkpoint, options, &mut conflicts, &mut notes);
     credentials::plan(checkpoint, wanted, &mut conflicts, &mut notes);
     limits::plan(checkpoint, wanted, &mut conflicts, &mut notes);
     for thread in checkpoint.processes.iter().flat_map(|p| &p.threads) {
@@ -144,6 +145,21 @@ pub fn plan(image: &Image, options: &Options) -> Result<Plan, Error> {
         notes,
     };
     Ok(Plan { summary, conflicts, order, changed })
+}
+
+/// What leads to somebody who is not in the image.
+fn outside(checkpoint: &Checkpoint, options: &Options, conflicts: &mut Vec<Refusal>, notes: &mut Vec<String>) {
+    for lead in outside::list(checkpoint) {
+        match options.sockets {
+            Sockets::Close => notes.push(lead.sentence()),
+            Sockets::Refuse => conflicts.push(Refusal {
+                pid: lead.pid,
+                object: lead.object,
+                reason: format!("{} is outside of what was saved", lead.to),
+                hint: format!("without --sockets refuse it comes back {}", lead.becomes),
+            }),
+        }
+    }
 }
 
 /// Pids that are taken, or too high for this kernel.

@@ -1,6 +1,7 @@
 //! Sockets: made in the template, before anybody else is born, by helpers that for the moment have the pids which
 //! SO_PEERCRED and messages are to show. Everybody inherits them from there; what was in them we put back ourselves.
 
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -8,14 +9,16 @@ use std::os::unix::fs::FileExt;
 
 use crate::image::Image;
 use crate::model::fd::Kind;
+use crate::model::process::Process;
 use crate::model::sockets::{Credentials, Family, Message, Socket};
 use crate::model::unix::UnixSocket;
-use crate::model::{Addr, Checkpoint, Pid, Refusal};
+use crate::model::{Addr, Checkpoint, Name, Pid, Refusal};
 use crate::net::options;
 use crate::sys::{fds, tasks};
 
 use super::build::clone_into;
 use super::fd::{Sources, source};
+use super::socketfiles::{self, Elsewhere, Files};
 use super::stub::{Expect, Puppet};
 use super::{Error, Options, Pids, stdio, unix};
 
@@ -29,7 +32,7 @@ pub fn all(checkpoint: &Checkpoint) -> impl Iterator<Item = (u32, &Socket)> {
 }
 
 /// The UNIX sockets among them.
-fn unix(checkpoint: &Checkpoint) -> impl Iterator<Item = (u32, &Socket, &UnixSocket)> {
+pub fn unix(checkpoint: &Checkpoint) -> impl Iterator<Item = (u32, &Socket, &UnixSocket)> {
     all(checkpoint).filter_map(|(index, socket)| match &socket.family {
         Family::Unix(unix) => Some((index, socket, unix)),
         Family::Tcp(_) => None,
@@ -42,35 +45,41 @@ pub fn pids(checkpoint: &Checkpoint) -> BTreeSet<Pid> {
     all(checkpoint).filter_map(|(_, s)| unix::maker(s)).chain(messages).map(|c| c.pid).collect()
 }
 
+/// Who has a description, and as what.
+pub fn holder(checkpoint: &Checkpoint, index: u32) -> (Pid, String) {
+    let of = |p: &Process| Some((p.pid, format!("fd {}", p.fds.iter().find(|d| d.file == index)?.fd)));
+    let nobody = || (checkpoint.tree.root, "a descriptor on its way".to_owned());
+    checkpoint.processes.iter().find_map(of).unwrap_or_else(nobody)
+}
+
 /// What this host will not give a socket.
 pub fn conflicts(checkpoint: &Checkpoint, conflicts: &mut Vec<Refusal>) {
     for (index, socket) in all(checkpoint) {
-        let holder =
-            checkpoint.processes.iter().find_map(|p| Some((p.pid, p.fds.iter().find(|d| d.file == index)?.fd)));
-        let (pid, object) =
-            holder.map_or((checkpoint.tree.root, "socket".to_owned()), |(pid, fd)| (pid, format!("fd {fd} (socket)")));
         if let Some((sysctl, needed)) = options::too_large(&socket.options) {
+            let (pid, fd) = holder(checkpoint, index);
             conflicts.push(Refusal {
                 pid,
-                object,
+                object: format!("{fd} (socket)"),
                 reason: format!("its buffer is larger than {sysctl} allows"),
                 hint: format!("set {sysctl} to {needed}, or resume as root"),
             });
         }
     }
+    socketfiles::conflicts(checkpoint, conflicts);
 }
 
-/// Makes all sockets in `template`, under the numbers of their sources. `notes` gets what differs from before.
+/// Makes all sockets in `template`, under the numbers of their sources. `notes` gets what differs from before. The files
+/// of sockets that were made go with the result.
 pub fn make(
     template: &mut Puppet,
     image: &Image,
     sources: &Sources,
     options: &Options,
     notes: &mut Vec<String>,
-) -> Result<(), Error> {
+) -> Result<Files, Error> {
     let checkpoint = image.checkpoint();
     if unix(checkpoint).next().is_none() {
-        return Ok(());
+        return Ok(Files::default());
     }
     let host = template.host();
     let pidfd = tasks::pidfd_open(host).map_err(|e| Error::step("opening", host, e))?;
@@ -87,13 +96,18 @@ pub fn make(
         pidfd,
         helper: None,
         made: HashMap::new(),
+        addresses: HashMap::new(),
+        strangers: Vec::new(),
+        elsewhere: None,
+        rooted: None,
+        files: Files::default(),
         notes,
     };
     unix::make(&mut work)?;
-    for (index, socket, unix) in unix(checkpoint) {
-        unix::fill(&mut work, index, socket, unix)?;
-    }
     work.leave()?;
+    if let Some(helper) = work.rooted.take() {
+        work.end(helper)?;
+    }
     for (index, socket, _) in unix(checkpoint) {
         let copy = work.copy(Which::File(index))?;
         unix::shut(copy, socket.shutdown).map_err(|e| Error::step("shutting down a socket", host, e))?;
@@ -104,7 +118,7 @@ pub fn make(
     for index in work.replaced.clone() {
         work.close(Which::File(index))?;
     }
-    Ok(())
+    Ok(std::mem::take(&mut work.files))
 }
 
 /// A socket under construction.
@@ -114,6 +128,10 @@ pub enum Which {
     File(u32),
     /// The peer of one, which is to be closed.
     PeerOf(u32),
+    /// The sender of messages who is gone, by its place among [`Work::strangers`].
+    Stranger(u32),
+    /// One of ours for the moment.
+    Door,
 }
 
 /// A socket that was made.
@@ -144,6 +162,15 @@ pub struct Work<'a> {
     pidfd: OwnedFd,
     helper: Option<Helper>,
     made: HashMap<Which, Made>,
+    /// Where sockets with a name are found.
+    pub addresses: HashMap<Which, Vec<u8>>,
+    /// The names of senders who are gone.
+    strangers: Vec<Option<Name>>,
+    elsewhere: Option<Elsewhere>,
+    /// A helper whose root that is.
+    rooted: Option<Helper>,
+    /// Files made for sockets.
+    pub files: Files,
     notes: &'a mut Vec<String>,
 }
 
@@ -170,6 +197,7 @@ impl Work<'_> {
     /// Closes a socket, so that its peer sees it closed.
     pub fn close(&mut self, which: Which) -> Result<(), Error> {
         let Some(made) = self.made.remove(&which) else { return Ok(()) };
+        self.addresses.remove(&which);
         let mut batch = self.template.batch();
         batch.call("close", libc::SYS_close, &[made.number as u64]);
         self.template.run(batch).map(drop)
@@ -178,6 +206,77 @@ impl Work<'_> {
     /// Our own descriptor of a socket.
     pub fn copy(&self, which: Which) -> Result<BorrowedFd<'_>, Error> {
         self.get(which).map(|made| made.copy.as_fd())
+    }
+
+    /// Whether a socket was made.
+    pub fn has(&self, which: Which) -> bool {
+        self.made.contains_key(&which)
+    }
+
+    /// Its number in the template.
+    pub fn number(&self, which: Which) -> Result<i32, Error> {
+        self.get(which).map(|made| made.number)
+    }
+
+    /// Tells a person something.
+    pub fn note(&mut self, note: String) {
+        if !self.notes.contains(&note) {
+            self.notes.push(note);
+        }
+    }
+
+    /// The place of a sender who is gone.
+    pub fn strangers(&mut self, name: Option<&Name>) -> u32 {
+        let known = self.strangers.iter().position(|n| n.as_ref() == name);
+        known.unwrap_or_else(|| {
+            self.strangers.push(name.cloned());
+            self.strangers.len() - 1
+        }) as u32
+    }
+
+    /// They go.
+    pub fn dismiss_strangers(&mut self) -> Result<(), Error> {
+        (0..self.strangers.len() as u32).try_for_each(|n| self.close(Which::Stranger(n)))
+    }
+
+    /// A place for files of sockets that nobody is to find.
+    pub fn elsewhere(&mut self) -> io::Result<&mut Elsewhere> {
+        match self.elsewhere {
+            Some(ref mut elsewhere) => Ok(elsewhere),
+            None => Ok(self.elsewhere.insert(Elsewhere::new()?)),
+        }
+    }
+
+    /// A process with that place as its root, if it may have it.
+    pub fn rooted_elsewhere(&mut self) -> Result<io::Result<&mut Puppet>, Error> {
+        if self.rooted.is_none() {
+            let root = match self.elsewhere() {
+                Ok(elsewhere) => Name::from(elsewhere.root()),
+                Err(e) => return Ok(Err(e)),
+            };
+            let (pid, mut puppet) = self.bear(None)?;
+            let mut batch = puppet.batch();
+            let at = batch.path(&root);
+            batch.call("chdir", libc::SYS_chdir, &[at.0]);
+            batch.call_expecting(Expect::Anything, "umask", libc::SYS_umask, &[0]);
+            batch.call_expecting(Expect::Anything, "chroot", libc::SYS_chroot, &[at.0]);
+            let changed = unix::result(puppet.run(batch)?.last());
+            let helper = Helper { who: None, puppet, pid };
+            if let Err(e) = changed {
+                self.end(helper)?;
+                return Ok(Err(e));
+            }
+            self.rooted = Some(helper);
+        }
+        let gone = || Error::step("making a helper", 0, io::ErrorKind::NotFound.into());
+        self.rooted.as_mut().map(|h| Ok(&mut h.puppet)).ok_or_else(gone)
+    }
+
+    /// The first process that has a description, to do something in its name.
+    pub fn holder_as(&self, index: u32) -> Option<Credentials> {
+        let process = self.checkpoint.processes.iter().find(|p| p.fds.iter().any(|d| d.file == index))?;
+        let ids = process.threads.first()?;
+        Some(Credentials { pid: process.pid, uid: ids.credentials.uid[1], gid: ids.credentials.gid[1] })
     }
 
     fn get(&self, which: Which) -> Result<&Made, Error> {
@@ -233,15 +332,24 @@ impl Work<'_> {
 
     /// The helper ends.
     fn leave(&mut self) -> Result<(), Error> {
-        let Some(helper) = self.helper.take() else { return Ok(()) };
+        self.helper.take().map_or(Ok(()), |helper| self.end(helper))
+    }
+
+    fn end(&mut self, helper: Helper) -> Result<(), Error> {
         helper.puppet.exit(0)?;
         let mut batch = self.template.batch();
         batch.call("wait4", libc::SYS_wait4, &[helper.pid, 0, WALL, 0]);
         self.template.run(batch).map(drop)
     }
 
-    /// Sends all that waits in the queue of `to` from `from`.
-    pub fn refill(&mut self, socket: &Socket, from: Which, to: Which) -> Result<(), Error> {
+    /// Sends to `to` all that waited in its queue. `from` says of each message who sends it, and to which address if they
+    /// are not connected.
+    pub fn refill(
+        &mut self,
+        socket: &Socket,
+        to: Which,
+        mut from: impl FnMut(&Message) -> Result<(Which, Option<Vec<u8>>), Error>,
+    ) -> Result<(), Error> {
         let failed = |e| Error::step("filling a socket", 0, e);
         let (mut at, size) = match &socket.content {
             Some(content) => {
@@ -250,37 +358,62 @@ impl Work<'_> {
             None => (0, 0),
         };
         let end = at.saturating_add(size);
-        let before = options::send_buffer(self.copy(from)?).map_err(failed)?;
-        options::widen(self.copy(from)?).map_err(failed)?;
+        let mut widened = HashMap::new();
         for message in &socket.queue {
+            let (from, address) = from(message)?;
+            if let Entry::Vacant(entry) = widened.entry(from) {
+                entry.insert(options::send_buffer(self.copy(from)?).map_err(failed)?);
+                options::widen(self.copy(from)?).map_err(failed)?;
+            }
             if message.size > end.saturating_sub(at) {
                 return Err(failed(io::ErrorKind::UnexpectedEof.into()));
             }
+            let address = address.as_deref();
             match message.credentials {
                 Some(who) => {
                     // The kernel notes the sender where the receiver wants to know. Not where the sender does: that
                     // would give it a name (net/unix/af_unix.c, unix_autobind).
                     pass_credentials(self.copy(to)?, true).map_err(failed)?;
-                    self.send_as(who, from, message, at)?;
+                    self.send_as(who, from, address, message, at)?;
                     pass_credentials(self.copy(to)?, false).map_err(failed)?;
                 }
-                None => self.send(from, message, at, socket.kind == libc::SOCK_STREAM).map_err(failed)?,
+                None => self.send(from, address, message, at, socket.kind == libc::SOCK_STREAM)?,
             }
             at += message.size;
         }
-        options::reset_send_buffer(self.copy(from)?, before).map_err(failed)
+        widened
+            .into_iter()
+            .try_for_each(|(from, before)| options::reset_send_buffer(self.copy(from)?, before).map_err(failed))
     }
 
-    fn send(&self, from: Which, message: &Message, at: u64, stream: bool) -> io::Result<()> {
+    /// Our own descriptors of what comes with a message.
+    fn rights(&self, message: &Message) -> Result<Vec<OwnedFd>, Error> {
+        let host = self.template.host();
+        let copy = |&index: &u32| match self.made.get(&Which::File(index)) {
+            Some(made) => made.copy.try_clone().map_err(|e| Error::step("sharing a descriptor", host, e)),
+            None => {
+                let number = source(self.sources, index)?;
+                tasks::pidfd_getfd(self.pidfd.as_fd(), number).map_err(|e| Error::step("sharing a descriptor", host, e))
+            }
+        };
+        message.rights.iter().map(copy).collect()
+    }
+
+    fn send(&self, from: Which, to: Option<&[u8]>, message: &Message, at: u64, stream: bool) -> Result<(), Error> {
         const PIECE: u64 = 128 * 1024;
-        let from = self.copy(from).map_err(io::Error::other)?;
+        let failed = |e| Error::step("filling a socket", 0, e);
+        let from = self.copy(from)?;
+        let rights = self.rights(message)?;
+        let mut rights: Vec<BorrowedFd<'_>> = rights.iter().map(AsFd::as_fd).collect();
         let mut buf = Vec::new();
         let mut done = 0;
         loop {
             let len = if stream { (message.size - done).min(PIECE) } else { message.size };
             buf.resize(len as usize, 0);
-            self.image.file().read_exact_at(&mut buf, at + done)?;
-            done += crate::sys::socket::send(from, &buf, None, &[])? as u64;
+            self.image.file().read_exact_at(&mut buf, at + done).map_err(failed)?;
+            done += crate::sys::socket::send(from, &buf, to, &rights).map_err(failed)? as u64;
+            // They come with the first byte.
+            rights.clear();
             if done >= message.size {
                 return Ok(());
             }
@@ -288,8 +421,20 @@ impl Work<'_> {
     }
 
     /// The same by a process that is its sender.
-    fn send_as(&mut self, who: Credentials, from: Which, message: &Message, at: u64) -> Result<(), Error> {
+    fn send_as(
+        &mut self,
+        who: Credentials,
+        from: Which,
+        to: Option<&[u8]>,
+        message: &Message,
+        at: u64,
+    ) -> Result<(), Error> {
         let (image, number, size) = (self.sources.image as u64, self.get(from)?.number as u64, message.size);
+        let number_of = |&index: &u32| match self.made.get(&Which::File(index)) {
+            Some(made) => Ok(made.number),
+            None => source(self.sources, index),
+        };
+        let rights = message.rights.iter().map(number_of).collect::<Result<Vec<i32>, Error>>()?;
         let helper = self.helper(Some(who))?;
         let mut batch = helper.batch();
         // PROT_READ|PROT_WRITE, MAP_PRIVATE|MAP_ANONYMOUS
@@ -297,9 +442,19 @@ impl Work<'_> {
         let buffer = helper.run(batch)?.last().copied().unwrap_or(0);
         let mut batch = helper.batch();
         batch.call_expecting(Expect::Exactly(size), "pread64", libc::SYS_pread64, &[image, buffer, size, at]);
+        let name = to.map_or(0, |to| batch.data(to).0);
+        let part = batch.data(&[buffer, size].map(u64::to_ne_bytes).concat()).0;
+        let mut control = Vec::new();
+        if !rights.is_empty() {
+            control.extend((16 + 4 * rights.len() as u64).to_ne_bytes());
+            control.extend([libc::SOL_SOCKET, libc::SCM_RIGHTS].into_iter().chain(rights).flat_map(i32::to_ne_bytes));
+        }
+        let controls = batch.data(&control).0;
+        let name_len = to.map_or(0, <[u8]>::len) as u64;
+        let header = [name, name_len, part, 1, controls, control.len() as u64, 0];
+        let header = batch.data(&header.map(u64::to_ne_bytes).concat()).0;
         let flags = (libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL) as u64;
-        let send = [number, buffer, size, flags, 0, 0];
-        batch.call_expecting(Expect::Exactly(size), "sendto", libc::SYS_sendto, &send);
+        batch.call_expecting(Expect::Exactly(size), "sendmsg", libc::SYS_sendmsg, &[number, header, flags]);
         batch.call("munmap", libc::SYS_munmap, &[buffer, size.max(1)]);
         helper.run(batch).map(drop)
     }

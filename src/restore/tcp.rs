@@ -361,18 +361,6 @@ fn holder(checkpoint: &Checkpoint, index: u32) -> (Pid, String) {
     found.map_or((checkpoint.tree.root, "TCP socket".to_owned()), |(pid, fd)| (pid, format!("fd {fd} (TCP socket)")))
 }
 
-/// Connections that will be gone.
-pub fn notes(checkpoint: &Checkpoint) -> impl Iterator<Item = String> + '_ {
-    all(checkpoint).filter_map(|own| match &own.tcp.state {
-        State::Connected { peer, link: Link::Outside } => {
-            let (pid, object) = holder(checkpoint, own.index);
-            let peer = inet::address(&peer.0)?;
-            Some(format!("pid {pid} {object}: the connection with {peer}, who is not in the image, is reset"))
-        }
-        _ => None,
-    })
-}
-
 /// The socket at this index, which was made before.
 pub fn open(made: &mut HashMap<u32, OwnedFd>, index: u32) -> Result<OwnedFd, Error> {
     made.remove(&index).ok_or_else(|| Error::step("finding a socket", 0, io::ErrorKind::NotFound.into()))

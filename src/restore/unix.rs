@@ -1,14 +1,54 @@
 //! UNIX sockets.
+//!
+//! Connected ones are made by socketpair(2) or, where names are to be seen, by way of a listening socket of ours whose name
+//! has no file that anybody could find. Then the program's own get their names, datagram sockets their messages and
+//! connections, and those that listen listen again, with the connections that were waiting there.
 
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
-use crate::model::sockets::{Credentials, Family, Socket};
-use crate::model::unix::{Link, UnixSocket};
+use crate::model::Name;
+use crate::model::sockets::{Credentials, Family, Message, Socket};
+use crate::model::unix::{Bound, Link, Listening, UnixSocket};
+use crate::net::unix::{display, sockaddr};
+use crate::sys::{fds, socket};
 
 use super::Error;
-use super::sockets::{Which, Work, all};
-use super::stub::Puppet;
+use super::socketfiles::{self, too_long};
+use super::sockets::{Which, Work, unix};
+use super::stub::{Expect, Puppet};
+
+/// A UNIX socket of the image.
+#[derive(Debug, Clone, Copy)]
+struct Own<'a> {
+    index: u32,
+    socket: &'a Socket,
+    unix: &'a UnixSocket,
+}
+
+impl<'a> Own<'a> {
+    fn which(&self) -> Which {
+        Which::File(self.index)
+    }
+
+    fn datagrams(&self) -> bool {
+        self.socket.kind == libc::SOCK_DGRAM
+    }
+
+    fn name(&self) -> Option<&'a Name> {
+        self.unix.bound.as_ref().map(|b| &b.name)
+    }
+
+    /// Who has the other end.
+    fn peer(&self) -> Option<Which> {
+        match self.unix.link {
+            Link::None | Link::Waiting(_) => None,
+            Link::To(other) => Some(Which::File(other)),
+            Link::Closed | Link::Outside => Some(Which::PeerOf(self.index)),
+        }
+    }
+}
 
 /// Whom SO_PEERCRED is to show.
 pub fn maker(socket: &Socket) -> Option<Credentials> {
@@ -16,27 +56,374 @@ pub fn maker(socket: &Socket) -> Option<Credentials> {
     unix.peer
 }
 
-/// Makes all UNIX sockets, connected as they were; the peers of those whose peer was closed, too.
+/// Whether others find a socket by its name: it did not get it from the one that accepted it.
+pub fn has_its_name(socket: &Socket, unix: &UnixSocket) -> bool {
+    socket.kind == libc::SOCK_DGRAM || matches!(unix.link, Link::None | Link::Waiting(_))
+}
+
+/// Makes all UNIX sockets of the image.
 pub fn make(work: &mut Work<'_>) -> Result<(), Error> {
-    for (index, socket) in all(work.checkpoint) {
-        let Family::Unix(unix) = &socket.family else { continue };
-        let other = match unix.link {
-            Link::None => {
-                let mut batch = work.helper(None)?.batch();
-                batch.call("socket", libc::SYS_socket, &[libc::AF_UNIX as u64, socket.kind as u64, 0]);
-                let fd = work.helper(None)?.run(batch)?.last().copied().unwrap_or(0);
-                work.settle(Which::File(index), fd as i32)?;
-                continue;
-            }
-            Link::To(other) if other < index => continue,
-            Link::To(other) => Which::File(other),
-            Link::Closed => Which::PeerOf(index),
-        };
-        let [one, two] = pair(work.helper(maker(socket))?, socket.kind)?;
-        work.settle(Which::File(index), one)?;
-        work.settle(other, two)?;
+    let list: HashMap<u32, Own<'_>> =
+        unix(work.checkpoint).map(|(index, socket, unix)| (index, Own { index, socket, unix })).collect();
+    let mut all: Vec<u32> = list.keys().copied().collect();
+    all.sort_unstable();
+    let mut making = Making { work, list, named: HashSet::new(), connected: HashMap::new() };
+    for first in [true, false] {
+        making.each(&all, |m, own| if first { m.twins(own) } else { m.create(own) })?;
     }
-    Ok(())
+    making.each(&all, Making::give_name)?;
+    making.each(&all, Making::fill)?;
+    making.reach_peers(&all)?;
+    making.each(&all, |m, own| m.work.close(Which::PeerOf(own.index)))?;
+    making.each(&all, Making::listen)
+}
+
+/// What is made so far.
+struct Making<'w, 'a> {
+    work: &'w mut Work<'a>,
+    list: HashMap<u32, Own<'a>>,
+    named: HashSet<Which>,
+    /// What datagram sockets are connected to.
+    connected: HashMap<Which, Which>,
+}
+
+impl<'a> Making<'_, 'a> {
+    fn each(&mut self, all: &[u32], step: impl Fn(&mut Self, Own<'a>) -> Result<(), Error>) -> Result<(), Error> {
+        for index in all {
+            let Some(own) = self.list.get(index).copied() else { continue };
+            step(self, own)?;
+        }
+        Ok(())
+    }
+
+    /// Datagram sockets of one socketpair, and a socket without a name together with the one that is connected to it.
+    fn twins(&mut self, own: Own<'a>) -> Result<(), Error> {
+        let Link::To(index) = own.unix.link else { return Ok(()) };
+        let Some(other) = self.list.get(&index).copied() else { return Ok(()) };
+        let both = own.unix.peer.is_some() && other.unix.peer.is_some() && other.unix.link == Link::To(own.index);
+        let new = !self.work.has(own.which()) && !self.work.has(other.which());
+        if !own.datagrams() || !new || !both && other.unix.bound.is_some() || own.index == index {
+            return Ok(());
+        }
+        self.pair(own, other.which())?;
+        if other.unix.link != Link::To(own.index) {
+            self.disconnect(other.which())?;
+        }
+        Ok(())
+    }
+
+    fn create(&mut self, own: Own<'a>) -> Result<(), Error> {
+        if self.work.has(own.which()) {
+            return Ok(());
+        }
+        match own.peer() {
+            Some(peer) if !own.datagrams() => self.connect(own, peer),
+            Some(Which::PeerOf(_)) if own.unix.peer.is_some() || own.unix.peer_name.is_none() => {
+                self.pair(own, Which::PeerOf(own.index))
+            }
+            Some(peer @ Which::PeerOf(_)) => {
+                self.fresh(peer, own.socket.kind)?;
+                self.fresh(own.which(), own.socket.kind)
+            }
+            // SO_PEERCRED shows that it was one of a pair.
+            _ if own.datagrams() && own.unix.peer.is_some() => {
+                self.pair(own, Which::Door)?;
+                self.work.close(Which::Door)?;
+                self.disconnect(own.which())
+            }
+            _ => self.fresh(own.which(), own.socket.kind),
+        }
+    }
+
+    /// socket(2).
+    fn fresh(&mut self, which: Which, kind: i32) -> Result<(), Error> {
+        let puppet = self.work.helper(None)?;
+        let mut batch = puppet.batch();
+        batch.call("socket", libc::SYS_socket, &[libc::AF_UNIX as u64, kind as u64, 0]);
+        let fd = puppet.run(batch)?.last().copied().unwrap_or(0);
+        self.work.settle(which, fd as i32)
+    }
+
+    fn pair(&mut self, own: Own<'a>, other: Which) -> Result<(), Error> {
+        let [one, two] = pair(self.work.helper(own.unix.peer)?, own.socket.kind)?;
+        self.work.settle(own.which(), one)?;
+        self.work.settle(other, two)?;
+        if own.datagrams() {
+            self.connected.insert(own.which(), other);
+            self.connected.insert(other, own.which());
+        }
+        Ok(())
+    }
+
+    fn disconnect(&mut self, which: Which) -> Result<(), Error> {
+        // AF_UNSPEC
+        socket::connect(self.work.copy(which)?, &[0, 0]).map_err(failed("disconnecting a socket"))?;
+        self.connected.remove(&which);
+        Ok(())
+    }
+
+    /// A connected stream or one of packets.
+    fn connect(&mut self, own: Own<'a>, peer: Which) -> Result<(), Error> {
+        let other = if let Which::File(index) = peer { self.list.get(&index).copied() } else { None };
+        let their_name = other.map_or(own.unix.peer_name.as_ref(), |o| o.name());
+        let (near, far) =
+            ((own.which(), own.name(), own.unix.peer), (peer, their_name, other.and_then(|o| o.unix.peer)));
+        // One that was accepted has the name of one that listens.
+        let ((server, name, client_is), (client, own_name, server_is)) = match (own.name(), their_name) {
+            (None, None) => return self.pair(own, peer),
+            (Some(name), Some(_)) if self.listens(name) => (near, far),
+            (Some(_), None) => (near, far),
+            _ => (far, near),
+        };
+        let Some(name) = name else { return self.pair(own, peer) };
+        self.fresh(Which::Door, own.socket.kind)?;
+        if !self.name_elsewhere(Which::Door, name)? {
+            self.work.close(Which::Door)?;
+            return self.pair(own, peer);
+        }
+        let door = self.work.number(Which::Door)?;
+        call(self.work.helper(server_is)?, "listen", libc::SYS_listen, &[door as u64, 1])?;
+        self.fresh(client, own.socket.kind)?;
+        if let Some(name) = own_name {
+            self.name_elsewhere(client, name)?;
+        }
+        self.connect_as(client_is, client, Which::Door)?;
+        let accepted = call(
+            self.work.helper(None)?,
+            "accept4",
+            libc::SYS_accept4,
+            &[door as u64, 0, 0, libc::SOCK_CLOEXEC as u64],
+        )?;
+        self.work.settle(server, accepted as i32)?;
+        self.named.insert(server);
+        self.work.close(Which::Door)
+    }
+
+    fn listens(&self, name: &Name) -> bool {
+        self.list.values().any(|o| o.unix.listening.is_some() && o.name() == Some(name))
+    }
+
+    /// connect(2), by a process that is `who`.
+    fn connect_as(&mut self, who: Option<Credentials>, from: Which, to: Which) -> Result<(), Error> {
+        let number = self.work.number(from)?;
+        let address = self.address(to)?;
+        // It is not to wait, whatever an image says of backlogs.
+        fds::fcntl(self.work.copy(from)?, libc::F_SETFL, libc::O_NONBLOCK.into())
+            .map_err(failed("setting file flags"))?;
+        let puppet = self.work.helper(who)?;
+        let mut batch = puppet.batch();
+        let at = batch.data(&address);
+        batch.call("connect", libc::SYS_connect, &[number as u64, at.0, address.len() as u64]);
+        puppet.run(batch)?;
+        fds::fcntl(self.work.copy(from)?, libc::F_SETFL, 0).map(drop).map_err(failed("setting file flags"))
+    }
+
+    fn address(&self, of: Which) -> Result<Vec<u8>, Error> {
+        let none = || failed("connecting to a socket")(io::Error::other("it has no name"));
+        self.work.addresses.get(&of).cloned().ok_or_else(none)
+    }
+
+    fn give_name(&mut self, own: Own<'a>) -> Result<(), Error> {
+        if let (Some(name), Some(peer @ Which::PeerOf(_)), true) = (&own.unix.peer_name, own.peer(), own.datagrams()) {
+            self.name_elsewhere(peer, name)?;
+        }
+        match &own.unix.bound {
+            Some(bound) if !self.named.contains(&own.which()) => match &bound.file {
+                Some(_) => self.bind(own.which(), bound),
+                None => self.name_elsewhere(own.which(), &bound.name).map(drop),
+            },
+            _ => Ok(()),
+        }
+    }
+
+    /// Binds a socket to its file.
+    fn bind(&mut self, which: Which, bound: &Bound) -> Result<(), Error> {
+        let Some(file) = &bound.file else { return Ok(()) };
+        let path = file.path.as_path();
+        let failed = |e| Error::file("making the socket", &file.path, e);
+        socketfiles::clear(path).map_err(failed)?;
+        let number = self.work.number(which)?;
+        let address = sockaddr(&bound.name);
+        let puppet = self.work.helper(None)?;
+        let mut batch = puppet.batch();
+        if bound.name.0.first() != Some(&b'/') {
+            let dir = batch.path(&Name::from(socketfiles::directory(bound, file)));
+            batch.call("chdir", libc::SYS_chdir, &[dir.0]);
+        }
+        let at = batch.data(&address);
+        let mask = batch_umask(file.mode);
+        batch.call_expecting(Expect::Anything, "umask", libc::SYS_umask, &[mask]);
+        batch.call_expecting(Expect::Anything, "bind", libc::SYS_bind, &[number as u64, at.0, address.len() as u64]);
+        result(puppet.run(batch)?.last()).map_err(failed)?;
+        self.work.files.made(path);
+        let address = if too_long(path) {
+            self.work.elsewhere().and_then(|e| e.address_of(path)).map_err(failed)?
+        } else {
+            sockaddr(&file.path)
+        };
+        self.work.addresses.insert(which, address);
+        Ok(())
+    }
+
+    /// Gives a socket a name whose file nobody finds; whether it could be had.
+    fn name_elsewhere(&mut self, which: Which, name: &Name) -> Result<bool, Error> {
+        self.named.insert(which);
+        let named = if name.0.first() == Some(&0) {
+            let address = sockaddr(name);
+            socket::bind(self.work.copy(which)?, &address).map(|()| address)
+        } else {
+            self.bind_elsewhere(which, name)?
+        };
+        match named {
+            Ok(address) => {
+                self.work.addresses.insert(which, address);
+                Ok(true)
+            }
+            Err(e) => {
+                self.work.note(format!("a socket comes back without its name {}: {e}", display(name)));
+                Ok(false)
+            }
+        }
+    }
+
+    fn bind_elsewhere(&mut self, which: Which, name: &Name) -> Result<io::Result<Vec<u8>>, Error> {
+        let number = self.work.number(which)?;
+        if let Err(e) = self.work.elsewhere().and_then(|e| e.prepare(name)) {
+            return Ok(Err(e));
+        }
+        let address = sockaddr(name);
+        let puppet = match self.work.rooted_elsewhere()? {
+            Ok(puppet) => puppet,
+            Err(e) => return Ok(Err(e)),
+        };
+        let mut batch = puppet.batch();
+        let at = batch.data(&address);
+        batch.call_expecting(Expect::Anything, "bind", libc::SYS_bind, &[number as u64, at.0, address.len() as u64]);
+        let bound = result(puppet.run(batch)?.last());
+        Ok(bound.and_then(|()| self.work.elsewhere()?.put_aside(name)))
+    }
+
+    /// Puts back what waited to be read.
+    fn fill(&mut self, own: Own<'a>) -> Result<(), Error> {
+        if own.datagrams() {
+            return self.fill_datagrams(own);
+        }
+        let Some(from) = own.peer() else { return Ok(()) };
+        self.work.refill(own.socket, own.which(), |_| Ok((from, None)))?;
+        if from == Which::PeerOf(own.index) && own.unix.reset {
+            socket::send(self.work.copy(own.which())?, b"x", None, &[]).map_err(failed("filling a socket"))?;
+        }
+        Ok(())
+    }
+
+    /// Datagrams come from whom they came from; a sender that is gone has one of ours in its place.
+    fn fill_datagrams(&mut self, own: Own<'a>) -> Result<(), Error> {
+        if own.socket.queue.is_empty() {
+            return Ok(());
+        }
+        let senders: Vec<Which> = own.socket.queue.iter().map(|m| self.sender(own, m)).collect::<Result<_, Error>>()?;
+        // One that is connected takes messages of nobody else.
+        if self.connected.get(&own.which()).is_some_and(|peer| senders.iter().any(|s| s != peer)) {
+            self.disconnect(own.which())?;
+        }
+        let address = self.work.addresses.get(&own.which()).cloned();
+        let mut senders = senders.into_iter();
+        self.work.refill(own.socket, own.which(), |_| {
+            let next = senders.next().ok_or_else(|| failed("filling a socket")(io::ErrorKind::NotFound.into()));
+            Ok((next?, address.clone()))
+        })
+    }
+
+    fn sender(&mut self, own: Own<'a>, message: &Message) -> Result<Which, Error> {
+        let name = message.from.as_ref();
+        let name_of = |m: &Self, which: Which| match which {
+            Which::File(index) => m.list.get(&index).and_then(|o| o.name()).cloned(),
+            _ => own.unix.peer_name.clone(),
+        };
+        let twin = self.connected.iter().find(|(_, to)| **to == own.which()).map(|(from, _)| *from);
+        for candidate in [own.peer(), twin].into_iter().flatten() {
+            if self.work.has(candidate) && name_of(self, candidate).as_ref() == name {
+                return Ok(candidate);
+            }
+        }
+        if let Some(name) = name {
+            if let Some(other) = self.list.values().find(|o| o.datagrams() && o.name() == Some(name)) {
+                return Ok(other.which());
+            }
+        }
+        let stranger = Which::Stranger(self.work.strangers(name));
+        if !self.work.has(stranger) {
+            self.fresh(stranger, libc::SOCK_DGRAM)?;
+            if let Some(name) = name {
+                self.name_elsewhere(stranger, name)?;
+            }
+        }
+        Ok(stranger)
+    }
+
+    /// Connects datagram sockets. One that is connected takes no connection of another: so whoever others want to be
+    /// connected to is connected after them.
+    fn reach_peers(&mut self, all: &[u32]) -> Result<(), Error> {
+        self.work.dismiss_strangers()?;
+        let mut left: Vec<(Which, Which)> = Vec::new();
+        for own in all.iter().filter_map(|index| self.list.get(index)).filter(|o| o.datagrams()) {
+            if let Some(peer) = own.peer().filter(|peer| self.connected.get(&own.which()) != Some(peer)) {
+                left.push((own.which(), peer));
+            }
+        }
+        while !left.is_empty() {
+            let free = |(from, to): &(Which, Which)| {
+                !left.iter().any(|(other, wants)| wants == from && other != to && other != from)
+            };
+            let (from, to) = left.remove(left.iter().position(free).unwrap_or(0));
+            let address = self.address(to)?;
+            socket::connect(self.work.copy(from)?, &address).map_err(failed("connecting a socket"))?;
+        }
+        Ok(())
+    }
+
+    fn listen(&mut self, own: Own<'a>) -> Result<(), Error> {
+        let Some(Listening { backlog, waiting }) = &own.unix.listening else { return Ok(()) };
+        let number = self.work.number(own.which())?;
+        call(self.work.helper(own.unix.peer)?, "listen", libc::SYS_listen, &[number as u64, u64::from(*backlog)])?;
+        for client in waiting {
+            match client {
+                Some(index) => {
+                    let who = self.work.holder_as(*index);
+                    self.connect_as(who, Which::File(*index), own.which())?;
+                }
+                None => {
+                    let address = self.address(own.which())?;
+                    let made = socket::socket(libc::AF_UNIX, own.socket.kind | libc::SOCK_NONBLOCK, 0);
+                    made.and_then(|fd| socket::connect(std::os::fd::AsFd::as_fd(&fd), &address))
+                        .map_err(failed("connecting to a socket"))?;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+fn failed(step: &'static str) -> impl Fn(io::Error) -> Error {
+    move |e| Error::step(step, 0, e)
+}
+
+fn batch_umask(mode: u32) -> u64 {
+    u64::from(!mode & 0o777)
+}
+
+fn call(puppet: &mut Puppet, name: &'static str, nr: i64, args: &[u64]) -> Result<u64, Error> {
+    let mut batch = puppet.batch();
+    batch.call(name, nr, args);
+    Ok(puppet.run(batch)?.last().copied().unwrap_or(0))
+}
+
+/// What a call that may fail has returned.
+pub fn result(returned: Option<&u64>) -> io::Result<()> {
+    match returned.map_or(-i64::from(libc::EIO), |&r| r as i64) {
+        error @ -4095..0 => Err(io::Error::from_raw_os_error(-error as i32)),
+        _ => Ok(()),
+    }
 }
 
 /// socketpair(2).
@@ -49,26 +436,6 @@ fn pair(puppet: &mut Puppet, kind: i32) -> Result<[i32; 2], Error> {
     puppet.read(at, &mut fds)?;
     let [a, b, c, d, e, f, g, h] = fds;
     Ok([i32::from_ne_bytes([a, b, c, d]), i32::from_ne_bytes([e, f, g, h])])
-}
-
-/// Puts back what waited to be read, and closes the peer that was closed.
-pub fn fill(work: &mut Work<'_>, index: u32, socket: &Socket, unix: &UnixSocket) -> Result<(), Error> {
-    let from = match unix.link {
-        Link::None => return Ok(()),
-        Link::To(other) => Which::File(other),
-        Link::Closed => Which::PeerOf(index),
-    };
-    if !socket.queue.is_empty() {
-        work.refill(socket, from, Which::File(index))?;
-    }
-    if unix.link == Link::Closed {
-        if unix.reset {
-            let sent = crate::sys::socket::send(work.copy(Which::File(index))?, b"x", None, &[]);
-            sent.map_err(|e| Error::step("filling a socket", 0, e))?;
-        }
-        work.close(from)?;
-    }
-    Ok(())
 }
 
 /// shutdown(2) of the sides in `mask`: receiving 1, sending 2.

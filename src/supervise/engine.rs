@@ -60,6 +60,7 @@ pub fn save(save: Save<'_>) -> Result<Saved, Error> {
         stopped: done.stopped.as_secs_f64(),
         took: done.took.as_secs_f64(),
         after,
+        notes: done.notes,
     })
 }
 

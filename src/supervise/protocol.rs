@@ -201,6 +201,9 @@ pub struct Saved {
     pub took: f64,
     /// What became of the program.
     pub after: After,
+    /// What a person should know of the image.
+    #[serde(default)]
+    pub notes: Vec<String>,
 }
 
 /// One line: the JSON of `message` and a newline.

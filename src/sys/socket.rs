@@ -12,6 +12,9 @@ use super::check;
 /// Room for every control message one message can have: 253 descriptors (SCM_MAX_FD), credentials, a label.
 const CONTROL: usize = 4096;
 
+/// The sender's pidfd, which comes along where SO_PASSPIDFD is set.
+const SCM_PIDFD: i32 = 4;
+
 /// socket(2), close-on-exec.
 pub fn socket(family: i32, kind: i32, protocol: i32) -> io::Result<OwnedFd> {
     // SAFETY: a fresh descriptor that nobody else owns.
@@ -123,6 +126,9 @@ pub fn receive(fd: BorrowedFd<'_>, buf: &mut [u8], flags: i32) -> io::Result<Rec
                     for at in 0..bytes / size_of::<RawFd>() {
                         fds.push(OwnedFd::from_raw_fd(data.cast::<RawFd>().add(at).read_unaligned()));
                     }
+                }
+                (libc::SOL_SOCKET, SCM_PIDFD) if bytes >= size_of::<RawFd>() => {
+                    drop(OwnedFd::from_raw_fd(data.cast::<RawFd>().read_unaligned()));
                 }
                 (libc::SOL_SOCKET, libc::SCM_CREDENTIALS) if bytes >= 12 => {
                     credentials = Some(data.cast::<[u32; 3]>().read_unaligned());
