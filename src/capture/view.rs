@@ -78,7 +78,21 @@ impl View {
                 return Place::Present { path: name.to_vec(), meta: Box::new(meta) };
             }
         }
-        Place::Gone { path: deleted.unwrap_or(name).to_vec() }
+        let path = deleted.unwrap_or(name);
+        match deleted.and_then(|path| self.sibling(path, dev, ino)) {
+            Some((path, meta)) => Place::Present { path, meta: Box::new(meta) },
+            None => Place::Gone { path: path.to_vec() },
+        }
+    }
+
+    /// Another name of a file beside the one it had: sem_open(3) makes a semaphore under a temporary one.
+    fn sibling(&self, path: &[u8], dev: u64, ino: u64) -> Option<(Vec<u8>, Metadata)> {
+        let dir = path.get(..=path.iter().rposition(|&b| b == b'/')?)?;
+        self.entries(dir).filter(|(_, i, _)| *i == ino).find_map(|(name, ..)| {
+            let path = [dir, &name].concat();
+            let meta = self.stat(&path).filter(|m| (m.dev(), m.ino()) == (dev, ino))?;
+            Some((path, meta))
+        })
     }
 }
 
@@ -96,6 +110,21 @@ mod tests {
         assert!(matches!(View::ours().find(name, meta.dev(), meta.ino()), Place::Present { path, .. } if path == name));
         let Place::Gone { path } = View::ours().find(name, meta.dev(), meta.ino() + 1) else { panic!() };
         assert!(path.ends_with(b"/x"));
+    }
+
+    #[test]
+    fn a_file_with_another_name_is_there() {
+        let dir = tempfile::tempdir().unwrap();
+        let (temporary, last) = (dir.path().join("sem.XYZ"), dir.path().join("sem.last"));
+        std::fs::write(&temporary, "1").unwrap();
+        std::fs::hard_link(&temporary, &last).unwrap();
+        let meta = std::fs::metadata(&temporary).unwrap();
+        std::fs::remove_file(&temporary).unwrap();
+        let shown = [temporary.as_os_str().as_bytes(), b" (deleted)"].concat();
+        let Place::Present { path, .. } = View::ours().find(&shown, meta.dev(), meta.ino()) else { panic!() };
+        assert_eq!(path, last.as_os_str().as_bytes());
+        std::fs::remove_file(&last).unwrap();
+        assert!(matches!(View::ours().find(&shown, meta.dev(), meta.ino()), Place::Gone { .. }));
     }
 
     #[test]

@@ -13,8 +13,8 @@ struct box {
     int stop, owned;
 };
 static struct box *box;
-static sem_t *named, *back;
-static char names[2][64];
+static sem_t *named, *back, *mine, *beside;
+static char names[3][64];
 
 static void spoil(void) {
     PTHREAD(pthread_mutex_lock(&box->lock));
@@ -41,14 +41,22 @@ static void make(void) {
     MUST(close(fd));
     FILE *note = fopen(guest_path("ipcs"), "w");
     CHECK(note, "ipcs");
-    for (int i = 0; i < 2; i++) {
+    for (int i = 0; i < 3; i++) {
         snprintf(names[i], sizeof names[i], "/ckpt-guest-%d-%lx-%d", getpid(), (long)now_ns(CLOCK_REALTIME), i);
         fprintf(note, "rm -f /dev/shm/sem.%s\n", names[i] + 1);
     }
     CHECK(fclose(note) == 0, "ipcs");
     named = sem_open(names[0], O_CREAT | O_EXCL, 0600, 0);
     back = sem_open(names[1], O_CREAT | O_EXCL, 0600, 0);
-    CHECK(named != SEM_FAILED && back != SEM_FAILED, "sem_open");
+    mine = sem_open(names[2], O_CREAT | O_EXCL, 0600, 1);
+    CHECK(named != SEM_FAILED && back != SEM_FAILED && mine != SEM_FAILED, "sem_open");
+    // As another program maps it: by its name, where sem_open has used a temporary one.
+    char path[128];
+    snprintf(path, sizeof path, "/dev/shm/sem.%s", names[2] + 1);
+    int by_name = MUST(open(path, O_RDWR));
+    beside = mmap(NULL, sizeof *beside, PROT_READ | PROT_WRITE, MAP_SHARED, by_name, 0);
+    CHECK(beside != MAP_FAILED, "mmap");
+    MUST(close(by_name));
     MUST(sem_init(&box->plain, 1, 3));
     robust(&box->lock);
     robust(&box->dead);
@@ -128,6 +136,10 @@ int main(void) {
         PTHREAD(pthread_mutex_unlock(&box->lock));
         MUST(sem_post(named));
         MUST(sem_wait(back));
+        MUST(sem_post(mine)), MUST(sem_getvalue(beside, &value));
+        CHECK(value == 2, "one semaphore is %d as another sees it", value);
+        MUST(sem_wait(beside)), MUST(sem_getvalue(mine, &value));
+        CHECK(value == 1, "one semaphore is %d", value);
         sem_t *again = sem_open(names[0], 0);
         CHECK(again == named, "the named semaphore is another");
         MUST(sem_close(again));
@@ -145,5 +157,6 @@ int main(void) {
     for (int i = 0; i < 3; i++) join_child(children[i]);
     MUST(sem_unlink(names[0]));
     MUST(sem_unlink(names[1]));
+    MUST(sem_unlink(names[2]));
     return pass();
 }
