@@ -977,6 +977,38 @@ fn kernel_objects_that_cannot_be_saved() {
     }
 }
 
+/// A member with a namespace of its own is refused by its kind.
+#[test]
+fn namespaces_of_a_members_own() {
+    let program = guest!("refused");
+    for (kind, name) in [
+        ("user", "user"),
+        ("net", "network"),
+        ("uts", "UTS"),
+        ("ipc", "IPC"),
+        ("mnt", "mount"),
+        ("cgroup", "cgroup"),
+        ("time", "time"),
+        ("pid", "pid"),
+    ] {
+        let scene = Scene::new(kind);
+        let mut guest = alone(&scene, &program, &[&format!("ns-{kind}")]);
+        if scene.text("out").contains("fd -1") {
+            skip(kind, "we may not make such a namespace");
+            unharmed(&scene, &mut guest);
+            continue;
+        }
+        let mut command = scene.ckpt("ckpt-attach", &["--dry-run", &guest.pid().to_string()]);
+        let output = scene.output("dry run", &mut command);
+        let said = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
+        let wanted = format!("its {name} namespace differs from its root's");
+        if output.status.code() != Some(REFUSED) || !said.contains(&wanted) {
+            scene.fail(&format!("{}, expected {wanted:?} in: {said}", output.status));
+        }
+        unharmed(&scene, &mut guest);
+    }
+}
+
 /// Locks that others have taken meanwhile are found before there is a process, and told by name.
 #[test]
 fn locks_of_others() {

@@ -118,7 +118,7 @@ fn attached(name: &str, build: Build) {
 }
 
 /// What an ordinary user can't set up.
-const FOR_ROOT: [&str; 2] = ["credentials", "seccomp"];
+const FOR_ROOT: [&str; 3] = ["credentials", "deadline", "seccomp"];
 
 macro_rules! guests {
     ($($name:ident: $replay:literal,)*) => {$(
@@ -176,6 +176,7 @@ guests! {
     limits: true,
     switches: true,
     credentials: true,
+    deadline: true,
     seccomp: true,
     files: false,
     filelocks: true,

@@ -16,15 +16,16 @@ const PR_GET_PDEATHSIG: u64 = 2;
 const PR_GET_SECUREBITS: u64 = 27;
 const PR_GET_TIMERSLACK: u64 = 30;
 const PR_GET_TID_ADDRESS: u64 = 40;
-/// Policies that can be set again: OTHER, FIFO, RR, BATCH, IDLE.
-const POLICIES: [u32; 5] = [0, 1, 2, 3, 5];
+/// Policies that can be set again: OTHER, FIFO, RR, BATCH, IDLE, DEADLINE.
+const POLICIES: [u32; 6] = [0, 1, 2, 3, 5, 6];
+const SCHED_EXT: u32 = 7;
 
 /// Refuses threads that can't be saved.
 pub(super) fn look(p: &HeldProcess, refusals: &mut Refusals) -> Result<(), Error> {
     for t in &p.threads {
         let policy = sched::get(t.host).map_err(Error::of(t.host, "reading the scheduling policy"))?.policy;
         if !POLICIES.contains(&policy) {
-            let what = if policy == 6 { "SCHED_DEADLINE".to_owned() } else { format!("scheduling policy {policy}") };
+            let what = if policy == SCHED_EXT { "SCHED_EXT".to_owned() } else { format!("scheduling policy {policy}") };
             refusals.add(p.pid, format!("thread {}", t.tid), format!("{what} is not supported"), "");
         }
     }

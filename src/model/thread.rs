@@ -129,7 +129,7 @@ pub struct Rseq {
 /// sched_getattr(2).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Sched {
-    /// SCHED_OTHER 0, FIFO 1, RR 2, BATCH 3, IDLE 5.
+    /// SCHED_OTHER 0, FIFO 1, RR 2, BATCH 3, IDLE 5, DEADLINE 6.
     pub policy: u32,
     /// `SCHED_FLAG_*`.
     pub flags: u64,
@@ -137,4 +137,18 @@ pub struct Sched {
     pub nice: i32,
     /// Real-time priority.
     pub priority: u32,
+    /// Of SCHED_DEADLINE.
+    #[serde(default)]
+    pub deadline: Option<Deadline>,
+}
+
+/// Time that a thread is given again and again, in nanoseconds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Deadline {
+    /// How much.
+    pub runtime: u64,
+    /// Within which time.
+    pub deadline: u64,
+    /// How often.
+    pub period: u64,
 }

@@ -3,9 +3,11 @@
 
 use std::io;
 
-use crate::model::thread::Sched;
+use crate::model::thread::{Deadline, Sched};
 
 use super::check;
+
+const SCHED_DEADLINE: u32 = 6;
 
 #[repr(C)]
 #[derive(Default)]
@@ -25,7 +27,10 @@ pub fn get(tid: i32) -> io::Result<Sched> {
     let mut a = Attr::default();
     // SAFETY: `a` outlives the call and is as long as said.
     check(unsafe { libc::syscall(libc::SYS_sched_getattr, tid, &raw mut a, size_of::<Attr>() as u32, 0) })?;
-    Ok(Sched { policy: a.policy, flags: a.flags, nice: a.nice, priority: a.priority })
+    let deadline = Deadline { runtime: a.runtime, deadline: a.deadline, period: a.period };
+    // For other policies `runtime` is the length of a time slice.
+    let deadline = (a.policy == SCHED_DEADLINE).then_some(deadline);
+    Ok(Sched { policy: a.policy, flags: a.flags, nice: a.nice, priority: a.priority, deadline })
 }
 
 /// sched_setattr(2), and setpriority(2) for SCHED_IDLE, whose nice value the former leaves alone.
@@ -40,7 +45,9 @@ pub fn set(tid: i32, sched: &Sched) -> io::Result<()> {
         flags: sched.flags,
         nice: sched.nice,
         priority: sched.priority,
-        ..Attr::default()
+        runtime: sched.deadline.map_or(0, |d| d.runtime),
+        deadline: sched.deadline.map_or(0, |d| d.deadline),
+        period: sched.deadline.map_or(0, |d| d.period),
     };
     // SAFETY: `a` outlives the call.
     check(unsafe { libc::syscall(libc::SYS_sched_setattr, tid, &raw const a, 0) }).map(drop)

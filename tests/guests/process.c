@@ -1,6 +1,7 @@
 // What belongs to a process as a whole: directory, umask, limits, environment, command line, executable, name, auxv,
 // personality, prctl switches, scores.
 #include <sys/personality.h>
+#include <sys/utsname.h>
 
 #include "guest.h"
 
@@ -23,6 +24,7 @@ int main(int argc, char **argv) {
     MUST(mkdir("deep/er \n dir", 0755));
     MUST(chdir("deep/er \n dir"));
     umask(0127);
+    int persona;
     struct rlimit limits[RLIM_NLIMITS], have;
     struct rlimit nofile = {200, 300}, core = {0, 4096}, stack = {4 << 20, 32 << 20}, fsize = {1 << 28, 1 << 29}, cpu = {100000, 200000};
     MUST(setrlimit(RLIMIT_NOFILE, &nofile));
@@ -43,7 +45,8 @@ int main(int argc, char **argv) {
     MUST(prctl(PR_SET_THP_DISABLE, 1, 0, 0, 0));
     MUST(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0));
     MUST(prctl(PR_SET_PDEATHSIG, SIGUSR2));
-    MUST(personality(personality(0xffffffff) | ADDR_NO_RANDOMIZE));
+    persona = personality(0xffffffff) | ADDR_NO_RANDOMIZE | ADDR_COMPAT_LAYOUT | READ_IMPLIES_EXEC | UNAME26;
+    MUST(personality(persona));
     setenv("ADDED_LATER", "yes", 1);
     for (int i = 0; i < FILES; i++) remember(files[i], &before[i], &length[i]);
     ssize_t n = MUST(readlink("/proc/self/exe", exe, sizeof exe - 1));
@@ -66,7 +69,10 @@ int main(int argc, char **argv) {
         CHECK(prctl(PR_GET_THP_DISABLE, 0, 0, 0, 0) == 1, "THP switch");
         CHECK(prctl(PR_GET_NO_NEW_PRIVS, 0, 0, 0, 0) == 1, "no_new_privs");
         CHECK(prctl(PR_GET_DUMPABLE) == 1, "dumpable");
-        CHECK(personality(0xffffffff) & ADDR_NO_RANDOMIZE, "personality");
+        struct utsname name;
+        MUST(uname(&name));
+        CHECK(personality(0xffffffff) == persona, "personality %x", personality(0xffffffff));
+        CHECK(!strncmp(name.release, "2.6.", 4), "personality: the kernel calls itself %s", name.release);
         CHECK(!strcmp(getenv("ADDED_LATER"), "yes"), "environment");
     }
     for (int i = 0; i < FILES; i++) {

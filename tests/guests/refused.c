@@ -19,6 +19,30 @@ static volatile int damaged;
 static void spoil(void) { damaged = 1; }
 static char *shm;
 
+// A child, or its child, in a namespace of its own; -1 where that is not permitted.
+static int own_namespace(const char *kind) {
+    static const struct {
+        const char *name;
+        int flag;
+    } kinds[] = {{"user", CLONE_NEWUSER}, {"net", CLONE_NEWNET}, {"uts", CLONE_NEWUTS}, {"ipc", CLONE_NEWIPC}, {"mnt", CLONE_NEWNS}, {"cgroup", CLONE_NEWCGROUP}, {"time", 0x80}, {"pid", CLONE_NEWPID}};
+    int flags = geteuid() ? CLONE_NEWUSER : 0, pipes[2], done = -1;
+    for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++)
+        if (!strcmp(kinds[i].name, kind)) flags |= kinds[i].flag;
+    MUST(pipe(pipes));
+    if (!MUST(fork())) {
+        done = unshare(flags);
+        // Pids and times are those of children.
+        if (!done && (flags & (CLONE_NEWPID | 0x80)) && MUST(fork())) done = 1;
+        if (done < 1) CHECK(write(pipes[1], &done, sizeof done) == sizeof done, "write");
+        MUST(close(pipes[0]) | close(pipes[1]));
+        while (wait_on()) {}
+        _exit(0);
+    }
+    CHECK(read(pipes[0], &done, sizeof done) == sizeof done, "read");
+    MUST(close(pipes[0]) | close(pipes[1]));
+    return done;
+}
+
 int main(int argc, char **argv) {
     const char *kind = argc > 1 ? argv[1] : "";
     int fd = -1, pair[2];
@@ -91,7 +115,8 @@ int main(int argc, char **argv) {
         MUST(mkdir("gone", 0755));
         MUST(chdir("gone"));
         MUST(rmdir("../gone"));
-    } else if (!strcmp(kind, "undumpable")) MUST(prctl(PR_SET_DUMPABLE, 0));
+    } else if (!strncmp(kind, "ns-", 3)) fd = own_namespace(kind + 3);
+    else if (!strcmp(kind, "undumpable")) MUST(prctl(PR_SET_DUMPABLE, 0));
     else if (!strcmp(kind, "vfork")) {
         // A child that neither ends nor runs another program keeps its parent from standing still. Ended by the harness.
         ready();

@@ -1,0 +1,46 @@
+// SCHED_DEADLINE, of a thread and of the first one: run time, deadline and period.
+#include "guest.h"
+
+struct attributes {
+    uint32_t size, policy;
+    uint64_t flags;
+    int32_t nice;
+    uint32_t priority;
+    uint64_t runtime, deadline, period;
+};
+
+static volatile int finish, up;
+static const struct attributes first = {.size = sizeof first, .policy = 6, .flags = 1, .runtime = 2000000, .deadline = 40000000, .period = 50000000}; // reset on fork
+static const struct attributes second = {.size = sizeof second, .policy = 6, .runtime = 1000000, .deadline = 30000000, .period = 30000000};
+
+static void spoil(void) {
+    struct attributes other = {.size = sizeof other};
+    MUST(syscall(SYS_sched_setattr, 0, &other, 0));
+}
+
+static void is(const struct attributes *wanted) {
+    struct attributes now = {0};
+    MUST(syscall(SYS_sched_getattr, 0, &now, sizeof now, 0));
+    CHECK(now.policy == wanted->policy && now.flags == wanted->flags, "policy %u flags %lu", now.policy, (long)now.flags);
+    CHECK(now.runtime == wanted->runtime && now.deadline == wanted->deadline && now.period == wanted->period, "%lu of %lu every %lu", (long)now.runtime, (long)now.deadline, (long)now.period);
+}
+
+static void *thread(void *unused) {
+    (void)unused;
+    MUST(syscall(SYS_sched_setattr, 0, &second, 0));
+    up = 1;
+    for (; !finish; nap(1000)) is(&second);
+    return NULL;
+}
+
+int main(void) {
+    pthread_t other;
+    PTHREAD(pthread_create(&other, NULL, thread, NULL));
+    while (!up) sched_yield();
+    MUST(syscall(SYS_sched_setattr, 0, &first, 0));
+    ready();
+    while (go_on()) is(&first);
+    finish = 1;
+    PTHREAD(pthread_join(other, NULL));
+    return pass();
+}
