@@ -360,6 +360,69 @@ fn proportional(pid: i32) -> u64 {
     line.and_then(|rest| rest.trim().strip_suffix(" kB")?.parse().ok()).unwrap_or(0)
 }
 
+/// Huge pages that nobody uses, at least as many as wanted: root has them made, and puts back what was set before.
+struct HugePages(Option<String>);
+
+impl HugePages {
+    const SETTING: &str = "/proc/sys/vm/nr_hugepages";
+
+    fn free() -> u64 {
+        let number = |file| {
+            let text = std::fs::read_to_string(format!("/sys/kernel/mm/hugepages/hugepages-2048kB/{file}"));
+            text.ok().and_then(|text| text.trim().parse::<u64>().ok()).unwrap_or(0)
+        };
+        number("free_hugepages").saturating_sub(number("resv_hugepages"))
+    }
+
+    fn get(wanted: u64) -> Option<HugePages> {
+        let mut out = HugePages(None);
+        let missing = wanted.saturating_sub(HugePages::free());
+        if missing > 0 && harness::root() {
+            let before = std::fs::read_to_string(HugePages::SETTING).ok()?;
+            let all = before.trim().parse::<u64>().ok()? + missing;
+            out = HugePages(Some(before));
+            std::fs::write(HugePages::SETTING, all.to_string()).ok()?;
+        }
+        (HugePages::free() >= wanted).then_some(out)
+    }
+}
+
+impl Drop for HugePages {
+    fn drop(&mut self) {
+        if let Some(before) = &self.0 {
+            let _ = std::fs::write(HugePages::SETTING, before);
+        }
+    }
+}
+
+/// Huge pages come back as huge pages; where there are none for them, that is told before anything is made.
+#[test]
+fn hugetlb() {
+    const NAME: &str = "hugetlb";
+    let Some(pages) = HugePages::get(40) else {
+        return skip(NAME, "there are no 40 huge pages, and only root can have them made");
+    };
+    undisturbed(NAME, Build::Dynamic);
+    generations(NAME, Build::Dynamic, 3, Duration::ZERO);
+    keep_running(NAME, Build::Dynamic, true);
+    attached(NAME, Build::Dynamic);
+
+    let Some(program) = guest(NAME, Build::Dynamic) else { return };
+    let scene = Scene::new(NAME);
+    let mut job = scene.start_run(&[program.as_ref()]);
+    scene.ready(&mut job);
+    let image = scene.image("one.ckpt.tar");
+    scene.save(&image, &["--kill"]);
+    scene.end_of(&mut job);
+    drop(pages);
+    if HugePages::free() < 20 {
+        let output = scene.output("ckpt-resume", scene.ckpt("ckpt-resume", &[]).arg(&image));
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.code() == Some(125) || output.status.code() == Some(3), "{}: {said}", output.status);
+        assert!(said.contains("huge pages of 2048 KiB") && said.contains("nr_hugepages"), "{said}");
+    }
+}
+
 /// Standard streams that lead outside: the resuming command's own take their place.
 #[test]
 fn pipes_as_standard_streams() {

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::fs::File;
 
-use crate::image::{Blob, BlobSource};
+use crate::image::{Blob, BlobSource, MemoryPiece};
 use crate::model::files::Content;
 use crate::model::memfd::Memfd;
 
@@ -30,6 +30,11 @@ impl Contents {
     /// Bytes in hand.
     pub fn bytes(&mut self, bytes: Vec<u8>) -> Content {
         self.push(bytes.len() as u64, BlobSource::Bytes(bytes))
+    }
+
+    /// What can be read in the memory of processes.
+    pub fn memory(&mut self, size: u64, pieces: Vec<MemoryPiece>) -> Content {
+        self.push(size, BlobSource::Memory(pieces))
     }
 
     /// The content of the deleted file (device, inode), which `open` opens for reading if nobody has before.

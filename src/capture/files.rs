@@ -97,9 +97,10 @@ pub(super) fn capture(work: &mut Work<'_>, s: &SeenFd) -> Result<Option<Kind>, E
                 .file(s.key(), s.meta.size(), || readable(work.held, s))
                 .map_err(Error::of(s.host, "opening a deleted file"))?;
             stamp.size = content.size;
-            if memfd::is(&path) {
-                let file = readable(work.held, s).map_err(Error::of(s.host, "opening a memory file"))?;
-                memfd::capture(work.contents, content, Some(&file));
+            let file = readable(work.held, s).map_err(Error::of(s.host, "opening a memory file"))?;
+            let huge = memfd::huge(&file);
+            if memfd::is(&path) || huge.is_some() {
+                memfd::capture(work.contents, content, Some(&file), huge);
             }
             (path, Some(content))
         }
@@ -142,9 +143,8 @@ fn file_system(s: &SeenFd) -> Result<i64, Error> {
 fn not_by_name(s: &SeenFd, kind: i64) -> Option<&'static str> {
     const PROC: i64 = 0x9fa0;
     /// Kinds whose files are objects of the kernel rather than files: linux/magic.h.
-    const REFUSED: [(i64, &str); 6] = [
+    const REFUSED: [(i64, &str); 5] = [
         (0x6e73_6673, "namespace descriptors are not supported"),
-        (0x9584_58f6, "huge pages of hugetlbfs are not supported"),
         (0xcafe_4a11, "BPF objects are not supported"),
         (0x6462_6720, "files of debugfs are not supported"),
         (0x7472_6163, "files of tracefs are not supported"),

@@ -4,6 +4,7 @@ use std::fs::File;
 use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
 
+use crate::image::MemoryPiece;
 use crate::model::{Addr, Pid};
 use crate::sys::mem::{PageQuery, page, pagemap_scan};
 use crate::tracer::Held;
@@ -13,7 +14,7 @@ use super::contents::Contents;
 use super::mapped::Mapped;
 use super::memory::GoneMaps;
 use super::refusals::Refusals;
-use super::{keep, memfd};
+use super::{keep, memfd, shared};
 
 const PAGE: usize = 4096;
 
@@ -21,6 +22,7 @@ const PAGE: usize = 4096;
 /// seen of it through its mappings.
 pub(super) fn capture(held: &Held, maps: &GoneMaps, mapped: &mut Mapped, contents: &mut Contents) -> Result<(), Error> {
     for (index, key) in mapped.without_content() {
+        let huge = mapped.huge(index);
         let content = match contents.known(key) {
             Some(content) => content,
             None => match executable(held, key) {
@@ -28,14 +30,17 @@ pub(super) fn capture(held: &Held, maps: &GoneMaps, mapped: &mut Mapped, content
                     let seals_of = file.try_clone().map_err(Error::io("opening", "a file"))?;
                     let content = contents.file(key, size, || Ok(file)).map_err(Error::io("opening", "a file"))?;
                     if memfd::is(&mapped.path(index).0) {
-                        memfd::capture(contents, content, Some(&seals_of));
+                        memfd::capture(contents, content, Some(&seals_of), None);
                     }
                     content
                 }
                 None => {
-                    let content = contents.bytes(through_mappings(held, maps, index)?);
-                    if memfd::is(&mapped.path(index).0) {
-                        memfd::capture(contents, content, None);
+                    let content = match huge.map(|_| shared_mappings(held, maps, index)).transpose()?.flatten() {
+                        Some((size, pieces)) => contents.memory(size, pieces),
+                        None => contents.bytes(through_mappings(held, maps, index)?),
+                    };
+                    if memfd::is(&mapped.path(index).0) || huge.is_some() {
+                        memfd::capture(contents, content, None, huge);
                     }
                     content
                 }
@@ -50,7 +55,7 @@ pub(super) fn capture(held: &Held, maps: &GoneMaps, mapped: &mut Mapped, content
 pub(super) fn refuse(root: Pid, mapped: &Mapped, refusals: &mut Refusals) {
     for (index, _) in mapped.without_content() {
         let path = mapped.path(index);
-        if !memfd::is(&path.0) {
+        if !memfd::is(&path.0) && mapped.huge(index).is_none() {
             refusals.add(root, format!("mapped file {}", path.display()), keep::DELETED, keep::DELETED_HINT);
         }
     }
@@ -66,6 +71,21 @@ fn executable(held: &Held, key: (u64, u64)) -> Option<(File, u64)> {
         }
         Some((File::open(path).ok()?, meta.size()))
     })
+}
+
+/// Where the whole of a file can be read through shared mappings, once it is written; and its size.
+fn shared_mappings(held: &Held, maps: &GoneMaps, index: u32) -> Result<Option<(u64, Vec<MemoryPiece>)>, Error> {
+    let sharers: Vec<_> =
+        maps.iter().filter(|(file, _, shared)| *file == index && *shared).map(|(_, s, _)| *s).collect();
+    let of_file = maps.iter().filter(|(file, ..)| *file == index).map(|(_, s, _)| *s);
+    let (size, mut pieces, mut at) = (shared::size(&of_file.collect::<Vec<_>>()), Vec::new(), 0);
+    for s in shared::cover(&sharers) {
+        let Some(p) = held.processes.get(s.process).filter(|_| s.offset == at) else { return Ok(None) };
+        let memory = p.mem().and_then(File::try_clone).map_err(Error::of(p.host, "opening its memory"))?;
+        pieces.push(MemoryPiece { offset: s.offset, len: s.len, memory, addr: s.addr });
+        at += s.len;
+    }
+    Ok((at == size).then_some((size, pieces)))
 }
 
 /// What the mappings show, up to the end of the furthest. Pages that a process has changed for itself are passed over:

@@ -29,6 +29,7 @@ struct Entry {
     regular: bool,
     device: Option<(u64, u64)>,
     examined: bool,
+    huge: Option<u64>,
 }
 
 impl Mapped {
@@ -83,6 +84,7 @@ impl Mapped {
                     device: (kind.is_char_device() || kind.is_block_device())
                         .then(|| (libc::major(meta.rdev()).into(), libc::minor(meta.rdev()).into())),
                     examined: false,
+                    huge: None,
                 }
             }
             Place::Gone { path } => Entry {
@@ -98,6 +100,7 @@ impl Mapped {
                 regular: true,
                 device: None,
                 examined: false,
+                huge: None,
             },
         };
         self.entries.push(entry);
@@ -112,6 +115,18 @@ impl Mapped {
     /// Major and minor number, if it is a device.
     pub fn device(&self, index: u32) -> Option<(u64, u64)> {
         self.entries.get(index as usize)?.device
+    }
+
+    /// Notes that its pages are huge ones of so many bytes.
+    pub fn set_huge(&mut self, index: u32, huge: Option<u64>) {
+        if let Some(entry) = self.entries.get_mut(index as usize) {
+            entry.huge = huge;
+        }
+    }
+
+    /// Bytes of its pages, if they are huge ones.
+    pub fn huge(&self, index: u32) -> Option<u64> {
+        self.entries.get(index as usize)?.huge
     }
 
     /// Whether the file (device, inode) is mapped or executed by anybody.

@@ -7,6 +7,8 @@ use crate::model::files::Content;
 use crate::model::memfd::Memfd;
 use crate::sys::fds;
 
+use nix::sys::statfs::fstatfs;
+
 use super::contents::Contents;
 
 /// Of a file made without MFD_ALLOW_SEALING.
@@ -17,12 +19,19 @@ pub(super) fn is(name: &[u8]) -> bool {
     name.starts_with(b"/memfd:")
 }
 
-/// Notes that a content is that of a memory file. Without a descriptor (`file`) nobody can change or ask for its seals
-/// any more.
-pub(super) fn capture(contents: &mut Contents, content: Content, file: Option<&File>) {
+/// Bytes of the pages of a file of hugetlbfs; none: it is of another file system.
+pub(super) fn huge(file: &File) -> Option<u64> {
+    const HUGETLBFS_MAGIC: i64 = 0x9584_58f6;
+    let found = fstatfs(file).ok()?;
+    (found.filesystem_type().0 as i64 == HUGETLBFS_MAGIC).then(|| found.block_size() as u64)
+}
+
+/// Notes that a content is that of a memory file, with pages of `huge` bytes. Without a descriptor (`file`) nobody can
+/// change or ask for its seals any more.
+pub(super) fn capture(contents: &mut Contents, content: Content, file: Option<&File>, huge: Option<u64>) {
     let seals = file.and_then(|f| fds::fcntl(f.as_fd(), libc::F_GET_SEALS, 0).ok()).map_or(F_SEAL_SEAL, |s| s as u32);
     if !contents.memfds.iter().any(|m| m.content == content.id) {
-        contents.memfds.push(Memfd { content: content.id, seals });
+        contents.memfds.push(Memfd { content: content.id, seals, huge });
     }
 }
 

@@ -32,6 +32,8 @@ pub(super) struct Seen {
     pub runs: Vec<Run>,
     /// Those of them that others may have mapped too.
     pub shared: Vec<Run>,
+    /// Those of them that are in huge pages: they are not looked at for being shared.
+    pub huge: Vec<Run>,
 }
 
 /// Where a piece of shared anonymous memory is mapped.
@@ -42,8 +44,17 @@ pub(super) struct Sharer {
     pub addr: u64,
     pub offset: u64,
     pub len: u64,
+    /// The mapping that this is a part of: its first byte, and one past the last.
+    pub mapping: (u64, u64),
     /// Some of it is in swap.
     pub swapped: bool,
+}
+
+impl Sharer {
+    fn new(process: usize, m: &Mapping) -> Sharer {
+        let (mapping, swapped) = ((m.start, m.end), m.swap > 0);
+        Sharer { process, addr: m.start, offset: m.offset, len: m.len(), mapping, swapped }
+    }
 }
 
 /// Shared anonymous memory of the whole tree, by inode; a segment's inode is its id, which may be that of another object too.
@@ -65,7 +76,7 @@ impl SharedAnon {
             self.segments.extend(segment.map(|(id, key)| (next, id, key)));
         }
         if let Some(sharers) = self.objects.get_mut(index as usize) {
-            sharers.push(Sharer { process, addr: m.start, offset: m.offset, len: m.len(), swapped: m.swap > 0 });
+            sharers.push(Sharer::new(process, m));
         }
         index
     }
@@ -88,7 +99,7 @@ pub(super) struct Whole<'a> {
 pub(super) fn look(p: &HeldProcess, index: usize, stat: &Stat, whole: &mut Whole<'_>) -> Result<Seen, Error> {
     let maps = proc::smaps(p.live()).map_err(Error::proc(p.host))?;
     let mut vmas = Vec::with_capacity(maps.len());
-    let mut wanted = Vec::new();
+    let (mut wanted, mut huge) = (Vec::new(), Vec::new());
     for m in &maps {
         if is_kernels(&m.name) {
             continue;
@@ -109,12 +120,16 @@ pub(super) fn look(p: &HeldProcess, index: usize, stat: &Stat, whole: &mut Whole
         if private && !m.flags.has(*b"dp") {
             wanted.push((m.start, m.end));
         }
+        if private && m.huge().is_some() {
+            huge.push((m.start, m.end));
+        }
         vmas.push(vma(m, backing));
     }
     let failed = |e| Error::of(p.host, "reading the page map")(e);
     let pagemap = File::open(format!("/proc/{}/pagemap", p.live())).map_err(failed)?;
     let (pages, guards) = pages(&pagemap, &maps).map_err(failed)?;
     let runs = clip(&pages, &wanted);
+    let huge = clip(&pages, &huge);
     let shared = forked::shared(&pagemap, &maps, &runs).map_err(failed)?;
     let saved: Vec<(u64, u64)> = vmas.iter().map(|v| (v.start.0, v.end.0)).collect();
     let guards = clip(&guards, &saved);
@@ -129,13 +144,13 @@ pub(super) fn look(p: &HeldProcess, index: usize, stat: &Stat, whole: &mut Whole
     let guards = guards.into_iter().map(span).collect();
     let (fields, vdso) = (fields(p, stat)?, vdso(p, &maps)?);
     let memory = Memory { fields, vmas, vdso, guards, ..Memory::default() };
-    Ok(Seen { memory, runs, shared })
+    Ok(Seen { memory, runs, shared, huge })
 }
 
 /// Of a process whose memory is another's: only what the kernel says of it.
 pub(super) fn elsewhere(p: &HeldProcess, stat: &Stat) -> Result<Seen, Error> {
     let memory = Memory { fields: fields(p, stat)?, ..Memory::default() };
-    Ok(Seen { memory, runs: Vec::new(), shared: Vec::new() })
+    Ok(Seen { memory, runs: Vec::new(), shared: Vec::new(), huge: Vec::new() })
 }
 
 fn is_kernels(name: &[u8]) -> bool {
@@ -149,8 +164,7 @@ fn describe(m: &Mapping) -> String {
 
 /// What can't be saved whatever is behind it.
 fn unsupported(m: &Mapping) -> Option<&'static str> {
-    const FLAGS: [([u8; 2], &str); 9] = [
-        (*b"ht", "huge pages of hugetlbfs are not supported"),
+    const FLAGS: [([u8; 2], &str); 8] = [
         (*b"ss", "shadow stacks are not supported"),
         (*b"um", "userfaultfd is not supported"),
         (*b"uw", "userfaultfd is not supported"),
@@ -172,6 +186,9 @@ fn unsupported(m: &Mapping) -> Option<&'static str> {
 fn backing(m: &Mapping, process: usize, whole: &mut Whole<'_>) -> Result<Backing, &'static str> {
     // The segment with id 0 has inode 0.
     if let Some(segment) = sysvshm::of_mapping(&m.name, m.inode).filter(|_| m.shared) {
+        if m.huge().is_some() {
+            return Err("a System V segment of huge pages (SHM_HUGETLB) is not supported");
+        }
         let object = whole.shared.add(m, process, Some(segment));
         return Ok(Backing::SharedAnon { object, offset: m.offset, read_only: !m.flags.has(*b"mw") });
     }
@@ -187,6 +204,9 @@ fn backing(m: &Mapping, process: usize, whole: &mut Whole<'_>) -> Result<Backing
         let object = whole.shared.add(m, process, None);
         return Ok(Backing::SharedAnon { object, offset: m.offset, read_only: false });
     }
+    if !m.shared && m.huge().is_some() && m.name == b"/anon_hugepage (deleted)" {
+        return Ok(Backing::Anon);
+    }
     let starts = |prefix: &[u8]| m.name.starts_with(prefix);
     if starts(b"/secretmem") {
         return Err("secret memory (memfd_secret) is not supported");
@@ -194,22 +214,19 @@ fn backing(m: &Mapping, process: usize, whole: &mut Whole<'_>) -> Result<Backing
     if starts(b"/[aio]") {
         return Err("asynchronous I/O (io_setup) is not supported: the kernel does not show what is under way");
     }
-    if starts(b"/anon_hugepage") {
-        return Err("huge pages of hugetlbfs are not supported");
-    }
     if starts(b"anon_inode:") || starts(b"socket:") || !starts(b"/") {
         return Err("memory of a kernel object is not supported");
     }
     let dev = libc::makedev(m.dev.0, m.dev.1);
     let file = whole.mapped.add(whole.view, &m.name, dev, m.inode, m.prot & 4 != 0);
+    whole.mapped.set_huge(file, m.huge());
     match whole.mapped.device(file) {
         // A private mapping of /dev/zero is anonymous memory.
         Some((1, 5)) if !m.shared => return Ok(Backing::Anon),
         Some(_) => return Err("memory of a device is not supported"),
         None => {}
     }
-    let sharer = Sharer { process, addr: m.start, offset: m.offset, len: m.len(), swapped: false };
-    whole.gone.push((file, sharer, m.shared));
+    whole.gone.push((file, Sharer::new(process, m), m.shared));
     Ok(Backing::File { file, offset: m.offset, shared: m.shared, may_write: m.flags.has(*b"mw") })
 }
 
@@ -235,6 +252,7 @@ fn vma(m: &Mapping, backing: Backing) -> Vma {
         locked: has(*b"lo").then(|| has(*b"lf")),
         sealed: has(*b"sl"),
         advice: ADVICE.iter().filter(|(flag, _)| has(*flag)).map(|(_, advice)| *advice).collect(),
+        huge: m.huge(),
         pkey: m.pkey,
         anon_name: m.anon_name().map(|name| Name(name.to_vec())),
     }
@@ -381,7 +399,7 @@ mod tests {
         assert!(v.grows_down && v.no_reserve && v.sealed);
         assert_eq!((v.locked, v.advice), (Some(true), vec![10, 14, 16]));
         assert_eq!(v.anon_name, Some(Name::from("x")));
-        assert!(unsupported(&mapping("1000-2000 rw-p 00000000 00:00 0\nVmFlags: rd ht\n")).is_some());
+        assert!(unsupported(&mapping("1000-2000 rw-p 00000000 00:00 0\nVmFlags: rd io\n")).is_some());
         assert!(unsupported(&mapping("1000-2000 rw-p 00000000 00:00 0\nProtectionKey: 1\n")).is_some());
     }
 
@@ -412,6 +430,12 @@ mod tests {
                 of("8000-9000 rw-s 00000000 00:01 55 /dev/zero (deleted)\n"),
                 Ok(Backing::SharedAnon { object: 0, offset: 0, read_only: false })
             );
+            let huge = "KernelPageSize: 2048 kB\nVmFlags: rd ht\n";
+            assert_eq!(
+                of(&format!("0-200000 rw-p 00000000 00:11 58 /anon_hugepage (deleted)\n{huge}")),
+                Ok(Backing::Anon)
+            );
+            assert!(of(&format!("0-200000 rw-s 00000000 00:11 59 /SYSV00000000 (deleted)\n{huge}")).is_err());
             for refused in [
                 "1000-2000 rw-s 00000000 00:01 57 /[aio] (deleted)\n",
                 "1000-2000 rw-s 00000000 00:01 57 anon_inode:[io_uring]\n",

@@ -13,8 +13,15 @@ use super::shared::locate;
 /// Where the pages of a part of the image come from.
 #[derive(Debug)]
 pub(super) enum Origin {
-    /// The address space of a held process, by index; and which of its pages others have mapped too.
-    Process(usize, Vec<Run>),
+    /// The address space of a held process.
+    Process {
+        /// Its index.
+        index: usize,
+        /// Which of its pages others have mapped too.
+        shared: Vec<Run>,
+        /// Which may be so as well: huge ones.
+        huge: Vec<Run>,
+    },
     /// A shared object, through these mappings.
     Shared(Vec<Sharer>),
     /// A shared object that a process of ours, by its pid, has attached here.
@@ -37,10 +44,11 @@ impl Pages<'_> {
 impl PageSource for Pages<'_> {
     fn fill(&self, part: usize, addr: u64, buf: &mut [u8]) -> io::Result<()> {
         match self.origins.get(part).ok_or(io::ErrorKind::NotFound)? {
-            Origin::Process(index, shared) if forked::touches(shared, addr, buf.len() as u64) => {
-                self.process(*index)?.read(Addr(addr), buf)
+            Origin::Process { index, shared, huge } => {
+                let apart = [shared, huge].iter().all(|runs| !forked::touches(runs, addr, buf.len() as u64));
+                let process = self.process(*index)?;
+                if apart { process.read_exclusive(Addr(addr), buf) } else { process.read(Addr(addr), buf) }
             }
-            Origin::Process(index, _) => self.process(*index)?.read_exclusive(Addr(addr), buf),
             &Origin::Agent(pid, at) => match crate::sys::mem::read(pid, Addr(at.0 + addr), buf)? {
                 n if n == buf.len() => Ok(()),
                 _ => Err(io::ErrorKind::UnexpectedEof.into()),

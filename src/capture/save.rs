@@ -7,7 +7,7 @@ use nix::sys::signal::{SigSet, Signal};
 
 use crate::image::{Part, Sink, Writer, process_part, shared_part};
 use crate::model::fd::Kind;
-use crate::model::manifest::{INHERITED_PAGES, Manifest, UNIX_SOCKETS};
+use crate::model::manifest::{HUGE_PAGES, INHERITED_PAGES, Manifest, UNIX_SOCKETS};
 use crate::model::memory::{self, SharedObjects};
 use crate::model::process::Process;
 use crate::model::tree::Tree;
@@ -153,7 +153,7 @@ fn take(held: &mut Held, looked: Looked, mut manifest: Manifest, request: &Reque
         process.locks = fds.locks.remove(&index).unwrap_or_default();
         process.undo = sysvsem::undo(p, &ipc.model.sem)?;
         parts.push(Part { name: process_part(process.pid), runs: memory.runs });
-        origins.push(Origin::Process(index, memory.shared));
+        origins.push(Origin::Process { index, shared: memory.shared, huge: memory.huge });
         processes.push(process);
     }
     jobcontrol::note(&mut tree, &news);
@@ -185,6 +185,11 @@ fn take(held: &mut Held, looked: Looked, mut manifest: Manifest, request: &Reque
         manifest.requires.push(UNIX_SOCKETS.to_owned());
     }
     let memfds = contents.memfds.clone();
+    if memfds.iter().any(|m| m.huge.is_some())
+        || processes.iter().any(|p| p.memory.vmas.iter().any(|v| v.huge.is_some()))
+    {
+        manifest.requires.push(HUGE_PAGES.to_owned());
+    }
     let mqueues = mqueue::take(std::mem::take(&mut contents.mqueues))?;
     let shared = SharedObjects { anon, mapped: mapped.into_files(), memfds, mqueues, ipc: ipc.model };
     let checkpoint = Checkpoint { manifest, tree, processes, files: fds.files, shared };
@@ -202,7 +207,7 @@ fn inherit(
 ) -> Result<(), Error> {
     let mut sharers = Vec::with_capacity(processes.len());
     for origin in origins {
-        if let Origin::Process(index, shared) = origin {
+        if let Origin::Process { index, shared, .. } = origin {
             sharers.extend(held.get(*index).map(|held| inherits::Sharer { held, shared }));
         }
     }

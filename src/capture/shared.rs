@@ -1,6 +1,10 @@
 //! Shared anonymous memory: each piece once, read through any process that maps it.
 
 use std::collections::HashMap;
+use std::fs::File;
+
+use nix::errno::Errno;
+use nix::unistd::{Whence, lseek};
 
 use crate::image::Run;
 use crate::model::Addr;
@@ -93,6 +97,9 @@ fn note(runs: &mut Vec<Run>, present: &[u8], offset: u64) {
 /// The pages of an object that exist. Page tables don't tell: they show what each process has touched, not what is
 /// there. mincore(2) knows the page cache; of what is in swap only the amount is known, and then all is taken.
 pub(super) fn resident(held: &mut Held, cover: &[Sharer], swapped: bool) -> Result<Vec<Run>, Error> {
+    if let Some(runs) = data(held, cover) {
+        return Ok(runs);
+    }
     let mut runs = Vec::new();
     if swapped {
         cover.iter().for_each(|s| push(&mut runs, s.offset, s.len));
@@ -119,6 +126,33 @@ pub(super) fn resident(held: &mut Held, cover: &[Sharer], swapped: bool) -> Resu
     Ok(runs)
 }
 
+/// The same from the file that the kernel has behind such memory, holes of which cost nothing. Only root may open it
+/// (CAP_CHECKPOINT_RESTORE in the first user namespace: proc_pid_map_files(5)).
+fn data(held: &Held, cover: &[Sharer]) -> Option<Vec<Run>> {
+    let mut runs = Vec::new();
+    for s in cover {
+        let (start, end) = s.mapping;
+        let pid = held.processes.get(s.process)?.live();
+        let file = File::open(format!("/proc/{pid}/map_files/{start:x}-{end:x}")).ok()?;
+        let (mut at, last) = (s.offset, s.offset + s.len);
+        while at < last {
+            let from = match lseek(&file, i64::try_from(at).ok()?, Whence::SeekData) {
+                Ok(from) => from as u64,
+                // Nothing but a hole up to the end.
+                Err(Errno::ENXIO) => break,
+                Err(_) => return None,
+            };
+            let to = (lseek(&file, from as i64, Whence::SeekHole).ok()? as u64).min(last);
+            if from >= to {
+                break;
+            }
+            push(&mut runs, from, to - from);
+            at = to;
+        }
+    }
+    Some(runs)
+}
+
 fn push(runs: &mut Vec<Run>, start: u64, len: u64) {
     match runs.last_mut() {
         Some(last) if last.start + last.len == start => last.len += len,
@@ -139,7 +173,7 @@ mod tests {
     use super::*;
 
     fn sharer(process: usize, addr: u64, offset: u64, len: u64) -> Sharer {
-        Sharer { process, addr, offset, len, swapped: false }
+        Sharer { process, addr, offset, len, mapping: (addr, addr + len), swapped: false }
     }
 
     #[test]

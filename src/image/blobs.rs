@@ -24,6 +24,33 @@ pub enum BlobSource {
     File(File),
     /// `size` bytes of a file from this position on.
     Range(File, u64),
+    /// The memory of processes. What can't be had there is zeros: it is beyond the end of a file, or was never touched.
+    Memory(Vec<MemoryPiece>),
+}
+
+/// Where some bytes of a blob are in the memory of a process.
+#[derive(Debug)]
+pub struct MemoryPiece {
+    /// The first of them in the blob.
+    pub offset: u64,
+    /// How many.
+    pub len: u64,
+    /// `/proc/PID/mem`.
+    pub memory: File,
+    /// Their address.
+    pub addr: u64,
+}
+
+impl MemoryPiece {
+    fn read(&self, buf: &mut [u8], at: u64) -> io::Result<()> {
+        let from = at.max(self.offset);
+        let to = (at + buf.len() as u64).min(self.offset + self.len);
+        let Some(part) = buf.get_mut((from - at) as usize..to.saturating_sub(at) as usize) else { return Ok(()) };
+        match self.memory.read_exact_at(part, self.addr + (from - self.offset)) {
+            Err(e) if e.raw_os_error() == Some(libc::EIO) => Ok(()),
+            done => done,
+        }
+    }
 }
 
 impl BlobSource {
@@ -41,6 +68,10 @@ impl BlobSource {
                 Ok(())
             }
             BlobSource::File(file) => file.read_exact_at(buf, at),
+            BlobSource::Memory(pieces) => {
+                buf.fill(0);
+                pieces.iter().try_for_each(|piece| piece.read(buf, at))
+            }
             BlobSource::Range(file, start) => file.read_exact_at(buf, start.checked_add(at).ok_or_else(eof)?),
         }
     }

@@ -232,6 +232,9 @@ fn mappings(memory: &Memory, shared: &SharedObjects) -> Check {
             return wrong("is out of order or overlaps another");
         }
         last = end;
+        if vma.huge.is_some_and(|page| !is_huge(page) || start % page != 0 || end % page != 0) {
+            return wrong("has pages that cannot be");
+        }
         match vma.backing {
             Backing::Anon => {}
             Backing::File { file, offset, .. } => {
@@ -268,6 +271,11 @@ fn mappings(memory: &Memory, shared: &SharedObjects) -> Check {
         Some(vma) => Err(format!("mapping {:#x}-{:#x} overlaps the vdso", vma.start.0, vma.end.0)),
         None => Ok(()),
     }
+}
+
+/// Whether pages of so many bytes may be huge ones.
+fn is_huge(page: u64) -> bool {
+    page.is_power_of_two() && page > PAGE && page <= 1 << 40
 }
 
 /// Ranges inside mappings, each inside one.
@@ -478,6 +486,9 @@ fn files(c: &Checkpoint, blobs: &HashMap<u32, u64>) -> Check {
             .and_then(|()| content(&file.embedded))
             .and_then(|()| saved(&file.saved))
             .map_err(|e| format!("mapped file {index}: {e}"))?;
+    }
+    if let Some(memfd) = c.shared.memfds.iter().find(|m| m.huge.is_some_and(|page| !is_huge(page))) {
+        return Err(format!("memory file {} has pages that cannot be", memfd.content));
     }
     if let Some(memfd) = c.shared.memfds.iter().find(|m| !blobs.contains_key(&m.content)) {
         return Err(format!("content {} of a memory file is not there", memfd.content));

@@ -28,7 +28,7 @@ mod verify;
 mod walk;
 mod writer;
 
-pub use blobs::{Blob, BlobSource};
+pub use blobs::{Blob, BlobSource, MemoryPiece};
 pub use digest::Digest;
 pub use error::{Error, Result};
 pub use names::{process_part, shared_part};

@@ -103,6 +103,7 @@ fn process(pid: i32, cwd: &Name) -> Process {
         locked: None,
         sealed: false,
         advice: vec![],
+        huge: None,
         pkey: 0,
         anon_name: None,
     };

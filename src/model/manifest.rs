@@ -8,7 +8,7 @@ use super::{Nanos, Pid};
 pub const FORMAT: u32 = 1;
 
 /// `requires` names that this program understands; an image that names another is refused, with that name.
-pub const KNOWN_FEATURES: &[&str] = &[INHERITED_PAGES, UNIX_SOCKETS];
+pub const KNOWN_FEATURES: &[&str] = &[INHERITED_PAGES, UNIX_SOCKETS, HUGE_PAGES];
 
 /// In `requires` where a process has [`super::memory::Memory::inherits`].
 pub const INHERITED_PAGES: &str = "inherited-pages";
@@ -16,6 +16,9 @@ pub const INHERITED_PAGES: &str = "inherited-pages";
 /// In `requires` where a UNIX socket has more than a socketpair: a name, somebody outside, connections that wait, messages
 /// with a sender's name or with descriptors.
 pub const UNIX_SOCKETS: &str = "unix-sockets";
+
+/// In `requires` where a mapping or a memory file has huge pages.
+pub const HUGE_PAGES: &str = "huge-pages";
 
 /// First member of an image.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

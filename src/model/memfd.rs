@@ -10,4 +10,7 @@ pub struct Memfd {
     pub content: u32,
     /// Its seals (fcntl(2), F_GET_SEALS).
     pub seals: u32,
+    /// Bytes of its pages, if they are huge ones: of MFD_HUGETLB, or a deleted file of hugetlbfs.
+    #[serde(default)]
+    pub huge: Option<u64>,
 }

@@ -68,6 +68,9 @@ pub struct Vma {
     pub sealed: bool,
     /// madvise(2) advice to give again, by number (MADV_DONTFORK 10, MADV_HUGEPAGE 14, …).
     pub advice: Vec<i32>,
+    /// Bytes of its pages, if they are huge ones of hugetlbfs.
+    #[serde(default)]
+    pub huge: Option<u64>,
     /// Protection key; 0: none.
     pub pkey: u32,
     /// PR_SET_VMA_ANON_NAME.

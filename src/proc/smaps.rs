@@ -28,6 +28,8 @@ pub struct Mapping {
     pub swap: u64,
     /// KiB of pages that are mapped elsewhere too.
     pub others_map: u64,
+    /// Bytes of a page of the file system behind it or of the kernel's own: 4096, but for hugetlbfs.
+    pub page: u64,
     /// Protection key.
     pub pkey: u32,
 }
@@ -41,6 +43,11 @@ impl Mapping {
     /// Whether it covers nothing, as only a nonsensical text has it.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+
+    /// Bytes of its pages, if they are huge ones of hugetlbfs.
+    pub fn huge(&self) -> Option<u64> {
+        self.flags.has(*b"ht").then_some(self.page)
     }
 
     /// The name given by `PR_SET_VMA_ANON_NAME`, of `[anon:NAME]` and `[anon_shmem:NAME]`.
@@ -139,6 +146,11 @@ fn detail(mapping: &mut Mapping, line: &[u8]) {
                 flags.split(|b| *b == b' ').for_each(|flag| mapping.flags.add(flag));
             }
         }
+        [b'K', ..] => {
+            if let Some(value) = line.strip_prefix(b"KernelPageSize:") {
+                mapping.page = kib(value).saturating_mul(1024);
+            }
+        }
         [b'S', b'w', ..] => {
             if let Some(value) = line.strip_prefix(b"Swap:") {
                 mapping.swap = kib(value);
@@ -203,6 +215,7 @@ VmFlags: ex
         assert_eq!((first.prot, first.shared, first.offset), (3, false, 0x3000));
         assert_eq!((first.dev, first.inode), ((0xfe, 0), 18504));
         assert_eq!(first.name, b"/opt/my program/bin\nx (deleted)");
+        assert_eq!((first.page, first.huge()), (4096, None));
         assert_eq!((first.swap, first.others_map, first.pkey), (12, 12, 3));
         assert!(first.flags.has(*b"dc") && first.flags.has(*b"ac") && !first.flags.has(*b"dd"));
         assert!(maps[1].shared && maps[1].flags.has(*b"ms") && maps[1].has_file());
@@ -210,6 +223,12 @@ VmFlags: ex
         assert!(!maps[2].has_file());
         assert_eq!(maps[3].start, 0xffff_ffff_ff60_0000);
         assert_eq!(maps[3].prot, 4);
+    }
+
+    #[test]
+    fn huge_pages() {
+        let text = b"7f00000000-7f00400000 rw-p 00000000 00:11 9 /anon_hugepage (deleted)\nKernelPageSize:     2048 kB\nVmFlags: rd ht\n";
+        assert_eq!(parse(text).unwrap()[0].huge(), Some(2 << 20));
     }
 
     #[test]

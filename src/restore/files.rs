@@ -12,7 +12,7 @@ use crate::image::Image;
 use crate::model::Name;
 use crate::model::files::{Content, Device, Directory, Regular};
 use crate::model::memory::MappedFile;
-
+use crate::sys::mem::Window;
 use crate::sys::mounts;
 
 use super::changed::{Changed, PutBack};
@@ -103,7 +103,7 @@ impl<'a> Contents<'a> {
             };
             let fail = |e| Error::file("making a copy", path, e);
             let copy = copy.map_err(fail)?;
-            fill(self.image, &content, &copy).map_err(fail)?;
+            fill(self.image, &content, &copy, None).map_err(fail)?;
             self.copies.insert(path.clone(), copy);
         }
         Ok(self.copies.get(path))
@@ -180,7 +180,7 @@ impl<'a> Contents<'a> {
                     file
                 }
             };
-            fill(self.image, content, &file).map_err(fail)?;
+            fill(self.image, content, &file, memfd.and_then(|m| m.huge)).map_err(fail)?;
             self.made.insert(content.id, (file, mode));
         }
         self.made
@@ -210,8 +210,8 @@ fn near<T>(path: &Path, make: &impl Fn(&Path) -> io::Result<T>) -> io::Result<(T
     make(&beside).map(|made| (made, beside))
 }
 
-/// Copies content from the image; runs of zeroes stay holes.
-fn fill(image: &Image, content: &Content, to: &File) -> io::Result<()> {
+/// Copies content from the image; runs of zeroes stay holes. A file with huge pages can't be written to, but mapped.
+fn fill(image: &Image, content: &Content, to: &File, huge: Option<u64>) -> io::Result<()> {
     let (mut from, size) = image.blob(content.id).ok_or_else(|| io::Error::other("its content is not in the image"))?;
     to.set_len(content.size)?;
     let mut buf = vec![0u8; 256 * 1024];
@@ -221,7 +221,10 @@ fn fill(image: &Image, content: &Content, to: &File) -> io::Result<()> {
         let piece = &mut buf[..want];
         image.file().read_exact_at(piece, from)?;
         if piece.iter().any(|&b| b != 0) {
-            to.write_all_at(piece, at)?;
+            match huge {
+                None => to.write_all_at(piece, at)?,
+                Some(page) => Window::new(to.as_fd(), at / page * page, page)?.write((at % page) as usize, piece),
+            }
         }
         at += want as u64;
         from += want as u64;

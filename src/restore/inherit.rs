@@ -63,7 +63,7 @@ fn alike(a: &Vma, b: &Vma) -> bool {
         ) => file == other && a.start.0.wrapping_sub(offset) == b.start.0.wrapping_sub(others),
         _ => false,
     };
-    same && (a.grows_down, a.no_reserve) == (b.grows_down, b.no_reserve)
+    same && a.huge.or(b.huge).is_none() && (a.grows_down, a.no_reserve) == (b.grows_down, b.no_reserve)
 }
 
 /// What stays of the memory a process is born with.
@@ -156,6 +156,7 @@ mod tests {
             locked: None,
             sealed: false,
             advice: vec![],
+            huge: None,
             pkey: 0,
             anon_name: None,
         }

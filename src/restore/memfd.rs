@@ -11,6 +11,8 @@ use crate::model::Name;
 use crate::model::memfd::Memfd;
 use crate::sys::fds;
 
+use super::hugetlb;
+
 const F_SEAL_EXEC: u32 = 0x20;
 const MFD_NOEXEC_SEAL: u32 = 8;
 const MFD_EXEC: u32 = 0x10;
@@ -21,6 +23,7 @@ pub fn make(memfd: &Memfd, path: &Name) -> io::Result<File> {
     let name = CString::new(name).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
     let wanted = if memfd.seals & F_SEAL_EXEC != 0 { MFD_NOEXEC_SEAL } else { MFD_EXEC };
     let flags = MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING;
+    let flags = flags | MFdFlags::from_bits_retain(memfd.huge.map_or(0, hugetlb::memfd_flags));
     let made = match memfd_create(name.as_c_str(), flags | MFdFlags::from_bits_retain(wanted)) {
         // Before Linux 6.3 there was nothing to say.
         Err(nix::Error::EINVAL) => memfd_create(name.as_c_str(), flags),

@@ -11,6 +11,7 @@ use crate::proc::smaps::Mapping;
 use crate::tracer;
 
 use super::fd::Sources;
+use super::hugetlb;
 use super::inherit::{self, Range};
 use super::stub::{Batch, Expect, LEN, Puppet};
 use super::{Error, process, switches, vdso};
@@ -317,7 +318,7 @@ fn map(batch: &mut Batch, vma: &Vma, range: Range, prot: u32, sources: &Sources,
     }
     let (fd, offset) = match vma.backing {
         Backing::Anon => {
-            flags |= libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
+            flags |= libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | vma.huge.map_or(0, hugetlb::map_flags);
             (-1, 0)
         }
         Backing::File { file, offset, shared, may_write } => {

@@ -13,6 +13,7 @@ mod eventfd;
 mod fd;
 mod files;
 mod gap;
+mod hugetlb;
 mod inherit;
 mod inotify;
 mod ipc;

@@ -13,8 +13,8 @@ use super::changed::{self, Changed};
 use super::namespaces::{self, Wanted};
 use super::tree::{Order, order};
 use super::{
-    Error, Options, Pids, Sockets, credentials, fd, inotify, ipc, limits, locks, manifest, mqueue, seccomp, sockets,
-    tcp, thread, vdso,
+    Error, Options, Pids, Sockets, credentials, fd, hugetlb, inotify, ipc, limits, locks, manifest, mqueue, seccomp,
+    sockets, tcp, thread, vdso,
 };
 
 /// A complete plan.
@@ -74,6 +74,7 @@ pub fn plan(image: &Image, options: &Options) -> Result<Plan, Error> {
     ipc::conflicts(checkpoint, wanted, &mut conflicts, &mut notes);
     mqueue::conflicts(checkpoint, wanted, &mut conflicts);
     tcp::conflicts(checkpoint, &mut conflicts);
+    hugetlb::conflicts(checkpoint, &mut conflicts);
     pids(checkpoint, options, wanted, &mut conflicts);
     seccomp::conflicts(checkpoint, wanted, &mut conflicts);
     if let Some(fd) = fd::no_room(checkpoint) {

@@ -26,6 +26,43 @@ pub fn write(pid: i32, addr: Addr, buf: &[u8]) -> io::Result<usize> {
     check(n as libc::c_long).map(|n| n as usize)
 }
 
+/// A piece of a file, mapped to be written to.
+#[derive(Debug)]
+pub struct Window {
+    at: *mut u8,
+    len: usize,
+}
+
+impl Window {
+    /// Maps `len` bytes of a file from `offset` on, both whole pages of it, and within its size.
+    ///
+    /// # Errors
+    /// `ENOMEM` where a file of hugetlbfs can't have its pages.
+    pub fn new(file: BorrowedFd<'_>, offset: u64, len: u64) -> io::Result<Window> {
+        let len = usize::try_from(len).map_err(|_| io::Error::from(io::ErrorKind::FileTooLarge))?;
+        let (prot, offset) = (libc::PROT_READ | libc::PROT_WRITE, offset as libc::off_t);
+        // SAFETY: a new mapping, at a place of the kernel's choice.
+        let at = unsafe { libc::mmap(std::ptr::null_mut(), len, prot, libc::MAP_SHARED, file.as_raw_fd(), offset) };
+        if at == libc::MAP_FAILED { Err(io::Error::last_os_error()) } else { Ok(Window { at: at.cast(), len }) }
+    }
+
+    /// Copies bytes to `from`; what would lie beyond the end is left out.
+    pub fn write(&mut self, from: usize, bytes: &[u8]) {
+        let len = bytes.len().min(self.len.saturating_sub(from));
+        if len > 0 {
+            // SAFETY: the range is inside the mapping, which is ours alone and cannot be `bytes`.
+            unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), self.at.add(from), len) };
+        }
+    }
+}
+
+impl Drop for Window {
+    fn drop(&mut self) {
+        // SAFETY: our own mapping, to which nobody refers any more.
+        unsafe { libc::munmap(self.at.cast(), self.len) };
+    }
+}
+
 /// Categories of PAGEMAP_SCAN (include/uapi/linux/fs.h, Linux ≥ 6.7).
 pub mod page {
     /// A file's page, or shared anonymous memory.
