@@ -10,7 +10,7 @@ use super::{ADDRESS_END, PAGE, names, sockets};
 use crate::model::fd::Kind;
 use crate::model::files::{Content, Saved};
 use crate::model::inotify::Inotify;
-use crate::model::manifest::INHERITED_PAGES;
+use crate::model::manifest::{HUGE_PAGES, INHERITED_PAGES};
 use crate::model::memory::{Backing, Inherits, Memory, SharedObjects, Span, Vma};
 use crate::model::mempolicy::Policy;
 use crate::model::mqueue::{Message, Queue};
@@ -63,6 +63,9 @@ pub(super) fn check(c: &Checkpoint, parts: &HashMap<&str, &[Run]>, blobs: &HashM
         }
     }
     inherited(c, parts)?;
+    if has_huge_pages(c) && !c.manifest.requires.iter().any(|name| name == HUGE_PAGES) {
+        return Err(format!("there are huge pages, and {HUGE_PAGES} is not required"));
+    }
     ipc(&c.shared)?;
     c.shared.mqueues.iter().try_for_each(mqueue)?;
     files(c, blobs)
@@ -271,6 +274,12 @@ fn mappings(memory: &Memory, shared: &SharedObjects) -> Check {
         Some(vma) => Err(format!("mapping {:#x}-{:#x} overlaps the vdso", vma.start.0, vma.end.0)),
         None => Ok(()),
     }
+}
+
+/// Whether a mapping or a memory file has huge pages.
+fn has_huge_pages(c: &Checkpoint) -> bool {
+    let mut vmas = c.processes.iter().flat_map(|p| &p.memory.vmas);
+    vmas.any(|v| v.huge.is_some()) || c.shared.memfds.iter().any(|m| m.huge.is_some())
 }
 
 /// Whether pages of so many bytes may be huge ones.

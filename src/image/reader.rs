@@ -568,7 +568,7 @@ mod tests {
         use crate::model::memory::Backing;
         use crate::model::{Addr, Hex};
         type Edit = fn(&mut Checkpoint);
-        let edits: [(&str, Edit); 25] = [
+        let edits: [(&str, Edit); 30] = [
             ("root", |c| c.tree.root = Pid(7)),
             ("twice", |c| c.tree.members[1].pid = Pid(100)),
             ("cycle", |c| c.tree.members[0].ppid = Pid(101)),
@@ -598,6 +598,14 @@ mod tests {
             ("shared size", |c| c.shared.anon[0].size = PAGE),
             ("content", |c| c.shared.mapped[0].content = Some(crate::model::files::Content { id: 0, size: 6 })),
             ("page size", |c| c.manifest.page_size = 65536),
+            ("huge pages unaligned", |c| huge(c, 0, 2 << 20)),
+            ("huge pages of odd size", |c| huge(c, 2, 3 * PAGE)),
+            ("huge pages unsaid", |c| {
+                huge(c, 2, 2 * PAGE);
+                c.manifest.requires.clear();
+            }),
+            ("memory policy of nothing", |c| policy(c, 0, 8)),
+            ("memory policy without whole words", |c| policy(c, 1, 7)),
             ("siginfo", |c| {
                 let pending = crate::model::signals::Pending { signal: 10, info: Hex(vec![0; 127]) };
                 c.processes[0].pending.push(pending);
@@ -607,6 +615,28 @@ mod tests {
             let result = edited(edit);
             assert!(matches!(result, Err(Error::Inconsistent { .. })), "{what}: {result:?}");
         }
+    }
+
+    /// Gives a mapping of the first process pages of so many bytes.
+    fn huge(c: &mut Checkpoint, vma: usize, page: u64) {
+        c.manifest.requires = vec![crate::model::manifest::HUGE_PAGES.into()];
+        c.processes[0].memory.vmas[vma].huge = Some(page);
+    }
+
+    /// Gives some pages from the start of the first mapping on a memory policy with so many bytes of nodes.
+    fn policy(c: &mut Checkpoint, pages: u64, nodes: usize) {
+        use crate::model::Addr;
+        use crate::model::mempolicy::{Placement, Policy};
+        let start = c.processes[0].memory.vmas[0].start;
+        let span = crate::model::memory::Span { start, end: Addr(start.0 + pages * PAGE) };
+        let policy = Policy { mode: 2, nodes: crate::model::Hex(vec![1; nodes]) };
+        c.processes[0].memory.policies.push(Placement { span, policy });
+    }
+
+    #[test]
+    fn memory_policies_and_huge_pages_are_read() {
+        edited(|c| policy(c, 1, 8)).unwrap();
+        edited(|c| huge(c, 1, 4 * PAGE)).unwrap();
     }
 
     /// Lets the second process of the sample inherit `pages` (numbers of the first page, and of the one behind the last)
