@@ -48,12 +48,24 @@ pub(super) struct Sharer {
     pub mapping: (u64, u64),
     /// Some of it is in swap.
     pub swapped: bool,
+    /// There are guard pages in this mapping, through which nothing can be read.
+    pub guarded: bool,
+}
+
+impl SharedAnon {
+    /// Notes that there are guard pages in a mapping of a process.
+    fn guarded(&mut self, process: usize, start: Addr) {
+        let mut all = self.objects.iter_mut().flatten();
+        if let Some(sharer) = all.find(|s| s.process == process && s.addr == start.0) {
+            sharer.guarded = true;
+        }
+    }
 }
 
 impl Sharer {
     fn new(process: usize, m: &Mapping) -> Sharer {
         let (mapping, swapped) = ((m.start, m.end), m.swap > 0);
-        Sharer { process, addr: m.start, offset: m.offset, len: m.len(), mapping, swapped }
+        Sharer { process, addr: m.start, offset: m.offset, len: m.len(), mapping, swapped, guarded: false }
     }
 }
 
@@ -135,9 +147,7 @@ pub(super) fn look(p: &HeldProcess, index: usize, stat: &Stat, whole: &mut Whole
     let guards = clip(&guards, &saved);
     for v in vmas.iter().filter(|v| matches!(v.backing, Backing::SharedAnon { .. })) {
         if guards.iter().any(|g| (v.start.0..v.end.0).contains(&g.start)) {
-            // What is behind them cannot be read through this mapping.
-            let reason = "guard pages (MADV_GUARD_INSTALL) in shared memory are not supported";
-            whole.refusals.add(p.pid, format!("mapping at {}", v.start), reason, "");
+            whole.shared.guarded(index, v.start);
         }
     }
     let span = |r: Run| Span { start: Addr(r.start), end: Addr(r.start + r.len) };

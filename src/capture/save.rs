@@ -167,11 +167,12 @@ fn take(held: &mut Held, looked: Looked, mut manifest: Manifest, request: &Reque
             origins.push(Origin::Agent(ipc.space.agent()?.pid(), attached.at));
             continue;
         }
-        let cover = shared::cover(sharers);
+        let mut cover = shared::cover(sharers);
         let runs = match pages.get(index).and_then(Option::as_ref) {
             Some(asked) => shared::answered(asked, &all),
             None => shared::resident(held, &cover, sharers.iter().any(|s| s.swapped))?,
         };
+        shared::uncover(held, &mut cover)?;
         anon.push(memory::SharedAnon { size: shared::size(sharers) });
         parts.push(Part { name, runs });
         origins.push(Origin::Shared(cover));

@@ -160,6 +160,16 @@ fn push(runs: &mut Vec<Run>, start: u64, len: u64) {
     }
 }
 
+/// Has what lies behind guard pages mapped where it can be read.
+pub(super) fn uncover(held: &mut Held, cover: &mut [Sharer]) -> Result<(), Error> {
+    for s in cover.iter_mut().filter(|s| s.guarded) {
+        if let Some(process) = held.processes.get_mut(s.process) {
+            s.addr = process.map_again(Addr(s.addr), s.len)?.0;
+        }
+    }
+    Ok(())
+}
+
 /// Where byte `offset` of an object is, and how many bytes follow it there.
 pub(super) fn locate(cover: &[Sharer], offset: u64) -> Option<(usize, Addr, u64)> {
     let at = cover.partition_point(|s| s.offset + s.len <= offset);
@@ -173,7 +183,7 @@ mod tests {
     use super::*;
 
     fn sharer(process: usize, addr: u64, offset: u64, len: u64) -> Sharer {
-        Sharer { process, addr, offset, len, mapping: (addr, addr + len), swapped: false }
+        Sharer { process, addr, offset, len, mapping: (addr, addr + len), swapped: false, guarded: false }
     }
 
     #[test]

@@ -74,6 +74,8 @@ pub struct HeldProcess {
     pub(super) caught: u64,
     pub(super) ignored: u64,
     pub(super) ground: Option<Ground>,
+    /// Second mappings of shared memory: where, and how many bytes.
+    pub(super) views: Vec<(Addr, u64)>,
     pub(super) finder: Arc<Mutex<Finder>>,
     mem: OnceLock<File>,
 }
@@ -449,6 +451,7 @@ fn describe(
         caught: status.sig_caught,
         ignored: status.sig_ignored,
         ground: None,
+        views: Vec::new(),
         finder: Arc::clone(finder),
         mem: OnceLock::new(),
     };

@@ -134,6 +134,28 @@ impl HeldProcess {
         self.ground.as_ref().filter(|g| g.lent.is_none()).map(|g| g.scratch)
     }
 
+    /// Maps a piece of shared memory a second time, until the process is let go: guard pages are of a mapping, not of what
+    /// is behind it.
+    ///
+    /// # Errors
+    /// If the process may not map so much.
+    pub fn map_again(&mut self, addr: Addr, len: u64) -> Result<Addr, Error> {
+        // An old length of 0 leaves the first mapping as it is (mremap(2)).
+        let args = [addr.0, 0, len, libc::MREMAP_MAYMOVE as u64, 0, 0];
+        let at = Addr(self.remote(0)?.call("mremap", libc::SYS_mremap, args)?);
+        self.views.push((at, len));
+        Ok(at)
+    }
+
+    /// Takes such mappings away.
+    fn close_views(&mut self) -> Result<(), Error> {
+        let views = std::mem::take(&mut self.views);
+        let mut unmap = |(at, len): (Addr, u64)| {
+            self.remote(0)?.call("munmap", libc::SYS_munmap, [at.0, len, 0, 0, 0, 0]).map(drop)
+        };
+        views.into_iter().fold(Ok(()), |done, view| done.and(unmap(view)))
+    }
+
     /// Bytes that a signal frame of any of its threads takes.
     pub(super) fn frame_len(&self) -> u64 {
         frame::len(self.threads.iter().map(|t| t.xstate.len()).max().unwrap_or(0)) as u64
@@ -355,6 +377,7 @@ impl Held {
     pub(super) fn clear_grounds(&mut self) -> Result<(), Error> {
         let mut done = Ok(());
         for p in &mut self.processes {
+            done = done.and(p.close_views());
             for thread in 0..p.threads.len() {
                 done = done.and(p.give_back(thread));
             }

@@ -1,5 +1,5 @@
-// Guard pages (MADV_GUARD_INSTALL, Linux 6.13): in plain, read-only and forbidden memory, and in a file's; they
-// give SIGSEGV, keep nothing, and what is beside them is untouched.
+// Guard pages (MADV_GUARD_INSTALL, Linux 6.13): in plain, read-only, forbidden and shared memory, and in a file's; they
+// give SIGSEGV, what is beside them is untouched, and nothing is behind them but what belongs to others as well.
 #include <setjmp.h>
 
 #include "guest.h"
@@ -7,7 +7,7 @@
 #define PAGE 4096
 #define GUARD_INSTALL 102
 #define GUARD_REMOVE 103
-enum { PLAIN, READONLY, HOLE, FILED, LOCKED, AREAS };
+enum { PLAIN, READONLY, HOLE, FILED, LOCKED, SHARED, AREAS };
 static char *area[AREAS];
 static int usable[AREAS]; // files may have them from 6.15 on
 static sigjmp_buf back;
@@ -42,6 +42,7 @@ int main(void) {
     area[HOLE] = map(PROT_NONE, anon, -1);
     area[FILED] = map(rw, MAP_PRIVATE, fd);
     area[LOCKED] = map(rw, anon, -1);
+    area[SHARED] = map(rw, MAP_SHARED | MAP_ANONYMOUS, -1);
     MUST(close(fd));
     for (int a = 0; a < AREAS; a++) {
         if (a != HOLE) memset(area[a], 'a' + a, 8 * PAGE);
@@ -67,7 +68,7 @@ int main(void) {
         MUST(mprotect(area[a], 8 * PAGE, rw));
         CHECK(faults(area[a] + 2 * PAGE), "area %d is no longer guarded when it may be written", a);
         MUST(madvise(area[a], 8 * PAGE, GUARD_REMOVE));
-        CHECK(area[a][2 * PAGE] == (a == FILED ? 'f' : 0), "area %d: a guard kept a page", a);
+        CHECK(area[a][2 * PAGE] == (a == FILED ? 'f' : a == SHARED ? 'a' + a : 0), "area %d: a guard kept a page", a);
     }
     return pass();
 }
