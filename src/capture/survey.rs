@@ -1,7 +1,8 @@
 //! A dry run: what a save would hold, and what stands in its way.
 
 use crate::model::{Name, Pid, Refusal};
-use crate::tracer::hold;
+use crate::net::outside;
+use crate::tracer::{HeldProcess, hold};
 
 use super::look::look;
 use super::{Error, Request};
@@ -13,6 +14,8 @@ pub struct Survey {
     pub processes: Vec<Surveyed>,
     /// Each thing that can't be saved.
     pub refusals: Vec<Refusal>,
+    /// What a person should know: what leads outside.
+    pub notes: Vec<String>,
 }
 
 /// One process of a survey.
@@ -54,6 +57,18 @@ pub fn check(request: &Request<'_>) -> Result<Survey, Error> {
             fds: looked.fds.descriptors.get(&index).map_or(0, Vec::len),
         });
     }
+    let holder = |file: u32| {
+        let of = |(index, p): (usize, &HeldProcess)| {
+            let descriptors = looked.fds.descriptors.get(&index)?;
+            Some((p.pid, descriptors.iter().find(|d| d.file == file)?.fd))
+        };
+        held.processes.iter().enumerate().find_map(of)
+    };
+    // Indices are those of all descriptions: without a gap only if nothing is refused.
+    let complete = looked.refusals.0.is_empty();
+    let files = if complete { looked.fds.files.as_slice() } else { &[] };
+    let root = processes.first().map_or(Pid(request.root), |p| p.pid);
+    let notes = outside::among(files, root, holder).iter().map(outside::Lead::sentence).collect();
     held.release()?;
-    Ok(Survey { processes, refusals: looked.refusals.0 })
+    Ok(Survey { processes, refusals: looked.refusals.0, notes })
 }

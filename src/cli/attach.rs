@@ -46,6 +46,7 @@ pub fn tell(survey: Survey, json: bool) -> Done {
             [host, pid, table::harmless(&process.comm), threads, units::bytes(process.memory), fds]
         });
         say::data(&table::table(["PID", "INSIDE", "COMMAND", "THREADS", "MEMORY", "FDS"], &[0, 1, 3, 4, 5], rows));
+        survey.notes.iter().for_each(|note| say::data(&format!("note  {}\n", table::harmless(note))));
     }
     if survey.refusals.is_empty() {
         return Ok(Outcome::Ours(Exit::Ok));

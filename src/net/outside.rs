@@ -32,13 +32,20 @@ impl Lead {
 
 /// All that leads outside.
 pub fn list(checkpoint: &Checkpoint) -> Vec<Lead> {
+    among(&checkpoint.files, checkpoint.tree.root, |index| {
+        checkpoint.processes.iter().find_map(|p| Some((p.pid, p.fds.iter().find(|d| d.file == index)?.fd)))
+    })
+}
+
+/// All among `files` that leads outside. `holder`: a process that has the file of an index, and its descriptor; what is on
+/// its way through a socket is told of `root`.
+pub fn among(files: &[OpenFile], root: Pid, holder: impl Fn(u32) -> Option<(Pid, i32)>) -> Vec<Lead> {
     let mut out = Vec::new();
-    for (file, index) in checkpoint.files.iter().zip(0u32..) {
+    for (file, index) in files.iter().zip(0u32..) {
         let Some((what, to, becomes)) = outside(file) else { continue };
-        let held = checkpoint.processes.iter().find_map(|p| Some((p.pid, p.fds.iter().find(|d| d.file == index)?.fd)));
-        let (pid, object) = match held {
+        let (pid, object) = match holder(index) {
             Some((pid, fd)) => (pid, format!("fd {fd} ({what})")),
-            None => (checkpoint.tree.root, format!("{what} on its way through a socket")),
+            None => (root, format!("{what} on its way through a socket")),
         };
         out.push(Lead { pid, object, to, becomes });
     }

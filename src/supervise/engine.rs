@@ -79,7 +79,7 @@ pub fn survey(save: Save<'_>) -> Result<Survey, Error> {
         memory: process.memory,
         fds: process.fds,
     });
-    Ok(Survey { pid, processes: processes.collect(), refusals: survey.refusals })
+    Ok(Survey { pid, processes: processes.collect(), refusals: survey.refusals, notes: survey.notes })
 }
 
 /// Looks for everything that stands in the way of a resume, and creates nothing.

@@ -161,6 +161,9 @@ pub struct Survey {
     pub processes: Vec<SurveyProcess>,
     /// What stands in the way.
     pub refusals: Vec<Refusal>,
+    /// What a person should know.
+    #[serde(default)]
+    pub notes: Vec<String>,
 }
 
 /// One process of a [`Survey`].

@@ -33,7 +33,7 @@ int main(void) {
         CHECK(ioctl(in, FIONREAD, &n) == 0 && n == 6, "%d bytes in the FIFO", n);
         struct sockaddr_un peer;
         socklen_t len = sizeof peer;
-        CHECK(getpeername(fd, (struct sockaddr *)&peer, &len) == 0 && !strcmp(peer.sun_path, "server"), "the peer's name");
+        CHECK(getpeername(fd, (struct sockaddr *)&peer, &len) == 0 && !strcmp(peer.sun_path, guest_path("server")), "the peer's name");
     }
     CHECK(recv(fd, text, 6, MSG_WAITALL) == 6 && !memcmp(text, "unread", 6), "what waited to be read");
     CHECK(read(in, text, 6) == 6 && !memcmp(text, "unread", 6), "what waited in the FIFO");
