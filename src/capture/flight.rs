@@ -38,25 +38,34 @@ pub(super) fn look(
     ours: impl Fn(u64, &HashSet<u64>) -> bool,
 ) -> Result<HashMap<u64, Waiting>, Error> {
     let mut out = HashMap::new();
-    loop {
-        let inodes: HashSet<u64> = seen.iter().filter(|s| is_socket(s)).map(|s| s.meta.ino()).collect();
-        let new = |s: &&SeenFd| is_socket(s) && !out.contains_key(&s.meta.ino()) && ours(s.meta.ino(), &inodes);
-        let Some((s, socket)) = seen.iter().filter(new).find_map(|s| Some((s, unix.get(&s.meta.ino())?))) else {
-            return Ok(out);
-        };
-        let (inode, pid) = (s.meta.ino(), s.pid);
-        let mut waiting = messages(held, s, socket)?;
-        if let Waiting::Messages(queue, rights) = &mut waiting {
-            for message in &mut queue.messages {
-                let from = seen.len();
-                for fd in std::mem::take(&mut message.fds) {
-                    seen.push(SeenFd::on_its_way(fd, pid)?);
-                }
-                rights.push((from..seen.len()).collect());
+    let mut inodes: HashSet<u64> = seen.iter().filter(|s| is_socket(s)).map(|s| s.meta.ino()).collect();
+    // A socket that has come to light may be the reason why another is ours.
+    let mut known = 0;
+    while known < seen.len() {
+        known = seen.len();
+        let mut at = 0;
+        while let Some(s) = seen.get(at) {
+            at += 1;
+            let (inode, pid) = (s.meta.ino(), s.pid);
+            let Some(socket) = unix.get(&inode).filter(|_| is_socket(s) && !out.contains_key(&inode)) else { continue };
+            if !ours(inode, &inodes) {
+                continue;
             }
+            let mut waiting = messages(held, s, socket)?;
+            if let Waiting::Messages(queue, rights) = &mut waiting {
+                for message in &mut queue.messages {
+                    let from = seen.len();
+                    for fd in std::mem::take(&mut message.fds) {
+                        seen.push(SeenFd::on_its_way(fd, pid)?);
+                    }
+                    rights.push((from..seen.len()).collect());
+                    inodes.extend(seen.iter().skip(from).filter(|s| is_socket(s)).map(|s| s.meta.ino()));
+                }
+            }
+            out.insert(inode, waiting);
         }
-        out.insert(inode, waiting);
     }
+    Ok(out)
 }
 
 fn messages(held: &Held, s: &SeenFd, socket: &Unix) -> Result<Waiting, Error> {

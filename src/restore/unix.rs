@@ -67,10 +67,11 @@ pub fn make(work: &mut Work<'_>) -> Result<(), Error> {
         unix(work.checkpoint).map(|(index, socket, unix)| (index, Own { index, socket, unix })).collect();
     let mut all: Vec<u32> = list.keys().copied().collect();
     all.sort_unstable();
-    let mut making = Making { work, list, named: HashSet::new(), connected: HashMap::new() };
+    let mut making = Making { work, list, named: HashSet::new(), connected: HashMap::new(), door: None };
     for first in [true, false] {
         making.each(&all, |m, own| if first { m.twins(own) } else { m.create(own) })?;
     }
+    making.close_door()?;
     making.each(&all, Making::give_name)?;
     making.each(&all, Making::fill)?;
     making.reach_peers(&all)?;
@@ -85,6 +86,8 @@ struct Making<'w, 'a> {
     named: HashSet<Which>,
     /// What datagram sockets are connected to.
     connected: HashMap<Which, Which>,
+    /// What is particular to the listening socket through which connections are made.
+    door: Option<(Name, i32, Option<Credentials>)>,
 }
 
 impl<'a> Making<'_, 'a> {
@@ -127,8 +130,8 @@ impl<'a> Making<'_, 'a> {
             }
             // SO_PEERCRED shows that it was one of a pair.
             _ if own.datagrams() && own.unix.peer.is_some() => {
-                self.pair(own, Which::Door)?;
-                self.work.close(Which::Door)?;
+                self.pair(own, Which::PeerOf(own.index))?;
+                self.work.close(Which::PeerOf(own.index))?;
                 self.disconnect(own.which())
             }
             _ => self.fresh(own.which(), own.socket.kind),
@@ -137,7 +140,7 @@ impl<'a> Making<'_, 'a> {
 
     /// socket(2).
     fn fresh(&mut self, which: Which, kind: i32) -> Result<(), Error> {
-        let puppet = self.work.helper(None)?;
+        let puppet = self.work.anybody()?;
         let mut batch = puppet.batch();
         batch.call("socket", libc::SYS_socket, &[libc::AF_UNIX as u64, kind as u64, 0]);
         let fd = puppet.run(batch)?.last().copied().unwrap_or(0);
@@ -176,26 +179,42 @@ impl<'a> Making<'_, 'a> {
             _ => (far, near),
         };
         let Some(name) = name else { return self.pair(own, peer) };
-        self.fresh(Which::Door, own.socket.kind)?;
-        if !self.name_elsewhere(Which::Door, name)? {
-            self.work.close(Which::Door)?;
+        if !self.open_door(name, own.socket.kind, server_is)? {
             return self.pair(own, peer);
         }
         let door = self.work.number(Which::Door)?;
-        call(self.work.helper(server_is)?, "listen", libc::SYS_listen, &[door as u64, 1])?;
         self.fresh(client, own.socket.kind)?;
         if let Some(name) = own_name {
             self.name_elsewhere(client, name)?;
         }
         self.connect_as(client_is, client, Which::Door)?;
-        let accepted = call(
-            self.work.helper(None)?,
-            "accept4",
-            libc::SYS_accept4,
-            &[door as u64, 0, 0, libc::SOCK_CLOEXEC as u64],
-        )?;
+        let accepted =
+            call(self.work.anybody()?, "accept4", libc::SYS_accept4, &[door as u64, 0, 0, libc::SOCK_CLOEXEC as u64])?;
         self.work.settle(server, accepted as i32)?;
         self.named.insert(server);
+        Ok(())
+    }
+
+    /// Has a socket of this name listen, called so by `who`; whether it could have the name.
+    fn open_door(&mut self, name: &Name, kind: i32, who: Option<Credentials>) -> Result<bool, Error> {
+        let wanted = (name.clone(), kind, who);
+        if self.door.as_ref() == Some(&wanted) {
+            return Ok(true);
+        }
+        self.close_door()?;
+        self.fresh(Which::Door, kind)?;
+        if !self.name_elsewhere(Which::Door, name)? {
+            self.work.close(Which::Door)?;
+            return Ok(false);
+        }
+        let number = self.work.number(Which::Door)?;
+        call(self.work.helper(who)?, "listen", libc::SYS_listen, &[number as u64, 1])?;
+        self.door = Some(wanted);
+        Ok(true)
+    }
+
+    fn close_door(&mut self) -> Result<(), Error> {
+        self.door = None;
         self.work.close(Which::Door)
     }
 
