@@ -6,9 +6,11 @@ use std::io::Read;
 use crate::model::manifest::{Clocks, Cpu, FORMAT, Host, Manifest};
 use crate::model::{Nanos, Pid};
 use crate::sys::tasks::clock;
+use crate::tracer::Held;
 use crate::{proc, tracer};
 
 use super::Error;
+use super::look::root_of;
 
 /// What can be said before the tree is held. Root, clocks and state components come from [`complete`].
 pub(super) fn prepare(name: &str) -> Result<Manifest, Error> {
@@ -30,29 +32,33 @@ pub(super) fn prepare(name: &str) -> Result<Manifest, Error> {
     })
 }
 
-/// Fills in what only the held tree tells.
-pub(super) fn complete(manifest: &mut Manifest, root: &tracer::HeldProcess) -> Result<(), Error> {
+/// Fills in what only the held tree tells; for how long it has stood still by the clocks of the image.
+pub(super) fn complete(manifest: &mut Manifest, held: &Held, root: i32) -> Result<Nanos, Error> {
+    let (_, root) = root_of(held, root)?;
     manifest.root = root.pid;
     if manifest.name.is_empty() {
         manifest.name = root.comm.display();
     }
     manifest.cpu.xfeatures = root.threads.first().map_or(3, |t| tracer::frame::xfeatures(&t.xstate));
-    manifest.clocks = clocks(root.live())?;
-    Ok(())
+    let (clocks, ours) = clocks(root.live())?;
+    manifest.clocks = clocks;
+    Ok(ours.less(held.stood))
 }
 
-/// The clocks as the program sees them now: its time namespace may be another than ours.
-fn clocks(pid: i32) -> Result<Clocks, Error> {
+/// The clocks as the program sees them now: its time namespace may be another than ours. And our monotonic one.
+fn clocks(pid: i32) -> Result<(Clocks, Nanos), Error> {
     let read = |id| clock(id).map_err(Error::io("reading", "the clock"));
     let me = std::process::id() as i32;
     let ours = proc::timens_offsets(me).map_err(Error::proc(me))?;
     let its = proc::timens_offsets(pid).map_err(Error::proc(pid))?;
     let shift = |now: Nanos, its: i64, ours: i64| Nanos(now.0.saturating_add(its.saturating_sub(ours)));
-    Ok(Clocks {
+    let monotonic = read(libc::CLOCK_MONOTONIC)?;
+    let clocks = Clocks {
         realtime: read(libc::CLOCK_REALTIME)?,
-        monotonic: shift(read(libc::CLOCK_MONOTONIC)?, its.monotonic, ours.monotonic),
+        monotonic: shift(monotonic, its.monotonic, ours.monotonic),
         boottime: shift(read(libc::CLOCK_BOOTTIME)?, its.boottime, ours.boottime),
-    })
+    };
+    Ok((clocks, monotonic))
 }
 
 /// The first processor's part of /proc/cpuinfo: machines with hundreds of them take long to tell them all.
@@ -97,7 +103,7 @@ mod tests {
     #[test]
     fn clocks_of_our_own_are_our_own() {
         let before = clock(libc::CLOCK_MONOTONIC).unwrap();
-        let seen = clocks(std::process::id() as i32).unwrap();
+        let (seen, _) = clocks(std::process::id() as i32).unwrap();
         assert!(before <= seen.monotonic && seen.monotonic <= clock(libc::CLOCK_MONOTONIC).unwrap());
     }
 }

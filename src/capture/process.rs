@@ -2,6 +2,7 @@
 
 use std::os::unix::fs::MetadataExt;
 
+use crate::model::manifest::Clocks;
 use crate::model::memory::Memory;
 use crate::model::process::{Exe, Limit, Process};
 use crate::model::thread::{Directories, Thread};
@@ -144,7 +145,7 @@ pub(super) fn capture(
     mut memory: Memory,
     mut threads: Vec<Thread>,
     (asked, answers): (&Asked, &Answers),
-    inside: &super::Inside,
+    (clocks, inside): (&Clocks, &super::Inside),
 ) -> Result<Process, Error> {
     let host = p.live();
     let Seen { status, seccomp, exe, cwd, root, .. } = seen;
@@ -161,7 +162,7 @@ pub(super) fn capture(
     };
     // Timers before pending signals, the threads' too: one that goes off in between is then seen twice, not missed, and a
     // standard signal that is sent twice is still one.
-    let mut timers = timers::posix(&asked.timers, answers, inside);
+    let mut timers = timers::posix(&asked.timers, answers, clocks, inside);
     timers::owners(p, &mut timers)?;
     for (thread, held) in threads.iter_mut().zip(&p.threads) {
         thread.pending = signals::pending(held.host, false)?;
@@ -183,7 +184,7 @@ pub(super) fn capture(
         coredump_filter: proc::hex_number(&format!("{host}/coredump_filter")).unwrap_or(0x33) as u32,
         memory,
         actions: signals::actions(&asked.actions, answers),
-        itimers: timers::itimers(&asked.timers, answers),
+        itimers: timers::itimers(&asked.timers, answers, clocks),
         timers,
         pending: signals::pending(host, true)?,
         fds: Vec::new(),

@@ -11,7 +11,7 @@ use crate::model::manifest::{HUGE_PAGES, INHERITED_PAGES, Manifest, UNIX_SOCKETS
 use crate::model::memory::{self, SharedObjects};
 use crate::model::process::Process;
 use crate::model::tree::Tree;
-use crate::model::{Checkpoint, Pid};
+use crate::model::{Checkpoint, Nanos, Pid};
 use crate::net::outside;
 use crate::proc;
 use crate::sys::{tasks, wait};
@@ -19,11 +19,11 @@ use crate::tracer::{Answers, Calls, Held, HeldProcess, Job, Room, hold};
 
 use super::contents::Contents;
 use super::ipc::Space;
-use super::look::{Looked, LookedProcess, look, root_of, unless_cancelled};
+use super::look::{Looked, LookedProcess, look, unless_cancelled};
 use super::pages::{Origin, Pages};
 use super::{
     After, Error, Output, Request, Saved, files, inherits, inotify, jobcontrol, manifest, mempolicy, mqueue, process,
-    shared, sockets, sysvsem, tcp, thread, unix,
+    shared, sockets, sysvsem, tcp, thread, timerfd, unix,
 };
 
 /// Saves a tree: holds it, looks at it, writes the image, lets it go (or stops or ends it).
@@ -44,12 +44,10 @@ pub fn save(request: &Request<'_>) -> Result<Saved, Error> {
         }
     };
     let mut writer = Writer::create(sink)?;
-    let mut manifest = manifest::prepare(&request.name)?;
+    let manifest = manifest::prepare(&request.name)?;
     let (mut held, looked) = hold_and_look(request)?;
     let since = held.since;
     tracing::debug!(after = ?since.elapsed(), "looked");
-    let (_, root) = root_of(&held, request.root)?;
-    manifest::complete(&mut manifest, root)?;
     let Taken { checkpoint, parts, origins, contents, space } = take(&mut held, looked, manifest, request)?;
     tracing::debug!(after = ?since.elapsed(), "taken");
     let pages = Pages { processes: &held.processes, origins };
@@ -130,6 +128,9 @@ fn take(held: &mut Held, looked: Looked, mut manifest: Manifest, request: &Reque
     let (mut jobs, asked) = ask(held, &seen)?;
     let pages = shared::ask(&shared.objects, &mut jobs);
     let all = held.run(&jobs)?;
+    // What is left of timers, by the clocks as they are from here on.
+    let stood_for = manifest::complete(&mut manifest, held, request.root)?;
+    timerfd::settle(&mut fds.files, stood_for);
     tracing::debug!(threads = jobs.len(), "asked");
     let mut answers = all.iter();
     let mut news = HashMap::new();
@@ -142,13 +143,15 @@ fn take(held: &mut Held, looked: Looked, mut manifest: Manifest, request: &Reque
         let mut threads = Vec::with_capacity(p.threads.len());
         for (i, ((asked, answers), status)) in asked.threads.iter().zip(&answers).zip(&seen.threads).enumerate() {
             let mut thread = thread::capture(p, i, status, asked, answers)?;
+            thread.left = thread.left.map(|left| Nanos(left.less(stood_for).0.max(1)));
             thread.seccomp = seen.seccomp.threads.get(i).cloned().flatten();
             thread.directories = seen.own.get(i).cloned().flatten();
             threads.push(thread);
         }
         let Some(first) = answers.first() else { continue };
         news.extend(jobcontrol::news(&asked.children, first));
-        let mut process = process::capture(p, seen, memory.memory, threads, (&asked.process, first), &inside)?;
+        let mut process =
+            process::capture(p, seen, memory.memory, threads, (&asked.process, first), (&manifest.clocks, &inside))?;
         process.fds = fds.descriptors.remove(&index).unwrap_or_default();
         process.locks = fds.locks.remove(&index).unwrap_or_default();
         process.undo = sysvsem::undo(p, &ipc.model.sem)?;

@@ -1,6 +1,7 @@
 //! Interval timers and POSIX timers.
 
 use crate::model::Nanos;
+use crate::model::manifest::Clocks;
 use crate::model::timers::{IntervalTimer, PosixTimer};
 use crate::proc::timers::Timer;
 use crate::sys::ptrace;
@@ -16,6 +17,8 @@ const OWN_CLOCK: i32 = -2;
 /// What is asked of the timers of a process.
 #[derive(Debug)]
 pub(super) struct Asked {
+    /// CLOCK_MONOTONIC when the timers are read.
+    clock: Room,
     itimers: [Room; 3],
     /// POSIX timers, with time and overrun. Thread ids in them are as we see them.
     posix: Vec<(Timer, Room, Call)>,
@@ -25,6 +28,8 @@ pub(super) struct Asked {
 pub(super) fn ask(calls: &mut Calls, listed: Vec<Timer>) -> Asked {
     /// `struct itimerval` and `struct itimerspec`: period, then time left, each seconds and micro- or nanoseconds.
     const LEN: u64 = 32;
+    let clock = calls.room(16);
+    calls.call_into("clock_gettime", libc::SYS_clock_gettime, &[libc::CLOCK_MONOTONIC as u64], 1, clock);
     let itimers = [0, 1, 2].map(|which| {
         let room = calls.room(LEN);
         calls.call_into("getitimer", libc::SYS_getitimer, &[which], 1, room);
@@ -37,25 +42,50 @@ pub(super) fn ask(calls: &mut Calls, listed: Vec<Timer>) -> Asked {
         let overrun = calls.call("timer_getoverrun", libc::SYS_timer_getoverrun, &[id]);
         (timer, room, overrun)
     });
-    Asked { itimers, posix: posix.collect() }
+    Asked { clock, itimers, posix: posix.collect() }
+}
+
+impl Asked {
+    /// How much later the clocks of the image are.
+    fn before(&self, answers: &Answers, clocks: &Clocks) -> Nanos {
+        let [seconds, nanos] = words(answers.bytes(self.clock)).map(|w| w as i64);
+        clocks.monotonic.less(Nanos::from_parts(seconds, nanos))
+    }
+}
+
+/// What is left `time` later. What went off meanwhile is among the pending signals, which are read after that; of one that
+/// goes off only once that is not relied on.
+fn later(value: Nanos, interval: Nanos, time: Nanos) -> Nanos {
+    match value.less(time).0 {
+        _ if value == Nanos(0) => value,
+        left @ 1.. => Nanos(left),
+        late if interval.0 > 0 => Nanos(interval.0 + late % interval.0),
+        _ => Nanos(1),
+    }
 }
 
 /// The interval timers.
-pub(super) fn itimers(asked: &Asked, answers: &Answers) -> [IntervalTimer; 3] {
-    asked.itimers.map(|room| {
+pub(super) fn itimers(asked: &Asked, answers: &Answers, clocks: &Clocks) -> [IntervalTimer; 3] {
+    let before = asked.before(answers, clocks);
+    let mut itimers = asked.itimers.map(|room| {
         let [period_s, period_us, left_s, left_us] = words(answers.bytes(room)).map(|w| w as i64);
         IntervalTimer {
             value: Nanos::from_parts(left_s, left_us.saturating_mul(1000)),
             interval: Nanos::from_parts(period_s, period_us.saturating_mul(1000)),
         }
-    })
+    });
+    // The others measure CPU time.
+    itimers[0].value = later(itimers[0].value, itimers[0].interval, before);
+    itimers
 }
 
 /// POSIX timers, lowest id first.
-pub(super) fn posix(asked: &Asked, answers: &Answers, inside: &Inside) -> Vec<PosixTimer> {
+pub(super) fn posix(asked: &Asked, answers: &Answers, clocks: &Clocks, inside: &Inside) -> Vec<PosixTimer> {
+    let before = asked.before(answers, clocks);
     let mut out = Vec::with_capacity(asked.posix.len());
     for (timer, room, overrun) in &asked.posix {
         let [period_s, period_ns, left_s, left_ns] = words(answers.bytes(*room)).map(|w| w as i64);
+        let (value, interval) = (Nanos::from_parts(left_s, left_ns), Nanos::from_parts(period_s, period_ns));
         let to_thread = timer.notify & SIGEV_THREAD_ID != 0;
         out.push(PosixTimer {
             id: timer.id,
@@ -65,13 +95,18 @@ pub(super) fn posix(asked: &Asked, answers: &Answers, inside: &Inside) -> Vec<Po
             sigval: timer.sigval,
             thread: if to_thread { inside.thread(timer.target) } else { None },
             owner: None,
-            value: Nanos::from_parts(left_s, left_ns),
-            interval: Nanos::from_parts(period_s, period_ns),
+            value: if measures_cpu_time(timer.clock) { value } else { later(value, interval, before) },
+            interval,
             overrun: answers.value(*overrun) as i32,
         });
     }
     out.sort_by_key(|timer| timer.id);
     out
+}
+
+/// CLOCK_PROCESS_CPUTIME_ID, CLOCK_THREAD_CPUTIME_ID, and those of chosen processes and threads.
+fn measures_cpu_time(clock: i32) -> bool {
+    clock < 0 || matches!(clock, libc::CLOCK_PROCESS_CPUTIME_ID | libc::CLOCK_THREAD_CPUTIME_ID)
 }
 
 /// Finds out which thread's CPU time a timer measures, which nothing tells: of the held threads only the one that we make
@@ -148,4 +183,19 @@ fn left(remote: &mut Remote<'_>, id: i32) -> Result<Nanos, Error> {
     remote.read(scratch, &mut bytes)?;
     let [_, _, seconds, nanos] = words(&bytes).map(|w| w as i64);
     Ok(Nanos::from_parts(seconds, nanos))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_left_later() {
+        let after = |value, interval, time| later(Nanos(value), Nanos(interval), Nanos(time)).0;
+        assert_eq!(after(0, 10, 5), 0);
+        assert_eq!(after(30, 10, 5), 25);
+        assert_eq!(after(30, 10, 30), 10);
+        assert_eq!(after(30, 10, 47), 3);
+        assert_eq!(after(30, 0, 47), 1);
+    }
 }

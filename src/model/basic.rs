@@ -170,6 +170,12 @@ impl Nanos {
         Nanos(seconds.saturating_mul(Self::PER_SECOND).saturating_add(nanos))
     }
 
+    /// The same, `time` later: of what was left until a moment.
+    #[must_use]
+    pub fn less(self, time: Nanos) -> Nanos {
+        Nanos(self.0.saturating_sub(time.0))
+    }
+
     /// The two halves of a `timespec`, the second in 0..1e9.
     pub fn parts(self) -> (i64, i64) {
         (self.0.div_euclid(Self::PER_SECOND), self.0.rem_euclid(Self::PER_SECOND))

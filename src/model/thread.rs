@@ -18,7 +18,9 @@ pub struct Thread {
     pub comm: Name,
     /// General registers, ready to be set: interrupted system calls already wound back.
     pub regs: Regs,
-    /// Time left of the call it waits in, if that is nanosleep, clock_nanosleep, poll or futex, and the time is known.
+    /// Time left, by the image's clocks, of the call it waits in, if that is nanosleep, clock_nanosleep, poll or futex, and the time is known; or if
+    /// it is select, pselect6, ppoll, epoll_wait, epoll_pwait, epoll_pwait2, sigtimedwait or semtimedop, with a time-out where
+    /// it may be changed.
     /// Without it such a call starts anew.
     #[serde(default)]
     pub left: Option<Nanos>,

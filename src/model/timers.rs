@@ -31,7 +31,7 @@ pub struct PosixTimer {
     /// The thread whose CPU time it measures, for CLOCK_THREAD_CPUTIME_ID; none: the first.
     #[serde(default)]
     pub owner: Option<Pid>,
-    /// Time left; 0: not armed.
+    /// Time left by the image's clocks; 0: not armed.
     pub value: Nanos,
     /// Period; 0: once.
     pub interval: Nanos,

@@ -470,9 +470,11 @@ impl Builder<'_> {
         let root_inside = self.actual(self.checkpoint.tree.root);
         // Step by step for all: one process's signal actions and memory may be another's, too.
         for process in &self.checkpoint.processes {
-            timers::arm(puppet(&mut self.puppets, process.pid)?, process)?;
+            timers::arm(puppet(&mut self.puppets, process.pid)?, process, self.checkpoint, self.options)?;
         }
         let mut regs = Vec::with_capacity(self.checkpoint.processes.len());
+        let root_host = self.hosts.get(&self.checkpoint.tree.root).copied().unwrap_or_default();
+        let elapsed = namespaces::elapsed(root_host, self.checkpoint, self.options)?;
         for (process, (pid, others)) in self.checkpoint.processes.iter().zip(&mut threads) {
             let leader = puppet(&mut self.puppets, *pid)?;
             signals::trap_action(leader, process)?;
@@ -481,7 +483,7 @@ impl Builder<'_> {
             }
             limits::set_last(leader, process, namespaces::wanted(self.options))?;
             let all = process.threads.iter().zip(std::iter::once(leader).chain(others));
-            regs.push(all.map(|(t, puppet)| waits::renew(puppet, t)).collect::<Result<Vec<Regs>, Error>>()?);
+            regs.push(all.map(|(t, puppet)| waits::renew(puppet, t, elapsed)).collect::<Result<Vec<Regs>, Error>>()?);
         }
         for ((process, regs), (pid, others)) in self.checkpoint.processes.iter().zip(&regs).zip(threads) {
             let mut leader = self

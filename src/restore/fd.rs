@@ -35,7 +35,8 @@ pub struct Sources {
     pub status: i32,
     /// How descriptions come that wait until all processes are born.
     pub handover: Handover,
-    /// Inotify instances, by the index of their description: our own copies, to begin to watch when all else is done.
+    /// Inotify instances and timerfds, by the index of their description: our own copies, to begin to watch and to be
+    /// started when all else is done.
     pub watching: Vec<(u32, OwnedFd)>,
 }
 
@@ -102,10 +103,10 @@ pub fn open_all(image: &Image, options: &Options, changed: &Changed) -> Result<O
             (None, Kind::Pidfd(_) | Kind::Mqueue(_), _) => handover.keep_place(index)?,
             (None, _, Some(end)) => end,
             (None, Kind::Socket(Socket { family: Family::Tcp(_), .. }), _) => tcp::open(&mut connections, index)?,
-            (None, ..) => open(image, options, file, &mut contents)?,
+            (None, ..) => open(options, file, &mut contents)?,
         };
-        if matches!(file.kind, Kind::Inotify(_)) && !roles.contains_key(&index) {
-            watching.push((index, fd.try_clone().map_err(|e| Error::step("sharing an inotify instance", 0, e))?));
+        if matches!(file.kind, Kind::Inotify(_) | Kind::Timerfd(_)) && !roles.contains_key(&index) {
+            watching.push((index, fd.try_clone().map_err(|e| Error::step("sharing a descriptor", 0, e))?));
         }
         if file.flags & libc::O_ASYNC as u32 != 0 && !matches!(file.kind, Kind::Socket(_)) {
             fds::fcntl(fd.as_fd(), libc::F_SETFL, i64::from(file.flags))
@@ -156,19 +157,14 @@ fn highest(checkpoint: &Checkpoint) -> i32 {
     checkpoint.processes.iter().flat_map(|p| &p.fds).map(|d| d.fd).max().unwrap_or(2).max(15)
 }
 
-fn open(
-    image: &Image,
-    options: &Options,
-    file: &OpenFile,
-    contents: &mut files::Contents<'_>,
-) -> Result<OwnedFd, Error> {
+fn open(options: &Options, file: &OpenFile, contents: &mut files::Contents<'_>) -> Result<OwnedFd, Error> {
     match &file.kind {
         Kind::Regular(regular) => contents.open(regular, file.flags),
         Kind::Directory(directory) => files::open_directory(directory, file.flags),
         Kind::Device(device) => files::open_device(device, file.flags),
         Kind::Pipe(_) => Err(Error::step("opening a pipe", 0, io::Error::other("it was not made"))),
         Kind::Eventfd(e) => eventfd::open(e, file.flags),
-        Kind::Timerfd(t) => timerfd::open(t, file.flags, &image.checkpoint().manifest.clocks),
+        Kind::Timerfd(t) => timerfd::open(t, file.flags),
         Kind::Signalfd(s) => signalfd::open(s, file.flags),
         Kind::Epoll(_) => epoll::open(),
         Kind::Inotify(_) => inotify::open(file.flags),

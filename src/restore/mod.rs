@@ -263,6 +263,7 @@ pub fn resume(image: &Image, options: &Options) -> Result<Resumed, Error> {
         memfd::seal(&file, seals).map_err(|e| Error::step("sealing a memory file", 0, e))?;
     }
     inotify::watch(checkpoint, &sources.watching)?;
+    timerfd::start(checkpoint, &sources.watching, namespaces::elapsed(built.root, checkpoint, options)?)?;
     let mut notes = plan.summary.notes;
     notes.extend(built.notes.iter().cloned());
     let root = built.root;

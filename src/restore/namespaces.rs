@@ -210,6 +210,19 @@ fn time_offsets(checkpoint: &Checkpoint) -> Result<Vec<u8>, Error> {
     Ok(format!("monotonic {ms} {mn}\nboottime {bs} {bn}\n").into_bytes())
 }
 
+/// How far the clocks of a process that is being built have gone on since the moment of the image. Nothing where they are
+/// the host's: then what was left is left.
+pub fn elapsed(host: i32, checkpoint: &Checkpoint, options: &Options) -> Result<Nanos, Error> {
+    if !wanted(options).time {
+        return Ok(Nanos(0));
+    }
+    let offset = |pid| proc::timens_offsets(pid).map_err(|e| Error::step("reading a clock", pid, io::Error::other(e)));
+    let (its, own) = (offset(host)?, offset(std::process::id() as i32)?);
+    let now = tasks::clock(libc::CLOCK_MONOTONIC).map_err(|e| Error::step("reading a clock", 0, e))?;
+    let its = now.0.saturating_sub(own.monotonic).saturating_add(its.monotonic);
+    Ok(Nanos(its.saturating_sub(checkpoint.manifest.clocks.monotonic.0).max(0)))
+}
+
 fn namespace_error(what: &str, error: &io::Error) -> Error {
     let hint = "user namespaces are off or used up here: see /proc/sys/user/max_user_namespaces, \
                 kernel.unprivileged_userns_clone and kernel.apparmor_restrict_unprivileged_userns, or resume with \

@@ -1,12 +1,13 @@
 //! Interval timers and POSIX timers: made early, started last.
 
+use crate::model::Checkpoint;
 use crate::model::Nanos;
 use crate::model::process::Process;
 use crate::model::timers::PosixTimer;
 use crate::sys::tasks;
 
-use super::Error;
 use super::stub::{Batch, Expect, Puppet};
+use super::{Error, Options, namespaces};
 
 const PR_TIMER_CREATE_RESTORE_IDS: u64 = 77;
 const SIGEV_THREAD_ID: i32 = 4;
@@ -68,8 +69,12 @@ fn count_up_to(puppet: &mut Puppet, timer: &PosixTimer) -> Result<(), Error> {
     Err(Error::step("making a timer", puppet.host(), source))
 }
 
-/// Starts what was running, with the time that was left.
-pub fn arm(puppet: &mut Puppet, process: &Process) -> Result<(), Error> {
+/// Starts what was running, with the time that was left when the clocks went on, which is a while ago.
+pub fn arm(puppet: &mut Puppet, process: &Process, checkpoint: &Checkpoint, options: &Options) -> Result<(), Error> {
+    const TIMER_ABSTIME: u64 = 1;
+    let elapsed = namespaces::elapsed(puppet.host(), checkpoint, options)?;
+    let kept = namespaces::wanted(options).time;
+    let clocks = &checkpoint.manifest.clocks;
     let mut batch = puppet.batch();
     let zero = Nanos(0);
     let tick = tasks::tick().map_err(|e| Error::step("reading a clock's resolution", puppet.host(), e))?;
@@ -78,7 +83,7 @@ pub fn arm(puppet: &mut Puppet, process: &Process) -> Result<(), Error> {
         // A period without a remainder: it has expired, and the kernel starts it again when the program takes the
         // signal, which is pending. Otherwise a remainder below a microsecond must not disarm it.
         // To those that run on CPU time the kernel adds a tick when they are set (kernel/time/itimer.c).
-        let left = if which == 0 { timer.value.0 } else { timer.value.0 - tick.0 };
+        let left = timer.value.less(if which == 0 { elapsed } else { tick }).0;
         let value = if timer.value == zero { timer.interval } else { Nanos(left.max(1000)) };
         let at = batch.data(&encoded(&[micros(timer.interval), micros(value)]));
         batch.call("setitimer", libc::SYS_setitimer, &[which as u64, at.0, 0]);
@@ -86,8 +91,17 @@ pub fn arm(puppet: &mut Puppet, process: &Process) -> Result<(), Error> {
     for timer in process.timers.iter().filter(|t| t.value != zero) {
         puppet.flush_for(&mut batch, 1, 48)?;
         let parts = |n: Nanos| [n.parts().0, n.parts().1];
-        let at = batch.data(&encoded(&[parts(timer.interval), parts(timer.value)]));
-        batch.call("timer_settime", libc::SYS_timer_settime, &[timer.id as u64, 0, at.0, 0]);
+        let moment = |clock: Nanos| (TIMER_ABSTIME, Nanos(clock.0.saturating_add(timer.value.0)));
+        let (flags, first) = match timer.clock {
+            libc::CLOCK_MONOTONIC if kept => moment(clocks.monotonic),
+            libc::CLOCK_BOOTTIME | libc::CLOCK_BOOTTIME_ALARM if kept => moment(clocks.boottime),
+            libc::CLOCK_REALTIME | libc::CLOCK_REALTIME_ALARM | libc::CLOCK_TAI => {
+                (0, Nanos(timer.value.less(elapsed).0.max(1)))
+            }
+            _ => (0, timer.value),
+        };
+        let at = batch.data(&encoded(&[parts(timer.interval), parts(first)]));
+        batch.call("timer_settime", libc::SYS_timer_settime, &[timer.id as u64, flags, at.0, 0]);
     }
     puppet.run(batch).map(drop)
 }

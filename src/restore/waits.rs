@@ -1,9 +1,11 @@
 //! Calls that the kernel itself goes on with after an interruption, where only the kernel knows when they are to end
 //! (restart_syscall(2)). A new thread makes such a call with the time that is left, and is interrupted in it at once:
-//! then the kernel knows again, and the program's registers and memory stay as they were.
+//! then the kernel knows again, and the program's registers and memory stay as they were. Calls that are made again in the
+//! program itself only need their time-outs changed.
 
 use crate::model::Nanos;
 use crate::model::thread::{Regs, Thread};
+use crate::tracer;
 
 use super::Error;
 use super::stub::Puppet;
@@ -11,9 +13,11 @@ use super::stub::Puppet;
 const ERESTART_RESTARTBLOCK: i64 = -516;
 
 /// The registers to leave the thread with: those of the image, or as an interruption that the kernel remembers leaves them.
-pub fn renew(puppet: &mut Puppet, thread: &Thread) -> Result<Regs, Error> {
+/// `elapsed`: how far the clocks have gone on since that time was left.
+pub fn renew(puppet: &mut Puppet, thread: &Thread, elapsed: Nanos) -> Result<Regs, Error> {
     // A filter that allows the call may not allow restart_syscall.
     let Some(left) = thread.left.filter(|l| l.0 > 0 && thread.seccomp.is_none()) else { return Ok(thread.regs) };
+    let left = Nanos(left.less(elapsed).0.max(1));
     let r = &thread.regs;
     let at = puppet.data();
     let mut args = [r.rdi, r.rsi, r.rdx, r.r10, r.r8, r.r9];
@@ -23,7 +27,13 @@ pub fn renew(puppet: &mut Puppet, thread: &Thread) -> Result<Regs, Error> {
         libc::SYS_clock_nanosleep => args[2] = at.0,
         libc::SYS_futex => args[3] = at.0,
         libc::SYS_poll => args[2] = milliseconds(left),
-        _ => return Ok(thread.regs),
+        _ => {
+            let Some(again) = tracer::waits::again(r, nr, left) else { return Ok(thread.regs) };
+            if let Some((at, bytes)) = again.memory {
+                puppet.write(at, &bytes)?;
+            }
+            return Ok(again.regs);
+        }
     }
     let (seconds, nanos) = left.parts();
     puppet.write(at, &[seconds.to_le_bytes(), nanos.to_le_bytes()].concat())?;

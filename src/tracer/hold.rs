@@ -41,6 +41,8 @@ pub struct Held {
     pub processes: Vec<HeldProcess>,
     /// When the first of them was stopped.
     pub since: Instant,
+    /// When all of them stood still, by our CLOCK_MONOTONIC.
+    pub stood: Nanos,
 }
 
 /// One process of a held tree.
@@ -97,7 +99,8 @@ pub struct HeldThread {
     pub rseq: Option<Rseq>,
     /// The system call it is in, also where the kernel only remembers that one is to be restarted; -1: none.
     pub call: i64,
-    /// What is left of that call's time-out, if that is known and a new process could not know it otherwise.
+    /// What is left of that call's time-out at [`Held::stood`], if that is known and a new process could not know it
+    /// otherwise.
     pub left: Option<Nanos>,
     pub(super) task: Option<Stopped>,
     pub(super) borrowed: bool,
@@ -317,8 +320,9 @@ impl Hunt<'_> {
 
     fn finish(mut self) -> Result<Held, Error> {
         let finder = Arc::new(Mutex::new(Finder::default()));
+        let stood = sys::tasks::clock(libc::CLOCK_MONOTONIC).map_err(|e| Error::from_io("reading a clock", 0, e))?;
         let slept: HashMap<i32, Nanos> =
-            self.sleepers.iter().filter_map(|(&tid, s)| Some((tid, s.slept(tid)?))).collect();
+            self.sleepers.iter().filter_map(|(&tid, s)| Some((tid, s.slept(tid, stood)?))).collect();
         let mut threads: HashMap<i32, Vec<HeldThread>> = HashMap::new();
         for (tid, task) in self.stopped.drain() {
             let pid = self.seized.get(&tid).copied().unwrap_or(tid);
@@ -335,7 +339,8 @@ impl Hunt<'_> {
                 borrowed: false,
             });
         }
-        let mut held = Held { processes: Vec::new(), since: self.since.unwrap_or_else(Instant::now) };
+        let since = self.since.unwrap_or_else(Instant::now);
+        let mut held = Held { processes: Vec::new(), since, stood };
         let mut failure = None;
         for pid in std::mem::take(&mut self.order) {
             let mut threads = threads.remove(&pid).unwrap_or_default();
@@ -465,9 +470,11 @@ fn read_thread(t: &mut HeldThread, slept: Option<Nanos>) -> Result<(), Error> {
     let read = |at, buf: &mut [u8]| sys::mem::read(tid, Addr(at), buf).is_ok_and(|n| n == buf.len());
     t.call = frame::true_call(&t.regs, read);
     t.left = waits::left(&t.regs, t.call, slept, read);
-    if let Some(regs) = t.left.and_then(|left| waits::shortened(&t.regs, t.call, left, read)) {
-        ptrace::set_regs(tid, &regs).map_err(bad("setting registers"))?;
-        t.regs = regs;
+    if let (Some(left), true) = (t.left, t.regs.rax as i64 == frame::ERESTARTNOHAND) {
+        match waits::shortened(tid, &t.regs, t.call, left, read) {
+            Some(again) if again.set(tid).is_ok() => t.regs = again.regs,
+            _ => t.left = None,
+        }
     }
     t.sigmask = ptrace::get_sigmask(tid).map_err(bad("reading the signal mask"))?;
     t.xstate = ptrace::get_xstate(tid).map_err(bad("reading the extended state"))?;
@@ -502,6 +509,7 @@ impl Held {
 
     fn let_go(&mut self) -> Result<(), Error> {
         let mut result = self.clear_grounds();
+        self.shorten_waits();
         for thread in self.processes.iter_mut().flat_map(|p| &mut p.threads) {
             if let Some(task) = thread.task.take() {
                 result = result.and(task.detach());
@@ -511,6 +519,18 @@ impl Held {
             // Somebody killed it meanwhile: it is let go all the same.
             Err(Error::Vanished { .. }) => Ok(()),
             other => other,
+        }
+    }
+
+    /// Calls that are issued again wait for what is left now: the program's clocks have not stood still. Where that can't be
+    /// set, they wait for what was left then.
+    fn shorten_waits(&self) {
+        let Ok(now) = sys::tasks::clock(libc::CLOCK_MONOTONIC) else { return };
+        for t in self.processes.iter().flat_map(|p| &p.threads).filter(|t| t.task.is_some()) {
+            let left = t.left.map(|left| Nanos(left.less(now.less(self.stood)).0.max(1)));
+            if let Some(again) = left.and_then(|left| waits::again(&t.regs, t.call, left)) {
+                let _ = again.set(t.host);
+            }
         }
     }
 }

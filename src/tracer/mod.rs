@@ -15,7 +15,7 @@ mod remote;
 mod stack;
 pub mod task;
 pub mod tree;
-mod waits;
+pub mod waits;
 
 use std::io;
 

@@ -2,19 +2,20 @@
 //!
 //! A stop interrupts a sleeping call. Some the kernel goes on with by itself, and remembers when they are to end: in the
 //! program that keeps running, not in an image (`restart_syscall`; nanosleep, clock_nanosleep, poll, futex). Others are
-//! issued again as if nothing had been waited (epoll_wait). What is left is where nanosleep has written it, or the
+//! issued again as if nothing had been waited (epoll_wait, epoll_pwait2, sigtimedwait, semtimedop). What is left is where nanosleep has written it, or the
 //! time-out less the age of the sleep: the scheduler knows when a thread last ran. Where it does not know for sure, the
 //! time-out starts anew: rather late than early.
 
 use std::collections::HashMap;
+use std::io;
 
-use crate::model::Nanos;
 use crate::model::thread::Regs;
-use crate::proc;
-use crate::sys::{sched, tasks};
+use crate::model::{Addr, Nanos};
+use crate::proc::{self, smaps::Mapping};
+use crate::sys::{mem, ptrace, sched, tasks};
 
 use super::frame::{ERESTART_RESTARTBLOCK, ERESTARTNOHAND};
-use super::liveness;
+use super::liveness::{self, Register};
 
 /// A thread that sleeps in a call with a time-out.
 #[derive(Debug, Clone, Copy)]
@@ -23,8 +24,6 @@ pub(super) struct Sleeper {
     since: Nanos,
     /// How often it had given up the processor by then.
     switches: u64,
-    /// When it was interrupted.
-    until: Nanos,
 }
 
 /// Looks at a thread; `clocks` remembers what has been learned of processors.
@@ -36,7 +35,7 @@ pub(super) fn look(tid: i32, clocks: &mut Clocks) -> Option<Sleeper> {
     let seen = proc::sched(tid).ok()?;
     let offset = clocks.offset(proc::stat(tid).ok()?.processor)?;
     let since = Nanos(i64::try_from(seen.exec_start).ok()?.checked_add(offset.0)?);
-    Some(Sleeper { since, switches: seen.voluntary, until: since })
+    Some(Sleeper { since, switches: seen.voluntary })
 }
 
 /// Whether the call may end by itself, after a time that [`left`] can tell.
@@ -46,21 +45,22 @@ fn timed(nr: i64, args: &[u64; 6]) -> bool {
         libc::SYS_poll => args[2] as i32 > 0,
         libc::SYS_futex => args[3] != 0,
         libc::SYS_epoll_wait | libc::SYS_epoll_pwait => args[3] as i32 > 0,
+        libc::SYS_epoll_pwait2 | libc::SYS_semtimedop => args[3] != 0,
+        libc::SYS_rt_sigtimedwait => args[2] != 0,
         _ => false,
     }
 }
 
 impl Sleeper {
     /// Right before the interrupt: whether it is still the same sleep.
-    pub fn still(mut self, tid: i32) -> Option<Sleeper> {
-        self.until = tasks::clock(libc::CLOCK_MONOTONIC).ok()?;
+    pub fn still(self, tid: i32) -> Option<Sleeper> {
         (proc::sched(tid).ok()?.voluntary == self.switches).then_some(self)
     }
 
-    /// Once it has stopped: how long it slept, if it has done nothing since but to wake up and stop.
-    pub fn slept(&self, tid: i32) -> Option<Nanos> {
-        (proc::sched(tid).ok()?.voluntary == self.switches + 1 && self.until > self.since)
-            .then(|| Nanos(self.until.0 - self.since.0))
+    /// Once it has stopped: how long it was in the call at `until`, if it has done nothing since but to wake up and stop.
+    pub fn slept(&self, tid: i32, until: Nanos) -> Option<Nanos> {
+        (proc::sched(tid).ok()?.voluntary == self.switches + 1 && until > self.since)
+            .then(|| Nanos(until.0 - self.since.0))
     }
 }
 
@@ -107,6 +107,8 @@ pub(super) fn left(
             .then(|| seconds.saturating_mul(1_000_000_000).saturating_add(nanos))
     };
     let rest = |total: i64| slept.map(|s| total - s.0);
+    // A `timeval` has microseconds.
+    let short = |at: u64| time(at).map(|ns| ns / Nanos::PER_SECOND * Nanos::PER_SECOND + ns % Nanos::PER_SECOND * 1000);
     let kept = regs.rax as i64 == ERESTART_RESTARTBLOCK;
     let anew = regs.rax as i64 == ERESTARTNOHAND;
     // To the kernel a remainder of 0 means none: nanosleep(2) then writes nothing.
@@ -122,22 +124,92 @@ pub(super) fn left(
         libc::SYS_epoll_wait | libc::SYS_epoll_pwait if anew && regs.r10 as i32 > 0 => {
             rest(i64::from(regs.r10 as i32) * MILLISECOND)
         }
+        // Those write what is left where the time-out was.
+        libc::SYS_select if anew => short(regs.r8),
+        libc::SYS_pselect6 if anew => time(regs.r8),
+        libc::SYS_ppoll if anew => time(regs.rdx),
+        libc::SYS_epoll_pwait2 | libc::SYS_semtimedop if anew => rest(time(regs.r10)?),
+        libc::SYS_rt_sigtimedwait if anew => rest(time(regs.rdx)?),
         _ => None,
     };
     left.map(|ns| Nanos(ns.max(1)))
 }
 
-/// Registers by which epoll_wait waits only for what is left: its time-out is in a register. `None` for other calls, and
-/// where the program might look at that register afterwards.
-pub(super) fn shortened(regs: &Regs, call: i64, left: Nanos, read: impl Fn(u64, &mut [u8]) -> bool) -> Option<Regs> {
-    if !matches!(call, libc::SYS_epoll_wait | libc::SYS_epoll_pwait) {
-        return None;
+/// A call that is issued again with a time-out of our choice.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Again {
+    /// The registers that make it.
+    pub regs: Regs,
+    /// Where its time-out stands, if that is in memory, as a `timespec`.
+    pub memory: Option<(Addr, [u8; 16])>,
+}
+
+/// How a call that is issued again waits only for what is `left`: its time-out is in a register, in memory below the red
+/// zone of the thread's stack, which nobody relies on, or where the kernel itself writes what is left. `None` for other calls,
+/// where the program might look at a changed register afterwards, and where there is no such place.
+pub(super) fn shortened(
+    tid: i32,
+    regs: &Regs,
+    call: i64,
+    left: Nanos,
+    read: impl Fn(u64, &mut [u8]) -> bool,
+) -> Option<Again> {
+    let place = || below_red_zone(regs, &super::maps(tid).ok()?);
+    let (register, regs) = match call {
+        libc::SYS_epoll_wait | libc::SYS_epoll_pwait => (Register::R10, *regs),
+        libc::SYS_epoll_pwait2 | libc::SYS_semtimedop => (Register::R10, Regs { r10: place()?.0, ..*regs }),
+        libc::SYS_rt_sigtimedwait => (Register::Rdx, Regs { rdx: place()?.0, ..*regs }),
+        libc::SYS_select | libc::SYS_pselect6 | libc::SYS_ppoll => {
+            const STICKY_TIMEOUTS: u64 = 0x400_0000;
+            let personality = proc::hex_number(&format!("{tid}/personality")).unwrap_or(STICKY_TIMEOUTS);
+            return again(regs, call, left).filter(|_| personality & STICKY_TIMEOUTS == 0);
+        }
+        _ => return None,
+    };
+    liveness::is_dead(register, regs.rip, read).then(|| again(&regs, call, left)).flatten()
+}
+
+/// The same for a call that has been shortened before: its time-out is where it was then. `None` for other calls.
+pub fn again(regs: &Regs, call: i64, left: Nanos) -> Option<Again> {
+    // Rounded up to the microseconds of a `timeval`.
+    let fine = if call == libc::SYS_select { 1000 } else { 1 };
+    let (seconds, nanos) = Nanos(left.0.saturating_add(fine - 1)).parts();
+    let mut bytes = [0; 16];
+    bytes[..8].copy_from_slice(&seconds.to_le_bytes());
+    bytes[8..].copy_from_slice(&(nanos / fine).to_le_bytes());
+    let at = |at: u64| Some(Again { regs: *regs, memory: Some((Addr(at), bytes)) });
+    match call {
+        libc::SYS_epoll_wait | libc::SYS_epoll_pwait => {
+            Some(Again { regs: Regs { r10: milliseconds(left), ..*regs }, memory: None })
+        }
+        libc::SYS_epoll_pwait2 | libc::SYS_semtimedop => at(regs.r10),
+        libc::SYS_rt_sigtimedwait | libc::SYS_ppoll => at(regs.rdx),
+        libc::SYS_select | libc::SYS_pselect6 => at(regs.r8),
+        _ => None,
     }
-    const AROUND: u64 = 1024;
-    let mut code = [0u8; 2 * AROUND as usize];
-    // The code may begin less than that before.
-    let before = [AROUND, regs.rip % 4096].into_iter().find(|&n| read(regs.rip.wrapping_sub(n), &mut code))?;
-    liveness::r10_is_dead(&code, before as usize).then_some(Regs { r10: milliseconds(left), ..*regs })
+}
+
+impl Again {
+    /// Has a stopped thread make the call.
+    pub(super) fn set(&self, tid: i32) -> io::Result<()> {
+        // The memory first: if we die in between, nobody looks there.
+        if let Some((at, bytes)) = &self.memory {
+            if mem::write(tid, *at, bytes)? != bytes.len() {
+                return Err(io::ErrorKind::WriteZero.into());
+            }
+        }
+        ptrace::set_regs(tid, &self.regs)
+    }
+}
+
+/// A place for a `timespec` below the red zone of a stack that is surely one: the main thread's, or one that has the thread's control block at its
+/// end, as C libraries lay them out. Below a goroutine's or coroutine's stack pointer may be what belongs to others.
+fn below_red_zone(regs: &Regs, maps: &[Mapping]) -> Option<Addr> {
+    const RED_ZONE: u64 = 128;
+    let stack = maps.iter().find(|m| (m.start..m.end).contains(&regs.rsp) && m.prot & 3 == 3)?;
+    let sure = stack.name == b"[stack]" || (regs.rsp..stack.end).contains(&regs.fs_base);
+    let at = regs.rsp.checked_sub(RED_ZONE + 16)? & !15;
+    (sure && at >= stack.start).then_some(Addr(at))
 }
 
 /// Rounded up, so that no wait ends early.
@@ -170,6 +242,55 @@ mod tests {
         assert_eq!(left(&r, libc::SYS_nanosleep, Some(Nanos(99_000_000_000)), memory), Some(Nanos(1_000_000_000)));
         assert_eq!(left(&r, libc::SYS_nanosleep, Some(Nanos(101_000_000_000)), memory), Some(Nanos(1)));
         assert_eq!(left(&regs(-4), libc::SYS_nanosleep, None, memory), None);
+    }
+
+    #[test]
+    fn a_call_is_made_again_with_what_is_left() {
+        let r = regs(ERESTARTNOHAND);
+        let bytes = [[1, 0, 0, 0, 0, 0, 0, 0], [2, 0, 0, 0, 0, 0, 0, 0]].concat();
+        let left = Nanos(1_000_000_002);
+        assert_eq!(again(&r, libc::SYS_epoll_wait, left).unwrap().regs.r10, 1001);
+        for (call, at) in [(libc::SYS_semtimedop, r.r10), (libc::SYS_rt_sigtimedwait, r.rdx)] {
+            let again = again(&r, call, left).unwrap();
+            assert_eq!((again.regs, again.memory), (r, Some((Addr(at), bytes[..].try_into().unwrap()))));
+        }
+        assert!(again(&r, libc::SYS_poll, left).is_none());
+        let of_select = again(&Regs { r8: 0x1000, ..r }, libc::SYS_select, Nanos(2_000_000_001)).unwrap();
+        let bytes = [[2, 0, 0, 0, 0, 0, 0, 0], [1, 0, 0, 0, 0, 0, 0, 0]].concat();
+        assert_eq!(of_select.memory, Some((Addr(0x1000), bytes[..].try_into().unwrap())));
+    }
+
+    #[test]
+    fn only_a_threads_own_stack_is_written_to() {
+        let map = |start, end, name: &[u8]| Mapping { start, end, prot: 3, name: name.to_vec(), ..Mapping::default() };
+        let maps = [map(0x1000, 0x3000, b""), map(0x7000, 0x9000, b"[stack]")];
+        let at = |rsp, fs_base| below_red_zone(&Regs { rsp, fs_base, ..Regs::default() }, &maps).map(|a| a.0);
+        assert_eq!(at(0x8008, 0), Some(0x7f70));
+        assert_eq!(at(0x2000, 0x2f00), Some(0x1f70));
+        assert_eq!(at(0x2000, 0x8f00), None);
+        assert_eq!(at(0x7080, 0), None);
+        assert_eq!(at(0x5000, 0x5100), None);
+    }
+
+    #[test]
+    fn select_tells_what_is_left() {
+        // 40 s and 7 ns, or 7 µs.
+        let r = Regs { r8: 0x2000, rdx: 0x2000, ..regs(ERESTARTNOHAND) };
+        assert_eq!(left(&r, libc::SYS_pselect6, None, memory), Some(Nanos(40_000_000_007)));
+        assert_eq!(left(&r, libc::SYS_ppoll, None, memory), Some(Nanos(40_000_000_007)));
+        assert_eq!(left(&r, libc::SYS_select, None, memory), Some(Nanos(40_000_007_000)));
+        assert_eq!(left(&Regs { rdx: 0, ..r }, libc::SYS_ppoll, None, memory), None);
+    }
+
+    #[test]
+    fn time_outs_in_memory_count_too() {
+        let slept = Some(Nanos(5));
+        let r = Regs { rdx: 0x1000, r10: 0x1000, ..regs(ERESTARTNOHAND) };
+        for call in [libc::SYS_epoll_pwait2, libc::SYS_semtimedop, libc::SYS_rt_sigtimedwait] {
+            assert_eq!(left(&r, call, slept, memory), Some(Nanos(99_999_999_995)));
+            assert_eq!(left(&r, call, None, memory), None);
+            assert_eq!(left(&Regs { rdx: 0, r10: 0, ..r }, call, slept, memory), None);
+        }
     }
 
     #[test]

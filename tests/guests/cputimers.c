@@ -40,12 +40,14 @@ static void on_link(int s) {
 }
 
 // Works until `by`, a timer that is known to measure this thread, has lost that much. What `id` loses meanwhile is no less,
-// and no more than `by` loses from before to after. (The thread's clock itself starts anew at a resume.)
+// and no more than `by` loses from before to after; but for what a save lets the thread work between looking at the one and
+// at the other. (The thread's clock itself starts anew at a resume.)
+#define BETWEEN 1000000
 static void measure(int id, int by, int64_t work) {
     int64_t outer = left(by), before = left(id), inner = left(by);
     while (inner - left(by) < work) {}
     int64_t lost = before - left(id), most = outer - left(by);
-    CHECK(lost >= work && lost <= most, "timer %d lost %ld ns where %ld to %ld were used", id, lost, work, most);
+    CHECK(lost >= work - BETWEEN && lost <= most + BETWEEN, "timer %d lost %ld ns where %ld to %ld were used", id, lost, work, most);
 }
 
 static void *worker(void *arg) {
@@ -65,13 +67,13 @@ static void *worker(void *arg) {
     pthread_barrier_wait(&gate);
     int64_t last = FAR;
     while (!told("go") || (me == 1 && damaged)) {
-        measure(armed[me], by_other[me], 300000 * (me + 1));
+        measure(armed[me], by_other[me], 1500000 * (me + 1));
         CHECK(left(idle[me]) == 0, "a timer that was never set is running");
         int64_t now = left(armed[me]);
         CHECK(now < last && now > FAR - 100 * SECOND, "time left went from %ld to %ld", last, now);
         last = now;
-        if (me != 0) nap(500);
-        else usleep(500); // interrupted by the timer, rightly
+        if (me != 0) nap(2000);
+        else usleep(2000); // interrupted by the timer, rightly
     }
     set(idle[me], FAR);
     measure(idle[me], by_other[me], 3000000);
@@ -102,7 +104,7 @@ int main(void) {
     while (go_on()) {
         int64_t now = now_ns(CLOCK_MONOTONIC);
         if (links != last) last = links, seen = now;
-        CHECK(now - seen < 3 * SECOND, "the signal of the one-shot timer is lost");
+        CHECK(now - seen < 20 * SECOND, "the signal of the one-shot timer is lost");
     }
     for (int i = 0; i < THREADS; i++) PTHREAD(pthread_join(threads[i], NULL));
     return pass();

@@ -1,6 +1,8 @@
 // Waits of some seconds that are saved on the way: each ends when it should, neither early nor with the time it had waited
 // before a save added to it. Two threads for each call, one half a wait behind the other: one of them is always far in.
 #include <sys/epoll.h>
+#include <sys/ipc.h>
+#include <sys/sem.h>
 #include <sys/select.h>
 
 #include "guest.h"
@@ -47,6 +49,23 @@ static int by_futex(void) {
     long n = syscall(SYS_futex, &word, FUTEX_WAIT, 0, &wait_time, NULL, 0);
     return n == -1 && errno == ETIMEDOUT ? 0 : 1;
 }
+static int by_epoll_pwait2(void) {
+    static __thread int ep = -1;
+    if (ep < 0) ep = MUST(epoll_create1(0));
+    struct epoll_event e;
+    return syscall(441 /* epoll_pwait2 */, ep, &e, 1, &wait_time, NULL, 8);
+}
+static int by_sigtimedwait(void) {
+    sigset_t set;
+    sigemptyset(&set);
+    sigaddset(&set, SIGRTMIN + 3);
+    return sigtimedwait(&set, NULL, &wait_time) == -1 && errno == EAGAIN ? 0 : 1;
+}
+static int semaphores;
+static int by_semtimedop(void) {
+    struct sembuf down = {0, -1, 0};
+    return semtimedop(semaphores, &down, 1, &wait_time) == -1 && errno == EAGAIN ? 0 : 1;
+}
 static const struct call {
     const char *name;
     int (*run)(void);
@@ -54,6 +73,7 @@ static const struct call {
     {"nanosleep", by_nanosleep}, {"nanosleep with a rest", by_nanosleep_with_rest}, {"clock_nanosleep", by_clock_nanosleep},
     {"clock_nanosleep to a time", by_absolute_sleep}, {"poll", by_poll}, {"ppoll", by_ppoll}, {"select", by_select},
     {"epoll_wait", by_epoll}, {"epoll_pwait", by_epoll_pwait}, {"futex", by_futex},
+    {"epoll_pwait2", by_epoll_pwait2}, {"sigtimedwait", by_sigtimedwait}, {"semtimedop", by_semtimedop},
 };
 enum { CALLS = sizeof calls / sizeof *calls };
 static volatile uint64_t *ends;
@@ -64,7 +84,7 @@ static void *worker(void *arg) {
     // The second half starts later, by a call that is not on trial.
     int64_t start = now_ns(CLOCK_MONOTONIC) + (me < CALLS ? 0 : WAIT / 2);
     while (now_ns(CLOCK_MONOTONIC) < start) nap(10000);
-    while (!told("go")) {
+    while (!told("go") || damaged) {
         int64_t from = now_ns(CLOCK_MONOTONIC);
         errno = 0;
         int result = call->run();
@@ -81,6 +101,13 @@ static void *worker(void *arg) {
 int main(void) {
     pthread_t threads[2 * CALLS];
     ends = calloc(1, sizeof *ends);
+    sigset_t one;
+    sigemptyset(&one);
+    sigaddset(&one, SIGRTMIN + 3);
+    MUST(sigprocmask(SIG_BLOCK, &one, NULL));
+    semaphores = MUST(semget(IPC_PRIVATE, 1, 0600));
+    FILE *note = fopen(guest_path("ipcs"), "w");
+    CHECK(note && fprintf(note, "ipcrm -s %d\n", semaphores) > 0 && fclose(note) == 0, "ipcs");
     for (uintptr_t i = 0; i < 2 * CALLS; i++) PTHREAD(pthread_create(&threads[i], NULL, worker, (void *)i));
     ready();
     while (go_on()) {
@@ -91,5 +118,6 @@ int main(void) {
         MUST(close(fd));
     }
     for (int i = 0; i < 2 * CALLS; i++) PTHREAD(pthread_join(threads[i], NULL));
+    MUST(semctl(semaphores, 0, IPC_RMID));
     return pass();
 }

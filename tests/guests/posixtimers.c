@@ -90,11 +90,12 @@ int main(void) {
     int over = make(CLOCK_MONOTONIC, SIGEV_SIGNAL, SIGRTMIN + 4, 5, 0);
     int cpu = make(CLOCK_PROCESS_CPUTIME_ID, SIGEV_NONE, 0, 0, 0);
     int unset = make(CLOCK_MONOTONIC, SIGEV_SIGNAL, SIGRTMIN + 3, 6, 0);
-    int64_t start = now_ns(CLOCK_MONOTONIC), deadline = start + 2000 * SECOND, real_deadline = now_ns(CLOCK_REALTIME) + 3000 * SECOND, interval;
+    int64_t start = now_ns(CLOCK_MONOTONIC), set_by, deadline = start + 2000 * SECOND, real_deadline = now_ns(CLOCK_REALTIME) + 3000 * SECOND, interval;
     set(gap[2], 0, 4000 * SECOND, 0);
     set(ticking, 0, 10000000, 10000000);
     set(own, 0, 15000000, 15000000);
     set(quiet, 0, 1000 * SECOND, 3 * SECOND);
+    set_by = now_ns(CLOCK_MONOTONIC);
     set(absolute, TIMER_ABSTIME, deadline, 0);
     set(real, TIMER_ABSTIME, real_deadline, 0);
     set(over, 0, 1000000, 1000000); // its signal stays blocked: it overruns
@@ -103,17 +104,19 @@ int main(void) {
     int64_t last = left(quiet, NULL), seen_at = start;
     int last_hits = 0, last_worker = 0;
     while (go_on()) {
-        int64_t now = now_ns(CLOCK_MONOTONIC), remaining = left(quiet, &interval), off;
+        // The clocks before and after: who reads them may be kept waiting.
+        int64_t now = now_ns(CLOCK_MONOTONIC), real_now = now_ns(CLOCK_REALTIME);
+        int64_t remaining = left(quiet, &interval), until = left(absolute, NULL), real_until = left(real, NULL);
+        int64_t later = now_ns(CLOCK_MONOTONIC), real_later = now_ns(CLOCK_REALTIME);
         CHECK(interval == 3 * SECOND, "period %ld", interval);
         CHECK(remaining <= last && remaining > 900 * SECOND, "remaining time went from %ld to %ld", last, remaining);
-        off = remaining - (start + 1000 * SECOND - now);
-        CHECK(off > -SECOND / 2 && off < SECOND / 2, "remaining time is off by %ld ns", off);
+        CHECK(remaining > start + 1000 * SECOND - later - SECOND / 5 && remaining < set_by + 1000 * SECOND - now + SECOND / 5,
+              "%ld ns are left, started at %ld, it is %ld", remaining, start, now);
         last = remaining;
-        off = left(absolute, &interval) - (deadline - now_ns(CLOCK_MONOTONIC));
-        CHECK(off > -SECOND / 5 && off < SECOND / 5 && interval == 0, "deadline is off by %ld ns", off);
-        off = left(real, NULL) - (real_deadline - now_ns(CLOCK_REALTIME));
+        CHECK(until > deadline - later - SECOND / 5 && until < deadline - now + SECOND / 5, "%ld ns to %ld, it is %ld", until, deadline, now);
         // The kernel does not tell that it was absolute: time spent dead shows, nothing else may.
-        CHECK(off > -SECOND / 5 && off < 60 * SECOND, "real-time deadline is off by %ld ns", off);
+        CHECK(real_until > real_deadline - real_later - SECOND / 5 && real_until < real_deadline - real_now + 60 * SECOND,
+              "%ld ns to %ld, it is %ld", real_until, real_deadline, real_now);
         CHECK(left(unset, NULL) == 0, "a timer that was never set is running");
         CHECK(left(cpu, NULL) > 900 * SECOND && left(cpu, NULL) <= 1000 * SECOND, "processor-time timer");
         CHECK(left(gap[2], NULL) > 3900 * SECOND, "the timer between the gaps");
@@ -122,7 +125,7 @@ int main(void) {
             if (i != 2) CHECK(syscall(SYS_timer_gettime, gap[i], &t) == -1 && errno == EINVAL, "a deleted timer exists");
         }
         if (hits > last_hits && worker_hits > last_worker) last_hits = hits, last_worker = worker_hits, seen_at = now;
-        CHECK(now - seen_at < 3 * SECOND, "a timer stands still: %d %d", hits, worker_hits);
+        CHECK(now - seen_at < 20 * SECOND, "a timer stands still: %d %d", hits, worker_hits);
     }
     // It may have been told to finish before the first tick.
     while (!hits) nap(1000);

@@ -79,7 +79,7 @@ static void *worker(void *arg) {
     sigset_t block;
     sigfillset(&block);
     PTHREAD(pthread_sigmask(SIG_SETMASK, &block, NULL));
-    while (!told("go")) {
+    while (!told("go") || damaged) {
         int64_t from = now_ns(CLOCK_MONOTONIC);
         errno = 0;
         int result = calls[me]();
