@@ -4,6 +4,7 @@
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <sys/select.h>
+#include <sys/socket.h>
 #include <sys/timerfd.h>
 
 #include "guest.h"
@@ -11,6 +12,8 @@
 // From linux/futex.h, which musl does not bring.
 #define FUTEX_WAIT 0
 #define FUTEX_WAKE 1
+#define FUTEX_LOCK_PI 6
+#define FUTEX_UNLOCK_PI 7
 #define FUTEX_WAIT_BITSET 9
 #define FUTEX_PRIVATE_FLAG 128
 #define FUTEX_BITSET_MATCH_ANY 0xffffffff
@@ -19,7 +22,8 @@
 #define QUEUED (-1) // stands for SIGRTMIN + 9, which is no constant
 static volatile int released;
 static int wake[2], full[2], event, stay[2];
-static uint32_t word;
+static uint32_t word, pi_lock;
+static int pair[2];
 static sem_t semaphore;
 static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
 static pthread_cond_t condition = PTHREAD_COND_INITIALIZER;
@@ -199,6 +203,45 @@ static void in_wait4(void) {
     OVER("wait4");
     CHECK(n == child && WIFEXITED(status) && WEXITSTATUS(status) == 5, "wait4 returned %d", n);
 }
+static void in_waitid(void) {
+    siginfo_t info;
+    int n = waitid(P_PID, child, &info, WEXITED | WNOWAIT);
+    // (Who waits by wait4 may have reaped it.)
+    OVER("waitid");
+    CHECK(n == 0 ? info.si_status == 5 : errno == ECHILD, "waitid returned %d", n);
+}
+static void in_epoll_pwait2(void) {
+    int ep = MUST(epoll_create1(0));
+    struct epoll_event e = {.events = EPOLLIN | EPOLLHUP};
+    MUST(epoll_ctl(ep, EPOLL_CTL_ADD, wake[0], &e));
+    int n = syscall(441 /* epoll_pwait2 */, ep, &e, 1, &far_off, NULL, 8);
+    OVER("epoll_pwait2");
+    CHECK(n == 1, "epoll_pwait2 returned %d", n);
+}
+static void in_futex_waitv(void) {
+    struct {
+        uint64_t value, address;
+        uint32_t flags, reserved;
+    } both[2] = {{0, (uintptr_t)&word, 2 | FUTEX_PRIVATE_FLAG, 0}, {0, (uintptr_t)&both[1].reserved, 2 | FUTEX_PRIVATE_FLAG, 0}};
+    struct timespec t = deadline(CLOCK_MONOTONIC);
+    long n = syscall(449 /* futex_waitv */, both, 2, 0, &t, CLOCK_MONOTONIC);
+    OVER("futex_waitv");
+    CHECK(n == 0 || errno == EAGAIN, "futex_waitv returned %ld", n);
+}
+// Held by the first thread.
+static void in_lock_pi(void) {
+    long n = syscall(SYS_futex, &pi_lock, FUTEX_LOCK_PI | FUTEX_PRIVATE_FLAG, 0, NULL, NULL, 0);
+    OVER("FUTEX_LOCK_PI");
+    CHECK(n == 0 && (pi_lock & 0x3fffffff) == (uint32_t)syscall(SYS_gettid), "FUTEX_LOCK_PI returned %ld", n);
+    MUST(syscall(SYS_futex, &pi_lock, FUTEX_UNLOCK_PI | FUTEX_PRIVATE_FLAG, 0, NULL, NULL, 0));
+}
+// With a time-out of the socket.
+static void in_recv(void) {
+    char c;
+    ssize_t n = recv(pair[0], &c, 1, 0);
+    OVER("recv");
+    CHECK(n == 0, "recv returned %zd", n);
+}
 static void in_open(void) {
     int fd = open(guest_path("pipe-on-disk"), O_RDONLY);
     OVER("open of a FIFO");
@@ -220,6 +263,7 @@ static const struct call {
     {in_epoll_endless, 0}, {in_epoll_far, 0}, {in_eventfd, 0}, {in_futex_endless, 0}, {in_futex_far, 0}, {in_futex_absolute, 0},
     {in_nanosleep, SIGUSR1}, {in_clock_nanosleep, SIGUSR1}, {in_pause, SIGUSR1}, {in_sigsuspend, SIGUSR1}, {in_sigtimedwait, QUEUED},
     {in_sigwaitinfo, QUEUED}, {in_sem_wait, 0}, {in_sem_timedwait, 0}, {in_cond_timedwait, 0}, {in_wait4, 0}, {in_open, 0}, {in_splice, 0},
+    {in_waitid, 0}, {in_epoll_pwait2, 0}, {in_futex_waitv, 0}, {in_lock_pi, 0}, {in_recv, 0},
 };
 enum { CALLS = sizeof calls / sizeof *calls };
 static int over[CALLS];
@@ -242,6 +286,10 @@ int main(void) {
     MUST(pipe(wake)), MUST(pipe(full)), MUST(pipe(stay)), MUST(mkfifo("pipe-on-disk", 0600));
     event = MUST(eventfd(0, EFD_SEMAPHORE));
     MUST(sem_init(&semaphore, 0, 0));
+    MUST(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair));
+    struct timeval far = {FAR, 0};
+    MUST(setsockopt(pair[0], SOL_SOCKET, SO_RCVTIMEO, &far, sizeof far));
+    MUST(syscall(SYS_futex, &pi_lock, FUTEX_LOCK_PI | FUTEX_PRIVATE_FLAG, 0, NULL, NULL, 0));
     MUST(fcntl(full[1], F_SETFL, O_NONBLOCK));
     char block[4096] = {0};
     while (write(full[1], block, sizeof block) > 0) {}
@@ -249,7 +297,7 @@ int main(void) {
     child = MUST(fork());
     if (!child) {
         char c;
-        MUST(close(stay[1])), MUST(close(wake[1]));
+        MUST(close(stay[1])), MUST(close(wake[1])), MUST(close(pair[1]));
         CHECK(read(stay[0], &c, 1) == 0, "the child's read");
         _exit(5);
     }
@@ -262,6 +310,8 @@ int main(void) {
     released = 1;
     MUST(close(wake[1]));
     MUST(close(stay[1]));
+    MUST(close(pair[1]));
+    MUST(syscall(SYS_futex, &pi_lock, FUTEX_UNLOCK_PI | FUTEX_PRIVATE_FLAG, 0, NULL, NULL, 0));
     word = 1;
     syscall(SYS_futex, &word, FUTEX_WAKE | FUTEX_PRIVATE_FLAG, 1000, NULL, NULL, 0);
     PTHREAD(pthread_mutex_lock(&mutex));
