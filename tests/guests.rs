@@ -223,6 +223,7 @@ guests! {
     sysvmsg: true,
     mqueue: true,
     pshared: false,
+    pty: true,
 }
 
 macro_rules! other_builds {

@@ -3,7 +3,10 @@
 
 mod harness;
 
+use std::process::Command;
+
 use harness::app::{App, go_program, have, java_archive, script, survives, text};
+use harness::made_of;
 
 fn all_there(programs: &[&str], test: &str) -> bool {
     programs.iter().all(|p| have(p, test))
@@ -81,4 +84,26 @@ fn socat_chain() {
         app.grows = "arrived";
         survives(&app);
     }
+}
+
+/// A ring and an allreduce over four ranks.
+fn mpi(flavour: &'static str, options: &[&str], rounds: &str) {
+    let (compiler, runner) = (format!("mpicc.{flavour}"), format!("mpirun.{flavour}"));
+    if all_there(&[&compiler, &runner], flavour) {
+        let source = script("ring.c");
+        let program = made_of(&[&source], &format!("ring.{flavour}"), |out| {
+            let mut command = Command::new(&compiler);
+            command.args(["-O2", "-o"]).arg(out).arg(&source).env("PATH", harness::PATH);
+            command
+        });
+        let mut app = App::new(flavour, &[&runner]);
+        app.argv.extend(options.iter().map(Into::into));
+        app.argv.extend([program.into(), rounds.into()]);
+        survives(&app);
+    }
+}
+
+#[test]
+fn openmpi() {
+    mpi("openmpi", &["--oversubscribe", "--allow-run-as-root", "-n", "4"], "2500");
 }

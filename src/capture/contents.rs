@@ -7,7 +7,7 @@ use crate::image::{Blob, BlobSource, MemoryPiece};
 use crate::model::files::Content;
 use crate::model::memfd::Memfd;
 
-use super::mqueue;
+use super::{mqueue, pty};
 
 /// The contents collected so far.
 #[derive(Debug, Default)]
@@ -17,6 +17,8 @@ pub(super) struct Contents {
     pub memfds: Vec<Memfd>,
     /// POSIX message queues, whose messages are yet to be copied.
     pub mqueues: Vec<mqueue::Seen>,
+    /// Pseudo-terminals, whose content is yet to be copied.
+    pub ptys: Vec<pty::Seen>,
     files: HashMap<(u64, u64), Content>,
 }
 

@@ -21,7 +21,7 @@ use super::refusals::Refusals;
 use super::sharing::Distinct;
 use super::view::View;
 use super::{
-    Error, Inside, epoll, eventfd, files, flight, inotify, locks, pidfd, pipes, signalfd, sockets, stdio, timerfd,
+    Error, Inside, epoll, eventfd, files, flight, inotify, locks, pidfd, pipes, pty, signalfd, sockets, stdio, timerfd,
 };
 
 const O_CLOEXEC: u32 = 0o2_000_000;
@@ -215,13 +215,15 @@ pub(super) fn capture(
 ) -> Result<Captured, Error> {
     let mut seen = look(held, &inside.shares)?;
     let mut found = sockets::find(held, &mut seen, root)?;
-    let groups = stdio::split(&seen, group(&seen)?, &found.ours);
+    let ptys = pty::find(held, &seen)?;
+    let groups = stdio::split(&seen, group(&seen)?, |s| found.ours.contains(&s.meta.ino()) || pty::is_ours(s, &ptys));
     let (watched, fresh) = (HashMap::new(), HashMap::new());
     let Files { view, mapped, keep } = *files;
     let mut work = Work { held, view, seen: &seen, mapped, keep, contents, refusals, watched, fresh };
     work.watched = inotify::find(&work)?;
     let roles = stdio::roles(&seen, root);
     let mut settled = pipes::capture(&mut work, &groups, &roles)?;
+    settled.extend(pty::capture(&mut work, &groups, ptys, inside)?);
     let mut out = Captured { locks: locks::capture(&mut work, &groups), ..Captured::default() };
     // Of the index of each description that an epoll may watch, before the refused ones leave gaps: a refusal ends
     // the save anyway.

@@ -34,6 +34,7 @@ mod pages;
 mod pidfd;
 mod pipes;
 mod process;
+mod pty;
 mod refusals;
 mod save;
 mod search;

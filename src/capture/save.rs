@@ -23,7 +23,7 @@ use super::look::{Looked, LookedProcess, look, unless_cancelled};
 use super::pages::{Origin, Pages};
 use super::{
     After, Error, Output, Request, Saved, files, inherits, inotify, jobcontrol, manifest, mempolicy, mqueue, process,
-    shared, sockets, sysvsem, tcp, thread, timerfd, unix,
+    pty, shared, sockets, sysvsem, tcp, thread, timerfd, unix,
 };
 
 /// Saves a tree: holds it, looks at it, writes the image, lets it go (or stops or ends it).
@@ -93,8 +93,7 @@ fn hold_and_look(request: &Request<'_>) -> Result<(Held, Looked), Error> {
     const TRIES: u32 = 20;
     const PAUSE: Duration = Duration::from_millis(5);
     let mut tries = 0;
-    let passing =
-        |reason: &str| [files::OF_A_PROCESS, inotify::UNREAD, tcp::EARLY, unix::EARLY, unix::LOST].contains(&reason);
+    let passing = [files::OF_A_PROCESS, inotify::UNREAD, pty::STOPPED, tcp::EARLY, unix::EARLY, unix::LOST];
     loop {
         let held = hold(&request.hold())?;
         let looked = look(&held, request)?;
@@ -103,7 +102,7 @@ fn hold_and_look(request: &Request<'_>) -> Result<(Held, Looked), Error> {
             return Ok((held, looked));
         }
         tries += 1;
-        if tries == TRIES || refusals.iter().any(|r| !passing(&r.reason)) {
+        if tries == TRIES || refusals.iter().any(|r| !passing.contains(&r.reason.as_str())) {
             return Err(Error::Refused(looked.refusals.0));
         }
         held.release()?;
@@ -195,7 +194,8 @@ fn take(held: &mut Held, looked: Looked, mut manifest: Manifest, request: &Reque
         manifest.requires.push(HUGE_PAGES.to_owned());
     }
     let mqueues = mqueue::take(std::mem::take(&mut contents.mqueues))?;
-    let shared = SharedObjects { anon, mapped: mapped.into_files(), memfds, mqueues, ipc: ipc.model };
+    let ptys = pty::copy(std::mem::take(&mut contents.ptys))?;
+    let shared = SharedObjects { anon, mapped: mapped.into_files(), memfds, mqueues, ptys, ipc: ipc.model };
     let checkpoint = Checkpoint { manifest, tree, processes, files: fds.files, shared };
     Ok(Taken { checkpoint, parts, origins, contents, space: ipc.space })
 }

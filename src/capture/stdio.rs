@@ -1,6 +1,6 @@
 //! Standard streams that lead outside: terminals, pipes and sockets whose other side is not in the tree.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::os::unix::fs::MetadataExt;
 
 use crate::model::fd::Kind;
@@ -63,13 +63,12 @@ fn controlling(pid: i32) -> Option<u64> {
 }
 
 /// A terminal or socket that is several standard streams at once counts as one description for each: at a resume each
-/// is one of our own streams, which need not lead to one place. Sockets in `ours`, by inode, lead to the tree.
-pub(super) fn split(seen: &[SeenFd], groups: Vec<Group>, ours: &HashSet<u64>) -> Vec<Group> {
+/// is one of our own streams, which need not lead to one place. `ours`: leads to the tree.
+pub(super) fn split(seen: &[SeenFd], groups: Vec<Group>, ours: impl Fn(&SeenFd) -> bool) -> Vec<Group> {
     let mut out = Vec::with_capacity(groups.len());
     for group in groups {
         let Some(first) = group.holders.first().and_then(|i| seen.get(*i)) else { continue };
-        let socket = sockets::is_socket(first) && !ours.contains(&first.meta.ino());
-        if terminal(first).is_none() && !socket {
+        if ours(first) || terminal(first).is_none() && !sockets::is_socket(first) {
             out.push(group);
             continue;
         }
@@ -138,7 +137,7 @@ mod tests {
         let list: Vec<SeenFd> = [0, 1, 2, 255, 1].iter().map(|fd| seen(&pty.slave, 0, *fd)).collect();
         let whole = vec![Group { holders: vec![0, 1, 2, 3, 4], role: None }];
         assert_eq!(
-            holders(split(&list, whole, &HashSet::new())),
+            holders(split(&list, whole, |_| false)),
             [(Some(0), vec![0, 3]), (Some(1), vec![1, 4]), (Some(2), vec![2])]
         );
         assert!(terminal(&list[0]).is_some());
@@ -152,7 +151,7 @@ mod tests {
         let file = tempfile::tempfile().unwrap();
         let list = [seen(&file, 0, 1), seen(&file, 0, 2)];
         let whole = vec![Group { holders: vec![0, 1], role: None }];
-        assert_eq!(holders(split(&list, whole, &HashSet::new())), [(None, vec![0, 1])]);
+        assert_eq!(holders(split(&list, whole, |_| false)), [(None, vec![0, 1])]);
         assert!(roles(&list, 0).is_empty());
     }
 

@@ -135,6 +135,7 @@ fn describe(kind: &Kind) -> (&'static str, String) {
         Kind::Pidfd(Pidfd::Task(pid)) => ("pidfd", format!("of pid {pid}")),
         Kind::Pidfd(Pidfd::Gone { status, .. }) => ("pidfd", format!("of a process that ended ({status:#x})")),
         Kind::Mqueue(mqueue) => ("mqueue", format!("message queue {}", mqueue.queue)),
+        Kind::Pty(end) => ("pty", format!("{} of terminal {}", if end.master { "master" } else { "slave" }, end.pty)),
         Kind::Socket(socket) => ("socket", self::socket(socket)),
         Kind::Stdio(stdio) => {
             let stream = ["input", "output", "error"].get(usize::try_from(stdio.role).unwrap_or(usize::MAX));

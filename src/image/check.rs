@@ -17,6 +17,7 @@ use crate::model::mqueue::{Message, Queue};
 use crate::model::pidfd::Pidfd;
 use crate::model::pipes::PipeEnd;
 use crate::model::process::Process;
+use crate::model::pty::Pty;
 use crate::model::seccomp::Seccomp;
 use crate::model::signals::Pending;
 use crate::model::thread::Thread;
@@ -68,6 +69,7 @@ pub(super) fn check(c: &Checkpoint, parts: &HashMap<&str, &[Run]>, blobs: &HashM
     }
     ipc(&c.shared)?;
     c.shared.mqueues.iter().try_for_each(mqueue)?;
+    c.shared.ptys.iter().try_for_each(pty)?;
     files(c, blobs)
 }
 
@@ -376,6 +378,18 @@ fn mqueue(queue: &Queue) -> Check {
     Err(format!("message queue {} cannot be", queue.name.display()))
 }
 
+fn pty(pty: &Pty) -> Check {
+    // NR_UNIX98_PTY_MAX; what the kernel keeps of both directions is less than 1 MiB.
+    let waiting =
+        pty.input.lines.iter().chain([&pty.input.rest, &pty.output]).map(|bytes| bytes.0.len()).sum::<usize>();
+    let lengths = (pty.termios.0.len(), pty.size.0.len());
+    let known = lengths == (44, 8) || lengths == (0, 0);
+    if pty.index < 1 << 20 && known && waiting <= 1 << 20 && pty.mode.is_none_or(|mode| mode <= 0o777) {
+        return Ok(());
+    }
+    Err(format!("terminal {} cannot be", pty.index))
+}
+
 /// System V objects: no id twice in a kind, and segments as large as their content.
 fn ipc(shared: &SharedObjects) -> Check {
     let mut ids = HashSet::new();
@@ -484,6 +498,9 @@ fn files(c: &Checkpoint, blobs: &HashMap<u32, u64>) -> Check {
             Kind::Socket(socket) => content(&socket.content).and_then(|()| sockets::check(c, index, socket)),
             Kind::Mqueue(m) if m.queue as usize >= c.shared.mqueues.len() => {
                 Err(format!("it is of message queue {}, which is not there", m.queue))
+            }
+            Kind::Pty(end) if end.pty as usize >= c.shared.ptys.len() => {
+                Err(format!("it is of terminal {}, which is not there", end.pty))
             }
             Kind::Stdio(stdio) if !(0..=2).contains(&stdio.role) => Err(format!("standard stream {}", stdio.role)),
             _ => Ok(()),

@@ -87,6 +87,7 @@ pub(super) fn checkpoint() -> Checkpoint {
             mapped: vec![MappedFile { path: odd, stamp, content: None, saved: None, embedded: None }],
             memfds: vec![],
             mqueues: vec![],
+            ptys: vec![],
             ipc: Ipc::default(),
         },
     }

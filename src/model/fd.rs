@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Pid, epoll, eventfd, files, inotify, mqueue, pidfd, pipes, signalfd, sockets, stdio, timerfd};
+use super::{Pid, epoll, eventfd, files, inotify, mqueue, pidfd, pipes, pty, signalfd, sockets, stdio, timerfd};
 
 /// One open descriptor of one process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -65,6 +65,8 @@ pub enum Kind {
     Socket(sockets::Socket),
     /// A POSIX message queue.
     Mqueue(mqueue::Mqueue),
+    /// A pseudo-terminal whose master is in the tree, or closed.
+    Pty(pty::PtyEnd),
     /// A standard stream that leads outside the tree.
     Stdio(stdio::Stdio),
 }

@@ -131,6 +131,9 @@ pub struct SharedObjects {
     /// POSIX message queues that processes have open.
     #[serde(default)]
     pub mqueues: Vec<super::mqueue::Queue>,
+    /// Pseudo-terminals whose master is in the tree, or closed.
+    #[serde(default)]
+    pub ptys: Vec<super::pty::Pty>,
     /// System V objects.
     #[serde(default)]
     pub ipc: super::ipc::Ipc,

@@ -20,6 +20,7 @@ pub mod mqueue;
 pub mod pidfd;
 pub mod pipes;
 pub mod process;
+pub mod pty;
 pub mod seccomp;
 pub mod signalfd;
 pub mod signals;

@@ -23,7 +23,7 @@ use super::stub::{Batch, Expect, LEN, Puppet};
 use super::tree::{Order, Role, Step};
 use super::{
     Error, Options, Pids, Plan, credentials, epoll, fd, gap, inherit, ipc, jobcontrol, limits, locks, memory,
-    mempolicy, mqueue, pidfd, process, seccomp, signals, sockets, sysvsem, thread, timers, waits,
+    mempolicy, mqueue, pidfd, process, pty, seccomp, signals, sockets, sysvsem, thread, timers, waits,
 };
 
 /// Children of any kind (wait4(2)).
@@ -227,7 +227,10 @@ impl Builder<'_> {
                         Some(_) => self.create(maker, pid, 0, shared | libc::CLONE_PARENT as u64)?,
                     }
                 }
-                Step::Setsid(pid) => self.one(pid, "setsid", libc::SYS_setsid, &[])?,
+                Step::Setsid(pid) => {
+                    self.one(pid, "setsid", libc::SYS_setsid, &[])?;
+                    pty::control(puppet(&mut self.puppets, pid)?, pid, self.checkpoint, self.sources)?;
+                }
                 Step::Setpgid(pid, group) => {
                     let group = self.actual(group);
                     self.one(pid, "setpgid", libc::SYS_setpgid, &[0, group as u64])?;
@@ -236,6 +239,7 @@ impl Builder<'_> {
                 Step::End { pid, by } => self.end(pid, by)?,
             }
         }
+        self.foreground()?;
         // The dead die once groups and children are settled, before their parents' signals are.
         for member in &self.checkpoint.tree.members {
             if let State::Zombie { status } = member.state {
@@ -252,6 +256,19 @@ impl Builder<'_> {
             let pid = Pid(self.actual(member.pid));
             if let Some(parent) = self.puppets.get_mut(&member.ppid) {
                 jobcontrol::hear(parent, member, pid)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn foreground(&mut self) -> Result<(), Error> {
+        let leaders: Vec<Pid> = self.checkpoint.shared.ptys.iter().filter_map(|p| Some(p.session?.leader)).collect();
+        for leader in leaders {
+            let groups: BTreeMap<Pid, i32> =
+                self.checkpoint.tree.members.iter().map(|m| (m.pgid, self.actual(m.pgid))).collect();
+            let actual = |pid: Pid| groups.get(&pid).copied().unwrap_or(pid.0);
+            if let Some(puppet) = self.puppets.get_mut(&leader) {
+                pty::foreground(puppet, leader, self.checkpoint, self.sources, actual)?;
             }
         }
         Ok(())

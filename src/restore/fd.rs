@@ -16,7 +16,7 @@ use crate::sys::{fds, tasks};
 use super::changed::Changed;
 use super::late::Handover;
 use super::stub::{Expect, Puppet};
-use super::{Error, Options, epoll, eventfd, files, inotify, pipes, signalfd, stdio, tcp, timerfd};
+use super::{Error, Options, epoll, eventfd, files, inotify, pipes, pty, signalfd, stdio, tcp, timerfd};
 
 const RLIMIT_NOFILE: u32 = 7;
 
@@ -35,6 +35,8 @@ pub struct Sources {
     pub status: i32,
     /// How descriptions come that wait until all processes are born.
     pub handover: Handover,
+    /// Numbers of terminals that are others now: the old one and the new one.
+    pub renumbered: Vec<(u32, u32)>,
     /// Inotify instances and timerfds, by the index of their description: our own copies, to begin to watch and to be
     /// started when all else is done.
     pub watching: Vec<(u32, OwnedFd)>,
@@ -96,6 +98,7 @@ pub fn open_all(image: &Image, options: &Options, changed: &Changed) -> Result<O
     let roles = stdio::overrides(checkpoint, options);
     let mut watching = Vec::new();
     let mut connections = tcp::make(image)?;
+    let mut terminals = pty::make(checkpoint)?;
     let mut handover = Handover::new(&mut place)?;
     for (file, index) in checkpoint.files.iter().zip(0u32..) {
         let fd = match (roles.get(&index), &file.kind, pipes.remove(&(index as usize))) {
@@ -103,6 +106,7 @@ pub fn open_all(image: &Image, options: &Options, changed: &Changed) -> Result<O
             (None, Kind::Pidfd(_) | Kind::Mqueue(_), _) => handover.keep_place(index)?,
             (None, _, Some(end)) => end,
             (None, Kind::Socket(Socket { family: Family::Tcp(_), .. }), _) => tcp::open(&mut connections, index)?,
+            (None, Kind::Pty(_), _) => pty::open(&mut terminals, index)?,
             (None, ..) => open(options, file, &mut contents)?,
         };
         if matches!(file.kind, Kind::Inotify(_) | Kind::Timerfd(_)) && !roles.contains_key(&index) {
@@ -125,11 +129,12 @@ pub fn open_all(image: &Image, options: &Options, changed: &Changed) -> Result<O
     let (unsealed, returning) = contents.finish(|content| written(checkpoint, content))?;
     let image_fd = image.file().as_fd().try_clone_to_owned().map_err(|e| Error::step("sharing the image", 0, e))?;
     let image_number = place(image_fd)?;
+    let renumbered = terminals.renumbered;
     let (status_read, write) =
         nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC).map_err(|e| Error::step("a pipe", 0, e.into()))?;
     let status_write = fds::dup_above(write.as_fd(), base).map_err(|e| Error::step("numbering a descriptor", 0, e))?;
     let status = status_write.as_raw_fd();
-    let numbers = Sources { base, files: numbers, mapped, image: image_number, status, handover, watching };
+    let numbers = Sources { base, files: numbers, mapped, image: image_number, status, handover, renumbered, watching };
     Ok(Opened { numbers, owned, status_write, status_read, unsealed, returning })
 }
 
@@ -172,6 +177,7 @@ fn open(options: &Options, file: &OpenFile, contents: &mut files::Contents<'_>) 
         Kind::Mqueue(_) => Err(Error::step("opening a message queue", 0, io::Error::other("it was not made"))),
         // Keeps the number until there is a process that can make it.
         Kind::Socket(_) => File::open("/dev/null").map(OwnedFd::from).map_err(|e| Error::step("opening", 0, e)),
+        Kind::Pty(_) => Err(Error::step("opening a terminal", 0, io::Error::other("it was not made"))),
         Kind::Stdio(s) => stdio::open(s.role, &options.stdio, file.flags),
     }
 }

@@ -32,6 +32,7 @@ mod pipes;
 pub mod plan;
 mod ports;
 mod process;
+mod pty;
 mod seccomp;
 mod signalfd;
 mod signals;
@@ -266,6 +267,7 @@ pub fn resume(image: &Image, options: &Options) -> Result<Resumed, Error> {
     timerfd::start(checkpoint, &sources.watching, namespaces::elapsed(built.root, checkpoint, options)?)?;
     let mut notes = plan.summary.notes;
     notes.extend(built.notes.iter().cloned());
+    notes.extend(pty::notes(&sources.renumbered));
     let root = built.root;
     returning.settle()?;
     let init = built.go(init)?;

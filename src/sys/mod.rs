@@ -20,6 +20,7 @@ pub mod socket;
 pub mod spawn;
 pub mod stub;
 pub mod tasks;
+pub mod tty;
 pub mod unixfd;
 pub mod wait;
 

@@ -1,0 +1,211 @@
+//! Pseudo-terminals whose master is in the tree, or is closed. Those whose master is outside are terminals of somebody
+//! else's: see `stdio`.
+//!
+//! What waits in one can't be looked at: it is taken out and put back at once, while everybody who has it open is held.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::fs::File;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
+
+use crate::model::Hex;
+use crate::model::fd::Kind;
+use crate::model::pty::{Input, Pty, PtyEnd, Session};
+use crate::sys::{socket, tty};
+use crate::tracer::Held;
+
+use super::fd::{Group, SeenFd, Work};
+use super::{Error, Inside};
+
+/// Why a save waits a moment, and is refused if that does not help.
+pub(super) const STOPPED: &str = "its output is stopped, or nobody reads it";
+
+/// The pseudo-terminals of the tree: their numbers, and a descriptor of the master of each, unless that is closed.
+pub(super) type Found = BTreeMap<u32, Option<OwnedFd>>;
+
+/// A pseudo-terminal whose content is still to be copied.
+#[derive(Debug)]
+pub(super) struct Seen {
+    pty: Pty,
+    master: Option<OwnedFd>,
+    /// Any of the slave's.
+    slave: Option<OwnedFd>,
+}
+
+/// The number of a slave.
+fn slave(s: &SeenFd) -> Option<u32> {
+    let rdev = s.meta.rdev();
+    let (major, minor) = (libc::major(rdev), libc::minor(rdev));
+    let is_one = s.meta.mode() & libc::S_IFMT == libc::S_IFCHR && (136..=143).contains(&major);
+    is_one.then(|| (major - 136) << 20 | minor)
+}
+
+/// Whether it is a master, by its device.
+fn is_master(s: &SeenFd) -> bool {
+    let rdev = s.meta.rdev();
+    s.meta.mode() & libc::S_IFMT == libc::S_IFCHR && (libc::major(rdev), libc::minor(rdev)) == (5, 2)
+}
+
+/// Looks for them.
+pub(super) fn find(held: &Held, seen: &[SeenFd]) -> Result<Found, Error> {
+    let mut found = Found::new();
+    for s in seen.iter().filter(|s| is_master(s)) {
+        let master = s.copy(held)?;
+        let index = tty::index(master.as_fd()).map_err(Error::of(s.host, "asking for a terminal's number"))?;
+        found.insert(index, Some(master));
+    }
+    for s in seen {
+        if let Some(index) = slave(s).filter(|index| !found.contains_key(index)) {
+            let events = socket::events(s.copy(held)?.as_fd(), libc::POLLIN);
+            if events.map_err(Error::of(s.host, "polling a terminal"))? & libc::POLLHUP != 0 {
+                found.insert(index, None);
+            }
+        }
+    }
+    Ok(found)
+}
+
+/// Whether a descriptor is one of a pseudo-terminal of the tree.
+pub(super) fn is_ours(s: &SeenFd, found: &Found) -> bool {
+    is_master(s) || slave(s).is_some_and(|index| found.contains_key(&index))
+}
+
+/// What each description of a pseudo-terminal is, by its first holder.
+pub(super) fn capture(
+    work: &mut Work<'_>,
+    groups: &[Group],
+    found: Found,
+    inside: &Inside,
+) -> Result<HashMap<usize, Kind>, Error> {
+    let mut out = HashMap::new();
+    let mut numbers = HashMap::new();
+    for (index, master) in found {
+        numbers.insert(index, work.contents.ptys.len() as u32);
+        let first = work.seen.iter().find(|s| slave(s) == Some(index));
+        let copy = first.map(|s| s.copy(work.held)).transpose()?;
+        let failed = |e| Error::io("looking at", format!("/dev/pts/{index}"))(e);
+        let pty = match &master {
+            Some(master) => look(index, master, first.zip(copy.as_ref()), inside).map_err(failed)?,
+            None => closed(index),
+        };
+        if let (Some(master), Some(s), Some(copy)) = (&master, first, &copy) {
+            let full = socket::events(copy.as_fd(), libc::POLLOUT).map_err(failed)? & libc::POLLOUT == 0;
+            // The status of a packet: what it says can't be put back.
+            let status = socket::events(master.as_fd(), libc::POLLPRI).map_err(failed)? & libc::POLLPRI != 0;
+            if full || status {
+                let hint = "let it go on (^Q), or have its other side read";
+                work.refusals.add(s.pid, s.object(&s.name()), STOPPED, hint);
+            }
+        }
+        work.contents.ptys.push(Seen { pty, master, slave: copy });
+    }
+    let mut masters = HashSet::new();
+    for (first, s) in groups.iter().filter_map(|g| g.holders.first()).filter_map(|&i| Some((i, work.seen.get(i)?))) {
+        let end = if let Some(index) = slave(s) {
+            numbers.get(&index).map(|&pty| PtyEnd { pty, master: false })
+        } else if is_master(s) {
+            let index = tty::index(s.copy(work.held)?.as_fd()).map_err(Error::of(s.host, "asking for a number"))?;
+            if !masters.insert(index) {
+                let reason = format!("there are two terminals with the number {index}: not supported");
+                work.refusals.add(s.pid, s.object(&s.name()), reason, "use one /dev/pts");
+            }
+            numbers.get(&index).map(|&pty| PtyEnd { pty, master: true })
+        } else {
+            None
+        };
+        out.extend(end.map(|end| (first, Kind::Pty(end))));
+    }
+    Ok(out)
+}
+
+/// One whose master is closed: nothing can be done with it any more.
+fn closed(index: u32) -> Pty {
+    Pty {
+        index,
+        termios: Hex(Vec::new()),
+        size: Hex(Vec::new()),
+        mode: None,
+        locked: false,
+        packets: false,
+        exclusive: false,
+        left: false,
+        input: Input::default(),
+        output: Hex(Vec::new()),
+        session: None,
+    }
+}
+
+fn look(index: u32, master: &OwnedFd, slave: Option<(&SeenFd, &OwnedFd)>, inside: &Inside) -> std::io::Result<Pty> {
+    let master = master.as_fd();
+    let session = tty::session(master).and_then(|(leader, foreground)| {
+        Some(Session { leader: inside.process(leader)?, foreground: inside.group(foreground) })
+    });
+    Ok(Pty {
+        termios: Hex(tty::settings(master)?.to_vec()),
+        size: Hex(tty::size(master)?.to_vec()),
+        mode: slave.map(|(s, _)| s.meta.mode() & 0o777),
+        locked: tty::is_locked(master)?,
+        packets: tty::gets_packets(master)?,
+        exclusive: slave.map_or(Ok(false), |(_, copy)| tty::is_exclusive(copy.as_fd()))?,
+        left: slave.is_none() && socket::events(master, libc::POLLIN)? & libc::POLLHUP != 0,
+        session,
+        ..closed(index)
+    })
+}
+
+/// Copies what waits in them. From here to the end of each no signal ends us.
+pub(super) fn copy(seen: Vec<Seen>) -> Result<Vec<Pty>, Error> {
+    let mut out = Vec::with_capacity(seen.len());
+    for Seen { mut pty, master, slave } in seen {
+        let failed = |e| Error::io("copying what waits in", format!("/dev/pts/{}", pty.index))(e);
+        if let Some(master) = master.filter(|_| !pty.locked) {
+            let blocked = nix::sys::signal::SigSet::all().thread_swap_mask(nix::sys::signal::SigmaskHow::SIG_BLOCK);
+            let waiting = content(&master, slave.as_ref(), &pty);
+            if let Ok(mask) = blocked {
+                let _ = mask.thread_set_mask();
+            }
+            let waiting = waiting.map_err(failed)?;
+            pty.input = Input { lines: waiting.lines.into_iter().map(Hex).collect(), rest: Hex(waiting.rest) };
+            pty.output = Hex(waiting.output);
+        }
+        out.push(pty);
+    }
+    Ok(out)
+}
+
+fn content(master: &OwnedFd, exclusive: Option<&OwnedFd>, pty: &Pty) -> std::io::Result<tty::Waiting> {
+    let master = master.as_fd();
+    // A slave that was never opened has got nothing, and opening it would show.
+    if pty.mode.is_none() && !pty.left {
+        return Ok(tty::Waiting::default());
+    }
+    let exclusive = exclusive.filter(|_| pty.exclusive);
+    exclusive.map_or(Ok(()), |fd| tty::set_exclusive(fd.as_fd(), false))?;
+    let slave = tty::open_slave(master, libc::O_RDWR | libc::O_NONBLOCK | libc::O_CLOEXEC);
+    exclusive.map_or(Ok(()), |fd| tty::set_exclusive(fd.as_fd(), true))?;
+    let mut slave = File::from(slave?);
+    if pty.packets {
+        tty::set_packets(master, false)?;
+    }
+    let waiting =
+        tty::take(master, &mut slave).and_then(|waiting| tty::put(master, &mut slave, &waiting).map(|()| waiting));
+    if pty.packets {
+        tty::set_packets(master, true)?;
+    }
+    waiting
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::fd::tests::seen;
+    use super::*;
+
+    #[test]
+    fn ends_are_told_apart() {
+        let pty = nix::pty::openpty(None, None).unwrap();
+        let (master, other) = (seen(&pty.master, 0, 3), seen(&pty.slave, 0, 4));
+        assert!(is_master(&master) && !is_master(&other));
+        assert_eq!(slave(&master), None);
+        assert_eq!(slave(&other), Some(tty::index(pty.master.as_fd()).unwrap()));
+    }
+}

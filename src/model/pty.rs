@@ -1,0 +1,59 @@
+//! Pseudo-terminals whose master is in the tree.
+
+use serde::{Deserialize, Serialize};
+
+use super::{Hex, Pid};
+
+/// A descriptor of a pseudo-terminal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PtyEnd {
+    /// Index into [`super::memory::SharedObjects::ptys`].
+    pub pty: u32,
+    /// The master, or a slave.
+    pub master: bool,
+}
+
+/// A pseudo-terminal.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pty {
+    /// N of /dev/pts/N.
+    pub index: u32,
+    /// `struct termios2` of the terminal.
+    pub termios: Hex,
+    /// `struct winsize`.
+    pub size: Hex,
+    /// Permission bits of /dev/pts/N, if somebody has it open.
+    pub mode: Option<u32>,
+    /// Whether the slave can't be opened yet (TIOCSPTLCK).
+    pub locked: bool,
+    /// Whether the master gets packets (TIOCPKT).
+    pub packets: bool,
+    /// Whether nobody else may open the slave (TIOCEXCL).
+    pub exclusive: bool,
+    /// Whether all who had the slave open have closed it.
+    pub left: bool,
+    /// What the slave has yet to read.
+    pub input: Input,
+    /// What the master has yet to read.
+    pub output: Hex,
+    /// The session whose controlling terminal it is, and its foreground group.
+    pub session: Option<Session>,
+}
+
+/// A session at a terminal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Session {
+    /// Its leader, who is in the tree.
+    pub leader: Pid,
+    /// The foreground process group.
+    pub foreground: Option<Pid>,
+}
+
+/// Typed and not yet read.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Input {
+    /// Whole lines, where the terminal reads by lines. One without a line's end was ended by the end-of-file character.
+    pub lines: Vec<Hex>,
+    /// What follows them: a line that has not been ended, or all where the terminal does not read by lines.
+    pub rest: Hex,
+}
