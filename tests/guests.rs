@@ -257,6 +257,34 @@ fn time_stands_still_while_it_is_dead() {
     generations("clocks", Build::Dynamic, 2, Duration::from_secs(3));
 }
 
+/// With `--clock now` a resumed program has the host's clocks, with `keep` those of a time namespace.
+#[test]
+fn clocks_of_the_host_or_its_own() {
+    let Some(program) = guest("memory", Build::Dynamic) else { return };
+    let scene = Scene::new("memory");
+    let mut job = scene.start_run(&[program.as_ref()]);
+    scene.ready(&mut job);
+    // Of its first process: whole seconds that its monotonic clock is ahead of the host's.
+    let ahead = || -> i64 {
+        let guest = scene.living().into_iter().find(|(_, comm)| comm.starts_with("memory")).expect("the guest");
+        let text = std::fs::read_to_string(format!("/proc/{}/timens_offsets", guest.0)).expect("its offsets");
+        let monotonic = text.lines().find_map(|line| line.strip_prefix("monotonic")).expect("a monotonic clock");
+        monotonic.split_whitespace().next().and_then(|word| word.parse().ok()).expect("a number of seconds")
+    };
+    let host = ahead();
+    for (clock, own) in [("keep", true), ("now", false), ("keep", true)] {
+        scene.beats(1, &mut job);
+        let image = scene.image(format!("{clock}.ckpt.tar"));
+        let _ = std::fs::remove_file(&image);
+        scene.save(&image, &["--kill"]);
+        scene.end_of(&mut job);
+        job = scene.start_resume(&image, &["--clock", clock]);
+        scene.beats(1, &mut job);
+        assert_eq!(ahead() < host, own, "--clock {clock}: {} s ahead, the host {host}", ahead());
+    }
+    scene.finish(&mut job);
+}
+
 /// Waits that are saved again and again end when they should, in the program that goes on and in the one that is resumed.
 #[test]
 fn waits_end_when_they_should() {
