@@ -8,6 +8,7 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
+use nix::fcntl::OFlag;
 use nix::poll::{PollFd, PollFlags, poll};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -29,9 +30,23 @@ pub fn build(name: &str, dir: &Path) -> Result<PathBuf> {
     Ok(out)
 }
 
-/// The guest in Python.
-pub fn python() -> Vec<PathBuf> {
-    vec!["python3".into(), sources().join("threads.py")]
+/// A guest in Python.
+pub fn python(name: &str) -> Vec<PathBuf> {
+    vec!["python3".into(), sources().join(name).with_extension("py")]
+}
+
+/// Closes what whoever started us has left open to be inherited (a job server's pipes, say): a program with such
+/// descriptors can't be saved, rightly.
+pub fn close_inherited() -> Result<()> {
+    let open = fs::read_dir("/proc/self/fd")?.flatten().filter_map(|e| e.file_name().to_str()?.parse::<i32>().ok());
+    for fd in open.filter(|&fd| fd > 2).collect::<Vec<_>>() {
+        let info = fs::read_to_string(format!("/proc/self/fdinfo/{fd}")).unwrap_or_default();
+        let flags = info.lines().find_map(|l| i32::from_str_radix(l.strip_prefix("flags:")?.trim(), 8).ok());
+        if flags.is_some_and(|f| f & OFlag::O_CLOEXEC.bits() == 0) {
+            nix::unistd::close(fd)?;
+        }
+    }
+    Ok(())
 }
 
 /// A guest, behind whatever command started it. Dropped, it is killed with everything below it.

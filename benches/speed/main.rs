@@ -1,21 +1,28 @@
 //! How long saving and resuming take, beside what the machine itself takes to move the same bytes.
 //!
 //! `cargo bench --bench speed [-- DIR]` measures with images in DIR (or `CKPT_BENCH_DIR`, or the current directory),
-//! then once more in /dev/shm, and prints one Markdown table. `CKPT_BENCH_RUNS` (7), `CKPT_BENCH_MIB` (1024) and
-//! `CKPT_BENCH_CASES` (memory,small,python,ring,threads,idle) make it shorter. It needs cc and python3, and memory for four times the MiB.
+//! then once more in /dev/shm, and prints Markdown tables; curves also go to `docs/scaling.svg` (or `CKPT_BENCH_PLOT`).
+//! `CKPT_BENCH_RUNS` (7), `CKPT_BENCH_MIB` (1024) and `CKPT_BENCH_CASES` (memory, small, python, numpy, ring, threads,
+//! scale or of that only many-threads, processes,
+//! maps, fds, unix or tcp, idle) make it shorter. It needs cc and python3 with numpy, and memory for
+//! four times the MiB.
 
 mod floor;
 mod guest;
 mod place;
+mod plot;
 mod sample;
+mod scale;
 mod table;
 
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
+use tempfile::TempDir;
 
 use guest::{Guest, timed};
 use place::Place;
@@ -30,6 +37,8 @@ const RESUME: &str = env!("CARGO_BIN_EXE_ckpt-resume");
 const MEMORY: &str = "much random memory";
 const SMALL: &str = "a small C program";
 const IDLE: &str = "no save at all";
+/// 1.00, and the noise of a machine with nothing else to do.
+const NATIVE: f64 = 1.02;
 
 fn main() -> ExitCode {
     match measure() {
@@ -44,17 +53,19 @@ fn main() -> ExitCode {
 type Case = fn(&Bench, &Place, &mut Column<'_>) -> Result<()>;
 
 /// What is measured in each place.
-const CASES: [(&str, Case); 5] = [
+const CASES: [(&str, Case); 6] = [
     ("memory", Bench::memory),
     ("small", Bench::small),
     ("python", Bench::python),
+    ("numpy", Bench::numpy),
     ("ring", Bench::ring),
     ("threads", Bench::threads),
 ];
 
 fn measure() -> Result<()> {
+    guest::close_inherited()?;
     let only = std::env::var("CKPT_BENCH_CASES").ok();
-    let wanted = |name| only.as_ref().is_none_or(|only| only.split(',').any(|w| w == name));
+    let wanted = |name: &str| only.as_ref().is_none_or(|only| only.split(',').any(|w| w == name));
     // cargo passes `--bench`.
     let argument = std::env::args_os().skip(1).find(|a| !a.as_encoded_bytes().starts_with(b"-"));
     let dir = argument.or_else(|| std::env::var_os("CKPT_BENCH_DIR")).unwrap_or_else(|| ".".into());
@@ -66,7 +77,7 @@ fn measure() -> Result<()> {
     let bench = Bench {
         runs: number_from("CKPT_BENCH_RUNS", 7)?,
         mib: number_from("CKPT_BENCH_MIB", 1024)?,
-        tools: tempfile::tempdir()?,
+        tools: Rc::new(tempfile::tempdir()?),
     };
     println!("{}", place::machine());
     println!("{} runs each, median [min–max]; {MEMORY}: {} MiB", bench.runs, bench.mib);
@@ -84,10 +95,25 @@ fn measure() -> Result<()> {
             whole = whole.and(done.inspect_err(|error| eprintln!("left out: {error:#}")));
         }
     }
+    let mut column = Column { table: &mut table, index: 0 };
+    let curves = match places.first() {
+        Some(place) => scale::all(&bench, place, &mut column, &wanted),
+        None => Ok(Vec::new()),
+    };
     if wanted("idle") {
-        bench.idle(&mut Column { table: &mut table, index: 0 })?;
+        bench.idle(&mut column)?;
     }
     println!("{}", table.text());
+    match curves {
+        Ok(curves) if curves.is_empty() => {}
+        Ok(curves) => {
+            println!("{}", scale::text(&curves));
+            let svg = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/scaling.svg");
+            let svg = std::env::var_os("CKPT_BENCH_PLOT").map_or(svg, PathBuf::from);
+            plot::draw(&curves, &svg).with_context(|| format!("cannot draw to {}", svg.display()))?;
+        }
+        Err(error) => whole = whole.and(Err(error)),
+    }
     whole
 }
 
@@ -118,7 +144,7 @@ struct Bench {
     runs: usize,
     mib: usize,
     /// Guests and control sockets.
-    tools: tempfile::TempDir,
+    tools: Rc<TempDir>,
 }
 
 /// What saves of one guest took.
@@ -135,6 +161,11 @@ struct Saves {
 }
 
 impl Bench {
+    /// The same, with another number of runs.
+    fn with_runs(&self, runs: usize) -> Bench {
+        Bench { runs, mib: self.mib, tools: Rc::clone(&self.tools) }
+    }
+
     /// A command with control sockets where no other job's are.
     fn ckpt(&self, program: &str) -> Command {
         let mut command = Command::new(program);
@@ -220,15 +251,15 @@ impl Bench {
         column.sample(MEMORY, "longest pause the program saw", &saves.paused, Bound::None);
         column.sample(MEMORY, "`ckpt save`", &saves.command, Bound::None);
         let ratio = |a: &Sample, b: &Sample| a.median() / b.median();
-        column.value(MEMORY, "held ÷ write(2)", ratio(&saves.held, &write), Bound::AtMost(1.5));
+        column.value(MEMORY, "held ÷ write(2)", ratio(&saves.held, &write), Bound::AtMost(1.15));
         // The command syncs, the bare write does not: for the reader, without a bound.
         column.value(MEMORY, "`ckpt save` ÷ write(2)", ratio(&saves.command, &write), Bound::None);
         let what = "`ckpt save` ÷ write(2), fsync, rename";
-        column.value(MEMORY, what, ratio(&saves.command, &durable), Bound::AtMost(1.5));
+        column.value(MEMORY, what, ratio(&saves.command, &durable), Bound::AtMost(1.15));
         column.sample(MEMORY, "floor: pread(2) into fresh memory", &read, Bound::None);
         column.sample(MEMORY, "`ckpt-resume` until it moves", &resume, Bound::None);
         column.sample(MEMORY, "the same with `--verify meta`", &unchecked, Bound::None);
-        column.value(MEMORY, "`ckpt-resume` ÷ pread(2)", ratio(&resume, &read), Bound::AtMost(1.5));
+        column.value(MEMORY, "`ckpt-resume` ÷ pread(2)", ratio(&resume, &read), Bound::AtMost(1.15));
         column.value(MEMORY, "`ckpt-resume --verify meta` ÷ pread(2)", ratio(&unchecked, &read), Bound::None);
         fs::remove_file(&image)?;
         Ok(())
@@ -251,10 +282,10 @@ impl Bench {
         }
         column.sample(SMALL, "floor: write(2), fsync, rename of the image", &durable, Bound::None);
         column.sample(SMALL, "floor: `ckpt --version`", &bare, Bound::None);
-        column.sample(SMALL, "held", &saves.held, Bound::AtMost(5.0));
-        column.sample(SMALL, "longest pause the program saw", &saves.paused, Bound::AtMost(5.0));
-        column.sample(SMALL, "`ckpt save`", &saves.command, Bound::AtMost(15.0));
-        column.sample(SMALL, "`ckpt-resume` until it moves", &resume, Bound::AtMost(20.0));
+        column.sample(SMALL, "held", &saves.held, Bound::AtMost(2.0));
+        column.sample(SMALL, "longest pause the program saw", &saves.paused, Bound::None);
+        column.sample(SMALL, "`ckpt save`", &saves.command, Bound::AtMost(6.0));
+        column.sample(SMALL, "`ckpt-resume` until it moves", &resume, Bound::AtMost(8.0));
         column.value(SMALL, "image, kB", saves.size, Bound::AtMost(200.0));
         // Not a job of ours: its own parent is this program.
         let mut alone = Guest::start(Command::new(&guest).stderr(Stdio::null()))?;
@@ -266,8 +297,8 @@ impl Bench {
         };
         match self.saves(&mut alone, attach, &image) {
             Ok(attach) => {
-                column.sample(SMALL, "held by `ckpt-attach`", &attach.held, Bound::AtMost(5.0));
-                column.sample(SMALL, "`ckpt-attach`", &attach.command, Bound::AtMost(15.0));
+                column.sample(SMALL, "held by `ckpt-attach`", &attach.held, Bound::AtMost(2.0));
+                column.sample(SMALL, "`ckpt-attach`", &attach.command, Bound::AtMost(6.0));
             }
             // Where only descendants may be traced (Yama), there is nothing to measure.
             Err(error) => eprintln!("ckpt-attach is left out: {error:#}"),
@@ -275,36 +306,56 @@ impl Bench {
         alone.end()
     }
 
-    fn plain(&self, case: &'static str, guest: &[PathBuf], place: &Place, column: &mut Column<'_>) -> Result<()> {
+    /// `bounds`: ms held, ms resumed, kB of image.
+    fn plain(
+        &self,
+        case: &'static str,
+        guest: &[PathBuf],
+        bounds: [Bound; 3],
+        place: &Place,
+        column: &mut Column<'_>,
+    ) -> Result<()> {
+        let [held, moves, size] = bounds;
         let image = place.file("image.ckpt.tar");
         let saves = self.save(guest, place, &image)?;
         let resume = self.resumes(&image, &[])?;
-        column.sample(case, "held", &saves.held, Bound::None);
+        column.sample(case, "held", &saves.held, held);
         column.sample(case, "longest pause the program saw", &saves.paused, Bound::None);
         column.sample(case, "`ckpt save`", &saves.command, Bound::None);
-        column.sample(case, "`ckpt-resume` until it moves", &resume, Bound::None);
-        column.value(case, "image, kB", saves.size, Bound::None);
+        column.sample(case, "`ckpt-resume` until it moves", &resume, moves);
+        column.value(case, "image, kB", saves.size, size);
         Ok(())
     }
 
     fn python(&self, place: &Place, column: &mut Column<'_>) -> Result<()> {
-        self.plain("python3, 4 threads", &guest::python(), place, column)
+        self.plain("python3, 4 threads", &guest::python("threads"), [Bound::None; 3], place, column)
+    }
+
+    fn numpy(&self, place: &Place, column: &mut Column<'_>) -> Result<()> {
+        let bounds = [Bound::AtMost(40.0), Bound::AtMost(50.0), Bound::None];
+        self.plain("python3 with 100 MB of numpy", &guest::python("array"), bounds, place, column)
     }
 
     fn ring(&self, place: &Place, column: &mut Column<'_>) -> Result<()> {
-        self.plain("20 processes in a ring of pipes", &[guest::build("ring", self.tools.path())?], place, column)
+        let bounds = [Bound::AtMost(12.0), Bound::AtMost(25.0), Bound::AtMost(2000.0)];
+        let guest = [guest::build("ring", self.tools.path())?];
+        self.plain("20 processes in a ring of pipes", &guest, bounds, place, column)
     }
 
     fn threads(&self, place: &Place, column: &mut Column<'_>) -> Result<()> {
-        self.plain("64 threads", &[guest::build("threads", self.tools.path())?], place, column)
+        let bounds = [Bound::AtMost(8.0), Bound::AtMost(15.0), Bound::None];
+        self.plain("64 threads", &[guest::build("threads", self.tools.path())?], bounds, place, column)
     }
 
     /// What a program pays for being a job while nobody saves it.
     fn idle(&self, column: &mut Column<'_>) -> Result<()> {
         let calls = guest::build("calls", self.tools.path())?;
         let cases = [
-            ("exec", "1000", "fork + exec + wait of /bin/true, µs", "the same under `ckpt-run`"),
-            ("open", "200000", "open + close, µs", "open + close under `ckpt-run`, µs"),
+            ("exec", "1000", "fork + exec + wait of /bin/true, µs", "fork + exec + wait under `ckpt-run` ÷ native"),
+            ("fork", "2000", "fork + wait, µs", "fork + wait under `ckpt-run` ÷ native"),
+            ("open", "200000", "open + close, µs", "open + close under `ckpt-run` ÷ native"),
+            ("malloc", "5000000", "malloc + free, µs", "malloc + free under `ckpt-run` ÷ native"),
+            ("pipe", "500000", "a byte through a pipe, µs", "a byte through a pipe under `ckpt-run` ÷ native"),
         ];
         for (which, count, native, under) in cases {
             let (mut alone, mut kept) = (Sample::default(), Sample::default());
@@ -315,7 +366,8 @@ impl Bench {
                 kept.push(micros(&told)?);
             }
             column.sample(IDLE, native, &alone, Bound::None);
-            column.sample(IDLE, under, &kept, Bound::None);
+            // The least of both: what is more comes from elsewhere.
+            column.value(IDLE, under, kept.least() / alone.least(), Bound::AtMost(NATIVE));
         }
         let (mut alone, mut kept) = (Sample::default(), Sample::default());
         for _ in 0..self.runs {
@@ -324,6 +376,7 @@ impl Bench {
         }
         column.sample(IDLE, "/bin/true", &alone, Bound::None);
         column.sample(IDLE, "`ckpt-run -- /bin/true`", &kept, Bound::None);
+        column.value(IDLE, "what `ckpt-run` adds to a start", kept.median() - alone.median(), Bound::AtMost(5.0));
         Ok(())
     }
 }

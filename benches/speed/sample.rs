@@ -29,6 +29,11 @@ impl Sample {
         all.get(all.len() / 2).copied().unwrap_or(f64::NAN)
     }
 
+    /// The least, which nothing else on the machine has disturbed.
+    pub fn least(&self) -> f64 {
+        self.0.iter().copied().fold(f64::NAN, f64::min)
+    }
+
     /// `median [min–max]`.
     pub fn text(&self) -> String {
         let all = self.sorted();
