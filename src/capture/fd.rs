@@ -10,7 +10,7 @@ use crate::model::fd::{Descriptor, Kind, OpenFile, Owner};
 use crate::model::locks::Lock;
 use crate::model::tree::Shares;
 use crate::net::options::Fresh;
-use crate::proc::{self, fdinfo::Detail, fdinfo::FdInfo};
+use crate::proc::{self, fdinfo::Detail, fdinfo::FdInfo, many};
 use crate::sys::{fds, tasks};
 use crate::tracer::Held;
 
@@ -143,15 +143,15 @@ pub(super) struct Captured {
 
 /// All descriptors of the living processes; a table that several share, of the first of them.
 pub(super) fn look(held: &Held, shares: &HashMap<usize, Shares>) -> Result<Vec<SeenFd>, Error> {
-    let mut out = Vec::new();
+    /// So many are worth a thread.
+    const LEAST: usize = 32;
+    let mut all = Vec::new();
     let shared = |index: &usize| shares.get(index).is_some_and(|s| s.descriptors.is_some());
     for (index, p) in held.processes.iter().enumerate().filter(|(i, p)| !p.threads.is_empty() && !shared(i)) {
         let host = p.live();
-        for fd in proc::fds(host).map_err(Error::proc(host))? {
-            out.push(SeenFd::at(index, host, p.pid, fd)?);
-        }
+        all.extend(proc::fds(host).map_err(Error::proc(host))?.into_iter().map(|fd| (index, host, p.pid, fd)));
     }
-    Ok(out)
+    many::each(&all, LEAST, |&(process, host, pid, fd)| SeenFd::at(process, host, pid, fd))
 }
 
 /// Groups descriptors by description. Only those that could be the same by what is seen of them are compared.

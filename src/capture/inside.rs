@@ -4,10 +4,7 @@ use std::collections::HashMap;
 
 use crate::model::Pid;
 use crate::model::tree::Shares;
-use crate::proc;
 use crate::tracer::Held;
-
-use super::Error;
 
 /// Ids of the tree's threads, processes and groups, and what processes share, by their index among the held ones.
 #[derive(Debug, Default)]
@@ -19,14 +16,14 @@ pub(super) struct Inside {
 }
 
 impl Inside {
-    pub fn of(held: &Held, shares: HashMap<usize, Shares>) -> Result<Inside, Error> {
+    pub fn of(held: &Held, shares: HashMap<usize, Shares>) -> Inside {
         let mut out = Inside { shares, ..Inside::default() };
         for p in held.processes.iter().filter(|p| !p.threads.is_empty()) {
             out.processes.insert(p.host, p.pid);
-            out.groups.insert(proc::stat(p.host).map_err(Error::proc(p.host))?.pgrp, p.pgid);
+            out.groups.insert(p.stat.pgrp, p.pgid);
             out.threads.extend(p.threads.iter().map(|t| (t.host, t.tid)));
         }
-        Ok(out)
+        out
     }
 
     /// A thread of the tree.

@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::model::tree::Tree;
+use crate::proc::many;
 use crate::tracer::{Held, HeldProcess};
 
 use super::contents::Contents;
@@ -52,15 +53,23 @@ pub(super) fn look(held: &Held, request: &Request<'_>) -> Result<Looked, Error> 
     let (root_index, root) = root_of(held, request.root)?;
     let mut refusals = Refusals::default();
     let view = namespaces::look(held, root, &mut refusals)?;
-    let inside = Inside::of(held, sharing::look(held, &mut refusals)?)?;
+    let inside = Inside::of(held, sharing::look(held, &mut refusals)?);
     let mut mapped = Mapped::new(keep.files != SaveFiles::None);
     let mut shared = SharedAnon::default();
     let mut maps_of_gone = Vec::new();
     let mut processes = Vec::new();
-    for (index, p) in held.processes.iter().enumerate().filter(|(_, p)| !p.threads.is_empty()) {
+    let alive: Vec<(usize, &HeldProcess)> =
+        held.processes.iter().enumerate().filter(|(_, p)| !p.threads.is_empty()).collect();
+    let read = many::each(&alive, 2, |&(index, p)| {
+        unless_cancelled(cancel)?;
+        let elsewhere = inside.shares.get(&index).is_some_and(|s| s.memory.is_some());
+        let memory = if elsewhere { None } else { Some(memory::read(p)?) };
+        Ok::<_, Error>((process::read(p)?, memory))
+    })?;
+    for ((index, p), (process, memory)) in alive.into_iter().zip(read) {
         unless_cancelled(cancel)?;
         thread::look(p, &mut refusals)?;
-        let seen = process::look(p, &view, &mut mapped, &mut refusals)?;
+        let seen = process::look(p, process, &view, &mut mapped, &mut refusals)?;
         let mut whole = Whole {
             view: &view,
             mapped: &mut mapped,
@@ -68,9 +77,9 @@ pub(super) fn look(held: &Held, request: &Request<'_>) -> Result<Looked, Error> 
             gone: &mut maps_of_gone,
             refusals: &mut refusals,
         };
-        let memory = match inside.shares.get(&index).and_then(|s| s.memory) {
-            None => memory::look(p, index, &seen.stat, &mut whole)?,
-            Some(_) => memory::elsewhere(p, &seen.stat)?,
+        let memory = match memory {
+            Some(memory) => memory::look(p, index, memory, &mut whole),
+            None => memory::elsewhere(p)?,
         };
         processes.push(LookedProcess { index, seen, memory });
     }
@@ -91,6 +100,6 @@ pub(super) fn look(held: &Held, request: &Request<'_>) -> Result<Looked, Error> 
     if refusals.0.is_empty() {
         gone::capture(held, &maps_of_gone, &mut mapped, &mut contents)?;
     }
-    let tree = tree::capture(held, root, request.reaper, &inside.shares)?;
+    let tree = tree::capture(held, root, request.reaper, &inside.shares);
     Ok(Looked { tree, processes, fds, contents, mapped, shared, ipc, inside, refusals })
 }

@@ -9,7 +9,7 @@ use crate::image::Run;
 use crate::model::memory::{Backing, Memory, Span, Vdso, Vma};
 use crate::model::process::MmFields;
 use crate::model::{Addr, Hex, Name};
-use crate::proc::{self, smaps::Mapping, stat::Stat};
+use crate::proc::{self, smaps::Mapping};
 use crate::sys::mem::{PageQuery, page, pagemap_scan};
 use crate::tracer::HeldProcess;
 
@@ -107,12 +107,38 @@ pub(super) struct Whole<'a> {
     pub refusals: &'a mut Refusals,
 }
 
-/// Looks at the memory of process `index` of the held ones.
-pub(super) fn look(p: &HeldProcess, index: usize, stat: &Stat, whole: &mut Whole<'_>) -> Result<Seen, Error> {
+/// What /proc says of an address space but for the mappings themselves, which the process keeps.
+#[derive(Debug)]
+pub(super) struct Read {
+    fields: MmFields,
+    vdso: Option<Vdso>,
+    runs: Vec<Run>,
+    shared: Vec<Run>,
+    huge: Vec<Run>,
+    guards: Ranges,
+}
+
+/// Reads all there is to read of the memory of a process.
+pub(super) fn read(p: &HeldProcess) -> Result<Read, Error> {
     let maps = proc::smaps(p.live()).map_err(Error::proc(p.host))?;
+    let maps = p.maps.get_or_init(|| maps);
+    let failed = |e| Error::of(p.host, "reading the page map")(e);
+    let pagemap = File::open(format!("/proc/{}/pagemap", p.live())).map_err(failed)?;
+    let (pages, guards) = pages(&pagemap, maps).map_err(failed)?;
+    // Pages that may be dropped at any time are not worth keeping (MAP_DROPPABLE: random state of the vDSO).
+    let wanted = maps.iter().filter(|m| !is_kernels(&m.name) && !m.shared && !m.flags.has(*b"dp"));
+    let runs = clip(&pages, &wanted.map(|m| (m.start, m.end)).collect::<Vec<_>>());
+    let shared = forked::shared(&pagemap, maps, &runs).map_err(failed)?;
+    let huge = maps.iter().filter(|m| !m.shared && m.huge().is_some());
+    let huge = clip(&pages, &huge.map(|m| (m.start, m.end)).collect::<Vec<_>>());
+    Ok(Read { fields: fields(p)?, vdso: vdso(p, maps)?, runs, shared, huge, guards })
+}
+
+/// Looks at the memory of process `index` of the held ones.
+pub(super) fn look(p: &HeldProcess, index: usize, read: Read, whole: &mut Whole<'_>) -> Seen {
+    let maps = p.maps.get().map_or(&[][..], Vec::as_slice);
     let mut vmas = Vec::with_capacity(maps.len());
-    let (mut wanted, mut huge) = (Vec::new(), Vec::new());
-    for m in &maps {
+    for m in maps {
         if is_kernels(&m.name) {
             continue;
         }
@@ -127,22 +153,9 @@ pub(super) fn look(p: &HeldProcess, index: usize, stat: &Stat, whole: &mut Whole
                 continue;
             }
         };
-        let private = !m.shared;
-        // Pages that may be dropped at any time are not worth keeping (MAP_DROPPABLE: random state of the vDSO).
-        if private && !m.flags.has(*b"dp") {
-            wanted.push((m.start, m.end));
-        }
-        if private && m.huge().is_some() {
-            huge.push((m.start, m.end));
-        }
         vmas.push(vma(m, backing));
     }
-    let failed = |e| Error::of(p.host, "reading the page map")(e);
-    let pagemap = File::open(format!("/proc/{}/pagemap", p.live())).map_err(failed)?;
-    let (pages, guards) = pages(&pagemap, &maps).map_err(failed)?;
-    let runs = clip(&pages, &wanted);
-    let huge = clip(&pages, &huge);
-    let shared = forked::shared(&pagemap, &maps, &runs).map_err(failed)?;
+    let Read { fields, vdso, runs, shared, huge, guards } = read;
     let saved: Vec<(u64, u64)> = vmas.iter().map(|v| (v.start.0, v.end.0)).collect();
     let guards = clip(&guards, &saved);
     for v in vmas.iter().filter(|v| matches!(v.backing, Backing::SharedAnon { .. })) {
@@ -152,14 +165,13 @@ pub(super) fn look(p: &HeldProcess, index: usize, stat: &Stat, whole: &mut Whole
     }
     let span = |r: Run| Span { start: Addr(r.start), end: Addr(r.start + r.len) };
     let guards = guards.into_iter().map(span).collect();
-    let (fields, vdso) = (fields(p, stat)?, vdso(p, &maps)?);
     let memory = Memory { fields, vmas, vdso, guards, ..Memory::default() };
-    Ok(Seen { memory, runs, shared, huge })
+    Seen { memory, runs, shared, huge }
 }
 
 /// Of a process whose memory is another's: only what the kernel says of it.
-pub(super) fn elsewhere(p: &HeldProcess, stat: &Stat) -> Result<Seen, Error> {
-    let memory = Memory { fields: fields(p, stat)?, ..Memory::default() };
+pub(super) fn elsewhere(p: &HeldProcess) -> Result<Seen, Error> {
+    let memory = Memory { fields: fields(p)?, ..Memory::default() };
     Ok(Seen { memory, runs: Vec::new(), shared: Vec::new(), huge: Vec::new() })
 }
 
@@ -268,7 +280,8 @@ fn vma(m: &Mapping, backing: Backing) -> Vma {
     }
 }
 
-fn fields(p: &HeldProcess, stat: &Stat) -> Result<MmFields, Error> {
+fn fields(p: &HeldProcess) -> Result<MmFields, Error> {
+    let stat = &p.stat;
     let auxv = proc::read(&format!("{}/auxv", p.live())).map_err(Error::proc(p.host))?;
     Ok(MmFields {
         start_code: Addr(stat.start_code),
@@ -324,9 +337,9 @@ fn pages(pagemap: &File, maps: &[Mapping]) -> io::Result<(Ranges, Ranges)> {
 }
 
 /// Whether mlockall(MCL_FUTURE) is in force, and if so whether only on fault. Nothing says so but memory that is mapped
-/// later: our `scratch` pages, mapped since `before` (KiB locked) was read.
-pub(super) fn lock_future(host: i32, before: u64, scratch: Addr) -> Result<Option<bool>, Error> {
-    if proc::status(host).map_err(Error::proc(host))?.locked <= before {
+/// later: our `scratch` pages, mapped between `before` and `now` (KiB locked).
+pub(super) fn lock_future(host: i32, before: u64, now: u64, scratch: Addr) -> Result<Option<bool>, Error> {
+    if now <= before {
         return Ok(None);
     }
     let maps = proc::smaps(host).map_err(Error::proc(host))?;

@@ -7,9 +7,9 @@ use crate::model::memory::Memory;
 use crate::model::process::{Exe, Limit, Process};
 use crate::model::thread::{Directories, Thread};
 use crate::model::{Addr, Name};
-use crate::proc::{self, stat::Stat, status::Status};
+use crate::proc::{self, timers::Timer};
 use crate::sys::tasks::pidfd_open_thread;
-use crate::tracer::{self, Answers, Call, Calls, HeldProcess, HeldThread, Room};
+use crate::tracer::{self, Answers, Call, Calls, HeldProcess, Room};
 
 use super::Error;
 use super::credentials;
@@ -29,36 +29,61 @@ const PR_GET_DUMPABLE: u64 = 3;
 /// What was seen of a process without touching it.
 #[derive(Debug)]
 pub(super) struct Seen {
-    pub status: Status,
-    /// Of each living thread.
-    pub threads: Vec<Status>,
     pub seccomp: seccomp::Seen,
-    pub stat: Stat,
     pub exe: Exe,
     /// Of threads that have some of their own.
     pub own: Vec<Option<Directories>>,
     cwd: Name,
     root: Name,
+    read: Read,
+}
+
+/// What /proc says of a process, as far as nothing depends on others.
+#[derive(Debug)]
+pub(super) struct Read {
+    limits: Vec<Limit>,
+    cgroup: Name,
+    personality: u32,
+    oom_score_adj: i32,
+    coredump_filter: u32,
+    timers: Vec<Timer>,
+}
+
+/// Reads that.
+pub(super) fn read(p: &HeldProcess) -> Result<Read, Error> {
+    let host = p.live();
+    let limits = proc::limits(host).map_err(Error::proc(host))?;
+    Ok(Read {
+        limits: limits.map(|(soft, hard)| Limit { soft, hard }).to_vec(),
+        cgroup: Name(proc::read(&format!("{host}/cgroup")).unwrap_or_default()),
+        personality: proc::hex_number(&format!("{host}/personality")).map_err(Error::proc(host))? as u32,
+        oom_score_adj: proc::number(&format!("{host}/oom_score_adj")).map_err(Error::proc(host))? as i32,
+        // Absent where core dumps are not built in.
+        coredump_filter: proc::hex_number(&format!("{host}/coredump_filter")).unwrap_or(0x33) as u32,
+        timers: proc::timers(host).map_err(Error::proc(host))?,
+    })
 }
 
 /// Reads what can be read from outside, and refuses what can't be saved.
-pub(super) fn look(p: &HeldProcess, view: &View, mapped: &mut Mapped, refusals: &mut Refusals) -> Result<Seen, Error> {
+pub(super) fn look(
+    p: &HeldProcess,
+    read: Read,
+    view: &View,
+    mapped: &mut Mapped,
+    refusals: &mut Refusals,
+) -> Result<Seen, Error> {
     let host = p.live();
-    let of_thread = |t: &HeldThread| proc::task_status(p.host, t.host).map_err(Error::proc(t.host));
-    let threads = p.threads.iter().map(of_thread).collect::<Result<Vec<_>, _>>()?;
-    for (t, status) in p.threads.iter().zip(&threads) {
-        credentials::look(p.pid, t.tid, status, refusals);
+    for t in &p.threads {
+        credentials::look(p.pid, t.tid, &t.status, refusals);
     }
-    let seccomp = seccomp::look(p, &threads, refusals)?;
-    switches::look(p, &threads, refusals)?;
-    let status = proc::status(host).map_err(Error::proc(host))?;
-    let stat = proc::stat(host).map_err(Error::proc(host))?;
+    let seccomp = seccomp::look(p, refusals)?;
+    switches::look(p, refusals)?;
     let mut refuse = |reason: &str, hint: &str| refusals.add(p.pid, "process", reason, hint);
     let no_thread_fds = || pidfd_open_thread(host).is_err_and(|e| e.raw_os_error() == Some(libc::EINVAL));
     if p.ended_leader.is_some() && no_thread_fds() {
         refuse("its main thread has ended while others live: its descriptors can't be had before Linux 6.9", "");
     }
-    if status.shadow_stack {
+    if p.threads.first().is_some_and(|t| t.status.shadow_stack) {
         refuse("it uses a shadow stack: not supported", "start it with GLIBC_TUNABLES=glibc.cpu.x86_shstk=off");
     }
     if p.threads.iter().any(|t| t.regs.cs == 0x23) {
@@ -67,13 +92,13 @@ pub(super) fn look(p: &HeldProcess, view: &View, mapped: &mut Mapped, refusals: 
     let cwd = directory(p, host, "cwd", "working directory", view, refusals)?;
     let root = directory(p, host, "root", "root directory", view, refusals)?;
     let mut own = Vec::new();
-    for (t, status) in p.threads.iter().zip(&threads) {
+    for t in &p.threads {
         own.push(match sharing::own_directories(p, t)? {
             false => None,
             true => Some(Directories {
                 cwd: directory(p, t.host, "cwd", "a thread's working directory", view, refusals)?,
                 root: directory(p, t.host, "root", "a thread's root directory", view, refusals)?,
-                umask: status.umask,
+                umask: t.status.umask,
             }),
         });
     }
@@ -81,7 +106,7 @@ pub(super) fn look(p: &HeldProcess, view: &View, mapped: &mut Mapped, refusals: 
     let meta = std::fs::metadata(format!("/proc/{host}/exe")).map_err(Error::of(host, "looking at the executable"))?;
     let file = mapped.add(view, &link, meta.dev(), meta.ino(), true);
     let exe = Exe { path: mapped.path(file), file };
-    Ok(Seen { status, threads, seccomp, stat, exe, own, cwd, root })
+    Ok(Seen { seccomp, exe, own, cwd, root, read })
 }
 
 fn directory(
@@ -120,22 +145,17 @@ pub(super) struct Asked {
 }
 
 /// Asks the first thread of a process for what only that can tell. `nodes`: as in [`super::thread::ask`].
-pub(super) fn ask(
-    p: &HeldProcess,
-    seen: &Seen,
-    memory: &Memory,
-    nodes: Option<u64>,
-    calls: &mut Calls,
-) -> Result<Asked, Error> {
-    let listed = proc::timers(p.live()).map_err(Error::proc(p.live()))?;
-    Ok(Asked {
+pub(super) fn ask(p: &HeldProcess, seen: &mut Seen, memory: &Memory, nodes: Option<u64>, calls: &mut Calls) -> Asked {
+    let status = p.threads.first().map(|t| &t.status);
+    let listed = std::mem::take(&mut seen.read.timers);
+    Asked {
         dumpable: calls.call("prctl", libc::SYS_prctl, &[PR_GET_DUMPABLE]),
         brk: calls.call("brk", libc::SYS_brk, &[]),
         switches: switches::ask_process(calls),
         policies: nodes.map_or_else(Vec::new, |len| mempolicy::ask_memory(calls, len, memory)),
-        actions: signals::ask(calls, seen.status.sig_caught | seen.status.sig_ignored),
+        actions: signals::ask(calls, status.map_or(0, |s| s.sig_caught | s.sig_ignored)),
         timers: timers::ask(calls, listed),
-    })
+    }
 }
 
 /// Completes a process with what its first thread was asked. `memory` lacks its brk.
@@ -148,45 +168,49 @@ pub(super) fn capture(
     (clocks, inside): (&Clocks, &super::Inside),
 ) -> Result<Process, Error> {
     let host = p.live();
-    let Seen { status, seccomp, exe, cwd, root, .. } = seen;
-    let limits = proc::limits(host).map_err(Error::proc(host))?.map(|(soft, hard)| Limit { soft, hard }).to_vec();
+    let Seen { seccomp, exe, cwd, root, read, .. } = seen;
+    // Timers before pending signals, the threads' too: one that goes off in between is then seen twice, not missed, and a
+    // standard signal that is sent twice is still one.
+    let mut timers = timers::posix(&asked.timers, answers, clocks, inside);
+    timers::owners(p, &mut timers)?;
+    let now = proc::status(host).map_err(Error::proc(host))?;
+    let pending = signals::pending(host, true, &now)?;
+    for (thread, held) in threads.iter_mut().zip(&p.threads) {
+        thread.pending = match held.host == host {
+            true => signals::pending(host, false, &now)?,
+            false => signals::of_thread(held.host)?,
+        };
+        thread.pending.retain(|pending| !signals::comes_again(pending, &held.regs, held.sigmask));
+    }
     memory.fields.brk = Addr(answers.value(asked.brk));
     memory.policies = mempolicy::placements(&asked.policies, &memory, answers);
+    let (umask, locked) = p.threads.first().map_or((0, 0), |t| (t.status.umask, t.status.locked));
     memory.lock_future = match p.scratch() {
-        Some(scratch) => lock_future(host, status.locked, scratch)?,
-        None if status.locked == 0 => None,
+        Some(scratch) => lock_future(host, locked, now.locked, scratch)?,
+        None if locked == 0 => None,
         None => {
             let what = "its limits leave no room to see whether it locks all of its memory";
             return Err(tracer::Error::Unsupported { pid: host, what }.into());
         }
     };
-    // Timers before pending signals, the threads' too: one that goes off in between is then seen twice, not missed, and a
-    // standard signal that is sent twice is still one.
-    let mut timers = timers::posix(&asked.timers, answers, clocks, inside);
-    timers::owners(p, &mut timers)?;
-    for (thread, held) in threads.iter_mut().zip(&p.threads) {
-        thread.pending = signals::pending(held.host, false)?;
-        thread.pending.retain(|pending| !signals::comes_again(pending, &held.regs, held.sigmask));
-    }
     Ok(Process {
         pid: p.pid,
         exe,
         cwd,
         root,
-        umask: status.umask,
-        limits,
+        umask,
+        limits: read.limits,
         dumpable: answers.value(asked.dumpable) as u32,
         switches: switches::of_process(&asked.switches, answers),
-        cgroup: Name(proc::read(&format!("{host}/cgroup")).unwrap_or_default()),
-        personality: proc::hex_number(&format!("{host}/personality")).map_err(Error::proc(host))? as u32,
-        oom_score_adj: proc::number(&format!("{host}/oom_score_adj")).map_err(Error::proc(host))? as i32,
-        // Absent where core dumps are not built in.
-        coredump_filter: proc::hex_number(&format!("{host}/coredump_filter")).unwrap_or(0x33) as u32,
+        cgroup: read.cgroup,
+        personality: read.personality,
+        oom_score_adj: read.oom_score_adj,
+        coredump_filter: read.coredump_filter,
         memory,
         actions: signals::actions(&asked.actions, answers),
         itimers: timers::itimers(&asked.timers, answers, clocks),
         timers,
-        pending: signals::pending(host, true)?,
+        pending,
         fds: Vec::new(),
         locks: Vec::new(),
         filters: seccomp.filters,

@@ -123,8 +123,8 @@ struct Taken {
 
 /// The second half of a save: what only the program itself can tell.
 fn take(held: &mut Held, looked: Looked, mut manifest: Manifest, request: &Request<'_>) -> Result<Taken, Error> {
-    let Looked { mut tree, processes: seen, mut fds, mut contents, mapped, shared, mut ipc, inside, .. } = looked;
-    let (mut jobs, asked) = ask(held, &seen)?;
+    let Looked { mut tree, processes: mut seen, mut fds, mut contents, mapped, shared, mut ipc, inside, .. } = looked;
+    let (mut jobs, asked) = ask(held, &mut seen);
     let pages = shared::ask(&shared.objects, &mut jobs);
     let all = held.run(&jobs)?;
     // What is left of timers, by the clocks as they are from here on.
@@ -135,22 +135,22 @@ fn take(held: &mut Held, looked: Looked, mut manifest: Manifest, request: &Reque
     let mut news = HashMap::new();
     sockets::ask(held, &fds.asks, &mut fds.files)?;
     let (mut processes, mut parts, mut origins) = (Vec::new(), Vec::new(), Vec::new());
-    for (LookedProcess { index, seen, memory }, asked) in seen.into_iter().zip(asked) {
+    for (LookedProcess { index, seen: looked, memory }, asked) in seen.into_iter().zip(asked) {
         unless_cancelled(request.cancel)?;
         let Some(p) = held.processes.get_mut(index) else { continue };
         let answers: Vec<&Answers> = answers.by_ref().take(asked.threads.len()).collect();
         let mut threads = Vec::with_capacity(p.threads.len());
-        for (i, ((asked, answers), status)) in asked.threads.iter().zip(&answers).zip(&seen.threads).enumerate() {
-            let mut thread = thread::capture(p, i, status, asked, answers)?;
+        for (i, (asked, answers)) in asked.threads.iter().zip(&answers).enumerate() {
+            let mut thread = thread::capture(p, i, asked, answers)?;
             thread.left = thread.left.map(|left| Nanos(left.less(stood_for).0.max(1)));
-            thread.seccomp = seen.seccomp.threads.get(i).cloned().flatten();
-            thread.directories = seen.own.get(i).cloned().flatten();
+            thread.seccomp = looked.seccomp.threads.get(i).cloned().flatten();
+            thread.directories = looked.own.get(i).cloned().flatten();
             threads.push(thread);
         }
         let Some(first) = answers.first() else { continue };
         news.extend(jobcontrol::news(&asked.children, first));
         let mut process =
-            process::capture(p, seen, memory.memory, threads, (&asked.process, first), (&manifest.clocks, &inside))?;
+            process::capture(p, looked, memory.memory, threads, (&asked.process, first), (&manifest.clocks, &inside))?;
         process.fds = fds.descriptors.remove(&index).unwrap_or_default();
         process.locks = fds.locks.remove(&index).unwrap_or_default();
         process.undo = sysvsem::undo(p, &ipc.model.sem)?;
@@ -228,26 +228,26 @@ struct Asked {
 }
 
 /// What is asked of each process, and the calls that do it.
-fn ask(held: &Held, seen: &[LookedProcess]) -> Result<(Vec<Job>, Vec<Asked>), Error> {
+fn ask(held: &Held, seen: &mut [LookedProcess]) -> (Vec<Job>, Vec<Asked>) {
     let families = jobcontrol::families(held);
     let nodes = mempolicy::set_len();
     let (mut jobs, mut all) = (Vec::new(), Vec::new());
     for looked in seen {
         let Some(p) = held.processes.get(looked.index) else { continue };
         let mut first = Calls::default();
-        let process = process::ask(p, &looked.seen, &looked.memory.memory, nodes, &mut first)?;
+        let process = process::ask(p, &mut looked.seen, &looked.memory.memory, nodes, &mut first);
         let children = families.get(&p.host).map_or_else(Vec::new, |children| jobcontrol::ask(&mut first, children));
         let mut threads = Vec::with_capacity(p.threads.len());
-        for (thread, status) in looked.seen.threads.iter().enumerate() {
+        for (thread, t) in p.threads.iter().enumerate() {
             let mut calls = std::mem::take(&mut first);
             threads.push(thread::ask(&mut calls, nodes));
             // If we die, a filter may judge what is left of a table.
-            let one_by_one = status.seccomp != 0;
+            let one_by_one = t.status.seccomp != 0;
             jobs.push(Job { process: looked.index, thread, calls, one_by_one });
         }
         all.push(Asked { threads, process, children });
     }
-    Ok((jobs, all))
+    (jobs, all)
 }
 
 /// A process that was killed while it was held, if one was: whatever failed then failed because of that. One that is

@@ -2,7 +2,6 @@
 
 use crate::model::Hex;
 use crate::model::seccomp::{Filter, Seccomp};
-use crate::proc::status::Status;
 use crate::sys::ptrace;
 use crate::tracer::{HeldProcess, HeldThread};
 
@@ -22,10 +21,10 @@ pub(super) struct Seen {
 }
 
 /// Reads the filters of every thread, and sees to it that our own calls will not be judged by them.
-pub(super) fn look(p: &HeldProcess, threads: &[Status], refusals: &mut Refusals) -> Result<Seen, Error> {
+pub(super) fn look(p: &HeldProcess, refusals: &mut Refusals) -> Result<Seen, Error> {
     let mut seen = Seen::default();
-    for (t, status) in p.threads.iter().zip(threads) {
-        let mode = match status.seccomp {
+    for t in &p.threads {
+        let mode = match t.status.seccomp {
             0 => None,
             mode => one(p, t, mode, &mut seen.filters, refusals)?,
         };

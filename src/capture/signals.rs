@@ -3,7 +3,7 @@
 use crate::model::signals::{Action, Pending};
 use crate::model::thread::Regs;
 use crate::model::{Addr, Hex};
-use crate::proc;
+use crate::proc::{self, status::Status};
 use crate::sys::ptrace;
 use crate::tracer::{Answers, Calls, Room};
 
@@ -42,9 +42,9 @@ fn action(signal: i32, bytes: &[u8]) -> Option<Action> {
 
 /// Pending signals of a thread, or (`shared`) of its process: those in the queue, and those of which there is only a mark,
 /// as the queue was full. The program gets such a one as sent by nobody (kernel/signal.c, collect_signal).
-pub(super) fn pending(tid: i32, shared: bool) -> Result<Vec<Pending>, Error> {
-    // The marks first: a timer that goes off in between is then in the queue alone, and no mark without an entry.
-    let status = proc::status(tid).map_err(Error::proc(tid))?;
+/// `status` has the marks and was read before: a timer that goes off in between is then in the queue alone, and no mark
+/// without an entry.
+pub(super) fn pending(tid: i32, shared: bool, status: &Status) -> Result<Vec<Pending>, Error> {
     let mut queue = ptrace::pending(tid, shared).map_err(Error::of(tid, "reading the pending signals"))?;
     let set = if shared { status.shared_pending } else { status.sig_pending };
     queue.extend(unqueued(set, &queue));
@@ -64,6 +64,11 @@ pub(super) fn comes_again(pending: &Pending, regs: &Regs, sigmask: u64) -> bool 
         _ => false,
     };
     fault && regs.orig_rax as i64 == -1 && sigmask >> (pending.signal - 1) & 1 == 0
+}
+
+/// Those of a thread.
+pub(super) fn of_thread(tid: i32) -> Result<Vec<Pending>, Error> {
+    pending(tid, false, &proc::status(tid).map_err(Error::proc(tid))?)
 }
 
 fn unqueued(set: u64, queue: &[Pending]) -> Vec<Pending> {

@@ -187,7 +187,11 @@ pub(super) fn model(
             rights: Vec::new(),
         })
         .collect();
-    let bytes: Vec<u8> = queue.messages.into_iter().flat_map(|m| m.bytes).collect();
+    let bytes = queue.messages.into_iter().map(|m| m.bytes).reduce(|mut all, more| {
+        all.extend_from_slice(&more);
+        all
+    });
+    let bytes = bytes.unwrap_or_default();
     let content = (!bytes.is_empty()).then(|| work.contents.bytes(bytes));
     Ok(Some(Socket { kind, family, shutdown, queue: messages, content, options }))
 }

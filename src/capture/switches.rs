@@ -1,7 +1,6 @@
 //! Settings of prctl(2) and arch_prctl(2), which only the program itself can ask for; and those that can't be saved.
 
 use crate::model::switches::{ProcessSwitches, ThreadSwitches};
-use crate::proc::status::Status;
 use crate::sys::ptrace;
 use crate::tracer::{Answers, Call, Calls, HeldProcess, Room};
 
@@ -22,10 +21,10 @@ const MEMBARRIER_CMD_GET_REGISTRATIONS: u64 = 1 << 9;
 const ARCH_GET_CPUID: u64 = 0x1011;
 
 /// Refuses what calls run in the program would suffer from, and what can't be set again.
-pub(super) fn look(p: &HeldProcess, threads: &[Status], refusals: &mut Refusals) -> Result<(), Error> {
-    for (t, status) in p.threads.iter().zip(threads) {
+pub(super) fn look(p: &HeldProcess, refusals: &mut Refusals) -> Result<(), Error> {
+    for t in &p.threads {
         let mut refuse = |reason: &str| refusals.add(p.pid, format!("thread {}", t.tid), reason, "");
-        if status.tagged_addresses {
+        if t.status.tagged_addresses {
             refuse("it uses tagged addresses (LAM): not supported");
         }
         if ptrace::dispatches_syscalls(t.host).map_err(Error::of(t.host, "asking for system call dispatch"))? {

@@ -2,7 +2,6 @@
 
 use crate::model::thread::{AltStack, Thread};
 use crate::model::{Addr, Hex, Name};
-use crate::proc::{self, status::Status};
 use crate::sys::{sched, tasks};
 use crate::tracer::{Answers, Call, Calls, HeldProcess, Room, frame};
 
@@ -13,6 +12,9 @@ use super::refusals::Refusals;
 use super::switches;
 
 const PR_GET_PDEATHSIG: u64 = 2;
+const PR_GET_NAME: u64 = 16;
+/// With the NUL.
+const COMM_LEN: u64 = 16;
 const PR_GET_SECUREBITS: u64 = 27;
 const PR_GET_TIMERSLACK: u64 = 30;
 const PR_GET_TID_ADDRESS: u64 = 40;
@@ -41,6 +43,7 @@ pub(super) struct Asked {
     altstack: Room,
     pdeath_signal: Room,
     mempolicy: Option<mempolicy::Asked>,
+    comm: Room,
     switches: switches::AskedOfThread,
 }
 
@@ -62,29 +65,24 @@ pub(super) fn ask(calls: &mut Calls, nodes: Option<u64>) -> Asked {
         altstack,
         pdeath_signal: get_into(calls, PR_GET_PDEATHSIG, 4),
         mempolicy: nodes.map(|len| mempolicy::ask_thread(calls, len)),
+        comm: get_into(calls, PR_GET_NAME, COMM_LEN),
         switches: switches::ask_thread(calls),
     }
 }
 
-/// Captures thread `index` of a process, whose /proc text is in `status`.
-pub(super) fn capture(
-    p: &HeldProcess,
-    index: usize,
-    status: &Status,
-    asked: &Asked,
-    answers: &Answers,
-) -> Result<Thread, Error> {
+/// Captures thread `index` of a process.
+pub(super) fn capture(p: &HeldProcess, index: usize, asked: &Asked, answers: &Answers) -> Result<Thread, Error> {
     let process = p.host;
     let [clear_child_tid] = words(answers.bytes(asked.clear_child_tid));
     let [sp, flags, size] = words(answers.bytes(asked.altstack));
     let pdeath_signal = answers.bytes(asked.pdeath_signal).first_chunk().map_or(0, |b| i32::from_ne_bytes(*b));
     let t = p.threads.get(index).ok_or(Error::Vanished { pid: process })?;
     let host = t.host;
-    let comm = proc::read(&format!("{process}/task/{host}/comm")).map_err(Error::proc(host))?;
+    let comm = answers.bytes(asked.comm).split(|&b| b == 0).next().unwrap_or_default();
     let ask = |what| Error::of(host, what);
     Ok(Thread {
         tid: t.tid,
-        comm: Name(comm.strip_suffix(b"\n").unwrap_or(&comm).to_vec()),
+        comm: Name(comm.to_vec()),
         regs: frame::for_image(&t.regs, t.call),
         left: t.left,
         xstate: Hex(t.xstate.clone()),
@@ -98,7 +96,7 @@ pub(super) fn capture(
         affinity: Hex(sched::affinity(host).map_err(ask("reading the affinity"))?),
         io_priority: sched::io_priority(host).map_err(ask("reading the I/O priority"))?,
         timer_slack: answers.value(asked.slack),
-        credentials: credentials::capture(status, answers.value(asked.securebits) as u32),
+        credentials: credentials::capture(&t.status, answers.value(asked.securebits) as u32),
         pdeath_signal,
         directories: None,
         mempolicy: asked.mempolicy.as_ref().and_then(|asked| mempolicy::policy(asked, answers)),

@@ -7,23 +7,16 @@ use crate::model::tree::{Member, Shares, Tree};
 use crate::proc;
 use crate::tracer::{Held, HeldProcess};
 
-use super::Error;
-
 /// Whether a held process belongs into the image: zombies that somebody outside has to wait for don't.
 pub(super) fn belongs(held: &Held, p: &HeldProcess) -> bool {
     !p.threads.is_empty() || held.processes.iter().any(|q| q.host == p.host_ppid)
 }
 
 /// The processes and how they are related. `reaper` as we see it.
-pub(super) fn capture(
-    held: &Held,
-    root: &HeldProcess,
-    reaper: Option<i32>,
-    shares: &HashMap<usize, Shares>,
-) -> Result<Tree, Error> {
+pub(super) fn capture(held: &Held, root: &HeldProcess, reaper: Option<i32>, shares: &HashMap<usize, Shares>) -> Tree {
     let indexed = held.processes.iter().enumerate().filter(|(_, p)| belongs(held, p));
     let members = indexed.map(|(i, p)| member(p, shares.get(&i).copied().unwrap_or_default())).collect();
-    Ok(Tree { root: root.pid, members, reaper: reaper_of(held, root, reaper), outside: outside(held, root)? })
+    Tree { root: root.pid, members, reaper: reaper_of(held, root, reaper), outside: outside(held, root) }
 }
 
 fn member(p: &HeldProcess, shares: Shares) -> Member {
@@ -58,7 +51,7 @@ fn reaper_of(held: &Held, root: &HeldProcess, reaper: Option<i32>) -> Pid {
 }
 
 /// Living processes outside that are parent of the root, or session or group leader of members.
-fn outside(held: &Held, root: &HeldProcess) -> Result<Vec<Pid>, Error> {
+fn outside(held: &Held, root: &HeldProcess) -> Vec<Pid> {
     let mut out = BTreeSet::new();
     let mut add = |host: i32, inside: Pid| {
         let member = held.processes.iter().any(|p| p.host == host && belongs(held, p));
@@ -69,11 +62,10 @@ fn outside(held: &Held, root: &HeldProcess) -> Result<Vec<Pid>, Error> {
     };
     add(root.host_ppid, root.ppid);
     for p in held.processes.iter().filter(|p| belongs(held, p)) {
-        let stat = proc::stat(p.host).map_err(Error::proc(p.host))?;
-        add(stat.pgrp, p.pgid);
-        add(stat.session, p.sid);
+        add(p.stat.pgrp, p.pgid);
+        add(p.stat.session, p.sid);
     }
-    Ok(out.into_iter().collect())
+    out.into_iter().collect()
 }
 
 fn exists(pid: i32) -> bool {

@@ -8,6 +8,7 @@ pub mod fdinfo;
 pub mod limits;
 pub mod lists;
 pub mod locks;
+pub mod many;
 pub mod mqueue;
 pub mod sched;
 pub mod smaps;

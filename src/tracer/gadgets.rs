@@ -63,7 +63,7 @@ fn scan(pid: i32, m: &Mapping) -> Found {
         let want = (PIECE + TAIL).min(m.end - at) as usize;
         let Ok(got) = sys::mem::read(pid, Addr(at), &mut buf[..want]) else { break };
         let text = &buf[..got];
-        for (i, _) in text.windows(2).enumerate().filter(|(_, w)| *w == [0x0f, 0x05]) {
+        for i in memchr::memmem::find_iter(text, &[0x0f, 0x05]) {
             let offset = at - m.start + i as u64;
             if found.syscall_ret.is_none() && text.get(i + 2) == Some(&0xc3) {
                 found.syscall_ret = Some(offset);
@@ -87,6 +87,6 @@ pub(super) fn any_syscall(pid: i32, maps: &[Mapping]) -> Option<Addr> {
     let vdso = maps.iter().find(|m| m.name == b"[vdso]")?;
     let mut text = vec![0u8; usize::try_from(vdso.end - vdso.start).ok()?.min(64 * 1024)];
     let got = sys::mem::read(pid, Addr(vdso.start), &mut text).ok()?;
-    let at = text[..got].windows(2).position(|w| w == [0x0f, 0x05])?;
+    let at = memchr::memmem::find(&text[..got], &[0x0f, 0x05])?;
     Some(Addr(vdso.start + at as u64))
 }

@@ -1,6 +1,6 @@
 //! Seizing a whole tree, to a fix-point.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use crate::model::thread::{Regs, Rseq};
 use crate::model::tree::State;
 use crate::model::{Addr, Name, Nanos, Pid};
+use crate::proc::{smaps::Mapping, stat::Stat, status::Status};
 use crate::sys::{self, ptrace, tasks::back_off, wait};
 use crate::{proc, tracer};
 
@@ -72,6 +73,10 @@ pub struct HeldProcess {
     pub pidfd: OwnedFd,
     /// Its living threads, the leader first; none for a zombie.
     pub threads: Vec<HeldThread>,
+    /// What /proc says of [`HeldProcess::live`].
+    pub stat: Stat,
+    /// What is mapped in it, once that has been read; our own scratch memory is not among it.
+    pub maps: OnceLock<Vec<Mapping>>,
     /// Signals (bit n-1 for signal n) that it has a handler for, and that it ignores.
     pub(super) caught: u64,
     pub(super) ignored: u64,
@@ -91,6 +96,8 @@ pub struct HeldThread {
     pub tid: Pid,
     /// Its registers as the kernel has them, out of any restartable sequence. See [`super::frame::for_image`].
     pub regs: Regs,
+    /// What /proc says of it while it stands still. Signals that wait for it may become more.
+    pub status: Status,
     /// Its blocked signals.
     pub sigmask: u64,
     /// Its xsave area.
@@ -113,9 +120,9 @@ pub fn hold(request: &HoldRequest<'_>) -> Result<Held, Error> {
     let deadline = Instant::now() + request.timeout;
     let mut clocks = waits::Clocks::default();
     let mut sleepers = HashMap::new();
-    for pid in tree::members(request.root, request.reaper)? {
-        let tids = proc::tasks(pid).unwrap_or_default();
-        sleepers.extend(tids.into_iter().filter_map(|tid| Some((tid, waits::look(tid, &mut clocks)?))));
+    let mut found = tree::members(request.root, request.reaper, |_| false)?;
+    for tid in found.iter().flat_map(|f| &f.tids) {
+        sleepers.extend(waits::look(*tid, &mut clocks).map(|sleeper| (*tid, sleeper)));
     }
     let mut hunt = Hunt {
         request: *request,
@@ -124,20 +131,23 @@ pub fn hold(request: &HoldRequest<'_>) -> Result<Held, Error> {
         running: Vec::new(),
         seized: HashMap::new(),
         order: Vec::new(),
+        known: HashSet::new(),
         sleepers,
         since: None,
         grown: false,
     };
     loop {
         hunt.grown = false;
-        for pid in tree::members(request.root, request.reaper)? {
-            hunt.seize_process(pid)?;
+        for process in found {
+            hunt.seize_process(&process)?;
         }
         hunt.wait_all()?;
         if !hunt.grown {
             break;
         }
+        found = tree::members(request.root, request.reaper, |pid| hunt.known.contains(&pid))?;
     }
+    tracing::debug!(after = ?hunt.since.map(|since| since.elapsed()), "held");
     hunt.finish()
 }
 
@@ -150,6 +160,8 @@ struct Hunt<'a> {
     /// Every thread that was ever seized, and its process.
     seized: HashMap<i32, i32>,
     order: Vec<i32>,
+    /// The same as a set.
+    known: HashSet<i32>,
     /// Threads that slept in a call with a time-out when they were interrupted.
     sleepers: HashMap<i32, Sleeper>,
     since: Option<Instant>,
@@ -165,12 +177,13 @@ struct Quarry {
 }
 
 impl Hunt<'_> {
-    fn seize_process(&mut self, pid: i32) -> Result<(), Error> {
-        if !self.order.contains(&pid) {
+    /// A thread that has come since its process was looked at is found by the next look.
+    fn seize_process(&mut self, process: &tree::Found) -> Result<(), Error> {
+        let pid = process.pid;
+        if self.known.insert(pid) {
             self.order.push(pid);
         }
-        let Ok(tids) = proc::tasks(pid) else { return Ok(()) };
-        for tid in tids {
+        for &tid in &process.tids {
             if self.seized.contains_key(&tid) {
                 continue;
             }
@@ -330,6 +343,7 @@ impl Hunt<'_> {
                 host: tid,
                 tid: Pid(tid),
                 regs: Regs::default(),
+                status: Status::default(),
                 sigmask: 0,
                 xstate: Vec::new(),
                 rseq: None,
@@ -342,10 +356,11 @@ impl Hunt<'_> {
         let since = self.since.unwrap_or_else(Instant::now);
         let mut held = Held { processes: Vec::new(), since, stood };
         let mut failure = None;
+        let mut nspids = HashMap::new();
         for pid in std::mem::take(&mut self.order) {
             let mut threads = threads.remove(&pid).unwrap_or_default();
             threads.sort_by_key(|t| (t.host != pid, t.host));
-            match describe(pid, threads, &slept, &finder) {
+            match describe(pid, threads, &slept, &finder, &mut nspids) {
                 Ok(Some(process)) => held.processes.push(process),
                 Ok(None) => {}
                 Err(e) => failure = failure.or(Some(e)),
@@ -406,19 +421,19 @@ fn describe(
     mut threads: Vec<HeldThread>,
     slept: &HashMap<i32, Nanos>,
     finder: &Arc<Mutex<Finder>>,
+    nspids: &mut HashMap<i32, Vec<i32>>,
 ) -> Result<Option<HeldProcess>, Error> {
     let gone = |e: proc::Error| Error::from_proc("reading status", host, e);
-    let (Ok(pidfd), Ok(stat)) = (sys::tasks::pidfd_open(host), proc::stat(host)) else { return Ok(None) };
+    let (Ok(pidfd), Ok(mut stat)) = (sys::tasks::pidfd_open(host), proc::stat(host)) else { return Ok(None) };
     if threads.is_empty() && stat.state != b'Z' {
         return Err(Error::Vanished { pid: host });
     }
     let status = proc::status(host).map_err(gone)?;
     let inside = |ids: &[i32], fallback: i32| Pid(ids.last().copied().unwrap_or(fallback));
     let nested = status.nspid.len() > 1;
-    let ppid = match proc::status(stat.ppid) {
-        Ok(parent) if parent.nspid.len() == status.nspid.len() => inside(&parent.nspid, stat.ppid),
-        _ => Pid(0),
-    };
+    let of_parent = nspids.entry(stat.ppid).or_insert_with(|| proc::status(stat.ppid).map_or(Vec::new(), |s| s.nspid));
+    let ppid = if of_parent.len() == status.nspid.len() { inside(of_parent, stat.ppid) } else { Pid(0) };
+    nspids.insert(host, status.nspid.clone());
     let mut state = State::Alive;
     let mut ended = (stat.state == b'Z').then_some(stat.exit_code);
     if ended.is_some() && !threads.is_empty() {
@@ -435,24 +450,31 @@ fn describe(
                 state = State::Stopped { signal: task.signal(), told: true };
             }
         }
+        t.status = if t.host == host { status.clone() } else { proc::task_status(host, t.host).map_err(gone)? };
         if nested {
-            t.tid = inside(&proc::task_status(host, t.host).map_err(gone)?.nspid, t.host);
+            t.tid = inside(&t.status.nspid, t.host);
         }
         read_thread(t, slept.get(&t.host).copied())?;
     }
+    let (host_ppid, comm, exit_signal) = (stat.ppid, stat.comm.clone(), stat.exit_signal);
+    if let Some(live) = threads.first().filter(|t| t.host != host) {
+        stat = proc::task_stat(host, live.host).map_err(gone)?;
+    }
     let process = HeldProcess {
         host,
-        host_ppid: stat.ppid,
+        host_ppid,
         pid: inside(&status.nspid, host),
         ppid,
         pgid: inside(&status.nspgid, stat.pgrp),
         sid: inside(&status.nssid, stat.session),
-        comm: Name(stat.comm),
+        comm: Name(comm),
         state,
-        exit_signal: stat.exit_signal,
+        exit_signal,
         ended_leader: ended.filter(|_| !threads.is_empty()),
         pidfd,
         threads,
+        stat,
+        maps: OnceLock::new(),
         caught: status.sig_caught,
         ignored: status.sig_ignored,
         ground: None,

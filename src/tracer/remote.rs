@@ -185,16 +185,20 @@ impl HeldProcess {
     /// `extra` bytes more.
     pub(super) fn survey_ground(&mut self, extra: u64) -> Result<(), Error> {
         let pid = self.live();
-        let maps = super::maps(pid).map_err(|e| Error::from_proc("reading maps", pid, e))?;
-        let gadgets = self.finder.lock().ok().and_then(|mut f| f.find(pid, &maps));
+        if self.maps.get().is_none() {
+            let maps = super::maps(pid).map_err(|e| Error::from_proc("reading maps", pid, e))?;
+            let _ = self.maps.set(maps);
+        }
+        let maps = self.maps.get().map_or(&[][..], Vec::as_slice);
+        let gadgets = self.finder.lock().ok().and_then(|mut f| f.find(pid, maps));
         let frame_len = self.frame_len();
-        let stack = super::stack::frame_place(self, &maps, frame_len).and_then(|at| {
+        let stack = super::stack::frame_place(self, maps, frame_len).and_then(|at| {
             let mut bytes = vec![0u8; frame_len as usize];
             self.read(at, &mut bytes).ok().map(|()| (at, bytes))
         });
         let syscall = match gadgets {
             Some(g) => g.syscall_ret,
-            None => super::gadgets::any_syscall(pid, &maps)
+            None => super::gadgets::any_syscall(pid, maps)
                 .ok_or(Error::Unsupported { pid, what: "no system call instruction in its text" })?,
         };
         if gadgets.is_none() || stack.is_none() {

@@ -11,11 +11,21 @@ pub const INIT_COMM: &str = "ckpt-init";
 /// Command name of the processes that stand for a parent, session or group leader outside a resumed tree.
 pub const STANDIN_COMM: &str = "ckpt-standin";
 
-/// The pids of a tree as this process sees them, parents before children.
+/// A process of a tree.
+#[derive(Debug)]
+pub struct Found {
+    /// Its pid as we see it.
+    pub pid: i32,
+    /// Its threads, as they were before its children were looked for; ascending.
+    pub tids: Vec<i32>,
+}
+
+/// The processes of a tree, parents before children.
 ///
 /// That is `root` and its descendants; what else descends from `reaper`, which adopts the tree's orphans; and, in a
-/// tree that was resumed, everything in its pid namespace but our own first process and stand-ins.
-pub fn members(root: i32, reaper: Option<i32>) -> Result<Vec<i32>, Error> {
+/// tree that was resumed, everything in its pid namespace but our own first process and stand-ins. `known`: whether a
+/// process is known to be none of those.
+pub fn members(root: i32, reaper: Option<i32>, known: impl Fn(i32) -> bool) -> Result<Vec<Found>, Error> {
     let stat = proc::stat(root).map_err(|e| no_such(root, e))?;
     let mut found = Vec::new();
     let mut seen = HashSet::new();
@@ -33,10 +43,11 @@ pub fn members(root: i32, reaper: Option<i32>) -> Result<Vec<i32>, Error> {
         if !seen.insert(pid) {
             continue;
         }
-        if !is_ours(pid) {
-            found.push(pid);
+        let tids = proc::tasks(pid).unwrap_or_default();
+        queue.extend(tids.iter().flat_map(|&tid| proc::children(pid, tid).unwrap_or_default()));
+        if known(pid) || !is_ours(pid) {
+            found.push(Found { pid, tids });
         }
-        queue.extend(children(pid));
     }
     Ok(found)
 }
@@ -47,11 +58,16 @@ fn no_such(pid: i32, error: proc::Error) -> Error {
 
 /// Whether `pid` is a process of ours inside a resumed tree.
 pub fn is_ours(pid: i32) -> bool {
-    comm_is(pid, STANDIN_COMM) || comm_is(pid, INIT_COMM)
+    comm_is_one_of(pid, &[STANDIN_COMM, INIT_COMM])
 }
 
 fn comm_is(pid: i32, name: &str) -> bool {
-    proc::read(&format!("{pid}/comm")).is_ok_and(|c| c.strip_suffix(b"\n") == Some(name.as_bytes()))
+    comm_is_one_of(pid, &[name])
+}
+
+fn comm_is_one_of(pid: i32, names: &[&str]) -> bool {
+    let comm = proc::read(&format!("{pid}/comm")).unwrap_or_default();
+    comm.strip_suffix(b"\n").is_some_and(|comm| names.iter().any(|name| comm == name.as_bytes()))
 }
 
 /// The namespace's first process, if `pid` is it or a stand-in below it.
