@@ -18,6 +18,7 @@ use super::credentials::Start;
 use super::fd::Sources;
 use super::memory::{Hold, Site};
 use super::namespaces::{self, CLONE_ARGS_LEN, Init, clone_args};
+use super::pinned::Pinned;
 use super::socketfiles::Files;
 use super::stub::{Batch, Expect, LEN, Puppet};
 use super::tree::{Order, Role, Step};
@@ -71,7 +72,14 @@ impl Built {
 }
 
 /// Builds the tree of `image` under `init`.
-pub fn tree(image: &Image, options: &Options, plan: &Plan, sources: &Sources, init: &mut Init) -> Result<Built, Error> {
+pub fn tree(
+    image: &Image,
+    options: &Options,
+    plan: &Plan,
+    sources: &Sources,
+    pinned: &Pinned,
+    init: &mut Init,
+) -> Result<Built, Error> {
     let checkpoint = image.checkpoint();
     let start = Start::of(init.host(), namespaces::wanted(options))
         .map_err(|e| Error::step("reading credentials", init.host(), io::Error::other(e)))?;
@@ -79,7 +87,7 @@ pub fn tree(image: &Image, options: &Options, plan: &Plan, sources: &Sources, in
     let (gone, notes, socket_files) = (Vec::new(), Vec::new(), Files::default());
     let (furnished, carried) = (BTreeSet::new(), BTreeMap::new());
     let mut builder =
-        Builder { checkpoint, options, sources, start, puppets, hosts, gone, furnished, carried, notes, socket_files };
+        Builder { checkpoint, options, sources, pinned, start, puppets, hosts, gone, furnished, carried, notes, socket_files };
     let hold = builder.template(image, &plan.order, init)?;
     builder.sockets(image, &plan.order)?;
     let memories: Vec<_> = checkpoint.processes.iter().map(|p| (p.pid, &p.memory)).collect();
@@ -123,6 +131,7 @@ struct Builder<'a> {
     checkpoint: &'a Checkpoint,
     options: &'a Options,
     sources: &'a Sources,
+    pinned: &'a Pinned,
     start: Start,
     puppets: BTreeMap<Pid, Puppet>,
     /// Each process and thread as we see it.
@@ -432,7 +441,7 @@ impl Builder<'_> {
         }
         let leader = puppet(&mut self.puppets, process.pid)?;
         for (t, puppet) in process.threads.iter().zip(std::iter::once(&mut *leader).chain(&mut *others)) {
-            thread::set_up(puppet, process, t, fresh, &mut self.notes)?;
+            thread::set_up(puppet, process, t, fresh, self.pinned, &mut self.notes)?;
         }
         timers::create(leader, others, process)?;
         let news = |m: &Member| m.ppid == process.pid && jobcontrol::makes_news(m.state);
@@ -516,6 +525,8 @@ impl Builder<'_> {
                 ready.push(puppet);
             }
         }
+        self.puppets.values().for_each(|stand_in| self.pinned.loosen(stand_in.host()));
+        self.pinned.settle();
         ready.extend(self.puppets.into_values());
         Ok(Built { root, root_inside, notes: self.notes, socket_files: self.socket_files, ready })
     }

@@ -28,6 +28,7 @@ mod mempolicy;
 mod mqueue;
 mod namespaces;
 mod pidfd;
+mod pinned;
 mod pipes;
 pub mod plan;
 mod ports;
@@ -61,6 +62,9 @@ use std::time::{Duration, Instant};
 
 use crate::image::Image;
 use crate::model::Refusal;
+use crate::sys::sched;
+
+use pinned::Pinned;
 
 pub use plan::{Plan, Summary, plan};
 
@@ -245,12 +249,19 @@ pub fn resume(image: &Image, options: &Options) -> Result<Resumed, Error> {
     }
     let checkpoint = image.checkpoint();
     let sources = fd::open_all(image, options, &plan.changed)?;
+    let pinned = Pinned::here();
     let mut init = namespaces::Init::start(checkpoint, options, &sources)?;
     let (sources, status, unsealed, returning) = sources.after_fork();
     let built = std::thread::scope(|scope| {
         // The pages are checked while the processes read them; nothing runs before both are done.
-        let check = (options.verify == Verify::Full).then(|| scope.spawn(|| image.verify(1, options.cancel)));
-        let built = build::tree(image, options, &plan, &sources, &mut init);
+        let everywhere = pinned.everywhere();
+        let check = (options.verify == Verify::Full).then(|| {
+            scope.spawn(|| {
+                let _ = sched::set_affinity(0, everywhere);
+                image.verify(1, options.cancel)
+            })
+        });
+        let built = build::tree(image, options, &plan, &sources, &pinned, &mut init);
         match check.map(|c| c.join()) {
             Some(Ok(Err(error))) => Err(Error::Image(error)),
             Some(Err(_)) => Err(Error::step("checking the image", 0, io::Error::other("the checker panicked"))),
@@ -270,6 +281,7 @@ pub fn resume(image: &Image, options: &Options) -> Result<Resumed, Error> {
     notes.extend(pty::notes(&sources.renumbered));
     let root = built.root;
     returning.settle()?;
+    pinned.loosen(init.host());
     let init = built.go(init)?;
     Ok(Resumed {
         root,

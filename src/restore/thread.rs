@@ -11,6 +11,7 @@ use crate::sys::{cpu, ptrace, sched};
 use super::Error;
 use super::build::clone_into;
 use super::mempolicy;
+use super::pinned::Pinned;
 use super::process::{directories, set_name};
 use super::stub::Puppet;
 use super::switches;
@@ -43,6 +44,7 @@ pub fn set_up(
     process: &Process,
     thread: &Thread,
     fresh: bool,
+    pinned: &Pinned,
     notes: &mut Vec<String>,
 ) -> Result<(), Error> {
     let host = puppet.host();
@@ -81,7 +83,7 @@ pub fn set_up(
             puppet.write(thread.clear_child_tid, &host.to_le_bytes())?;
         }
     }
-    scheduling(host, thread, notes)?;
+    scheduling(host, thread, pinned, notes);
     let area = fitted(&thread.xstate.0, cpu::xsave_len())
         .ok_or_else(|| Error::step("setting the extended state", host, io::Error::other("another layout")))?;
     ptrace::set_xstate(host, &area).map_err(|e| Error::step("setting the extended state", host, e))
@@ -120,7 +122,7 @@ pub fn fitted(area: &[u8], len: usize) -> Option<Cow<'_, [u8]>> {
 }
 
 /// Scheduling, set from outside where it differs from what the thread inherited.
-fn scheduling(host: i32, thread: &Thread, notes: &mut Vec<String>) -> Result<(), Error> {
+fn scheduling(host: i32, thread: &Thread, pinned: &Pinned, notes: &mut Vec<String>) {
     let mut note = |what: &str, e: io::Error| {
         notes.push(format!("thread {}: {what} could not be set as it was: {e}", thread.tid));
     };
@@ -128,12 +130,18 @@ fn scheduling(host: i32, thread: &Thread, notes: &mut Vec<String>) -> Result<(),
         sched::set(host, &thread.sched).unwrap_or_else(|e| note("scheduling", e));
     }
     if sched::affinity(host).is_ok_and(|now| trimmed(&now) != trimmed(&thread.affinity.0)) {
-        sched::set_affinity(host, &thread.affinity.0).unwrap_or_else(|e| note("CPU affinity", e));
+        sched::set_affinity(host, &thread.affinity.0).unwrap_or_else(|e| {
+            pinned.loosen(host);
+            note("CPU affinity", e);
+        });
+    }
+    // Once it has become another user's, we could not let it go any more.
+    if thread.credentials.uid == [nix::unistd::geteuid().as_raw(); 4] {
+        pinned.hold_back(host);
     }
     if sched::io_priority(host).is_ok_and(|now| now != thread.io_priority) {
         sched::set_io_priority(host, thread.io_priority).unwrap_or_else(|e| note("I/O priority", e));
     }
-    Ok(())
 }
 
 /// Bit sets are as long as the kernel that made them was built for.

@@ -1,0 +1,101 @@
+//! One processor for a resume. We and the processes under construction take turns, thousands of times: to wake somebody
+//! on another processor, which may be asleep, takes longer than what he is woken for.
+
+use std::cell::RefCell;
+
+use crate::sys::sched;
+
+/// Ties this thread, and what is born of it, to the processor it is on. Dropped, it lets this thread go.
+#[derive(Debug)]
+pub struct Pinned {
+    everywhere: Vec<u8>,
+    here: Vec<u8>,
+    /// Threads that are to go elsewhere in the end, and where.
+    later: RefCell<Vec<(i32, Vec<u8>)>>,
+}
+
+impl Pinned {
+    /// Where that fails nobody is tied to anything.
+    pub fn here() -> Pinned {
+        let everywhere = sched::affinity(0).unwrap_or_default();
+        let mut here = vec![0u8; everywhere.len()];
+        let cpu = nix::sched::sched_getcpu().unwrap_or(0);
+        let byte = here.get_mut(cpu / 8);
+        let tied = byte.map(|byte| *byte = 1 << (cpu % 8)).is_some() && sched::set_affinity(0, &here).is_ok();
+        if !tied {
+            here.clear();
+        }
+        Pinned { everywhere, here, later: RefCell::default() }
+    }
+
+    /// Where this thread might run before.
+    pub fn everywhere(&self) -> &[u8] {
+        &self.everywhere
+    }
+
+    /// Lets a thread go wherever this one might.
+    pub fn loosen(&self, tid: i32) {
+        if !self.here.is_empty() {
+            // It has ended if this fails.
+            let _ = sched::set_affinity(tid, &self.everywhere);
+        }
+    }
+
+    /// Ties a thread once more that has been told where it may run, until [`Pinned::settle`]. It must still be ours to tell
+    /// then.
+    pub fn hold_back(&self, tid: i32) {
+        let wanted = sched::affinity(tid);
+        if let (Ok(wanted), false) = (wanted, self.here.is_empty()) {
+            if sched::set_affinity(tid, &self.here).is_ok() {
+                self.later.borrow_mut().push((tid, wanted));
+            }
+        }
+    }
+
+    /// Lets those go that were held back.
+    pub fn settle(&self) {
+        for (tid, wanted) in self.later.borrow_mut().drain(..) {
+            if sched::set_affinity(tid, &wanted).is_err() {
+                self.loosen(tid);
+            }
+        }
+    }
+}
+
+impl Drop for Pinned {
+    fn drop(&mut self) {
+        self.loosen(0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn everybody_is_where_he_was_in_the_end() {
+        let before = sched::affinity(0).unwrap();
+        let pinned = Pinned::here();
+        let count = |bits: &[u8]| bits.iter().map(|b| b.count_ones()).sum::<u32>();
+        assert_eq!(count(&sched::affinity(0).unwrap()), 1);
+        std::thread::scope(|scope| {
+            let (told, hear) = std::sync::mpsc::channel();
+            let (end, wait) = std::sync::mpsc::channel::<()>();
+            scope.spawn(move || {
+                told.send(nix::unistd::gettid().as_raw()).unwrap();
+                let _ = wait.recv();
+            });
+            let tid = hear.recv().unwrap();
+            assert_eq!(count(&sched::affinity(tid).unwrap()), 1);
+            pinned.loosen(tid);
+            assert_eq!(sched::affinity(tid).unwrap(), before);
+            pinned.hold_back(tid);
+            assert_eq!(count(&sched::affinity(tid).unwrap()), 1);
+            pinned.settle();
+            assert_eq!(sched::affinity(tid).unwrap(), before);
+            drop(end);
+        });
+        drop(pinned);
+        assert_eq!(sched::affinity(0).unwrap(), before);
+    }
+}
