@@ -2,10 +2,9 @@
 //!
 //! `cargo bench --bench speed [-- DIR]` measures with images in DIR (or `CKPT_BENCH_DIR`, or the current directory),
 //! then once more in /dev/shm, and prints Markdown tables; curves also go to `docs/scaling.svg` (or `CKPT_BENCH_PLOT`).
-//! `CKPT_BENCH_RUNS` (7), `CKPT_BENCH_MIB` (1024) and `CKPT_BENCH_CASES` (memory, small, python, numpy, ring, threads,
-//! scale or of that only many-threads, processes,
-//! maps, fds, unix or tcp, idle) make it shorter. It needs cc and python3 with numpy, and memory for
-//! four times the MiB.
+//! `CKPT_BENCH_RUNS` (7), `CKPT_BENCH_MIB` (1024) and `CKPT_BENCH_CASES` make it shorter; the cases are memory, small,
+//! python, numpy, ring, threads, scale (or of that many-threads, processes, maps, fds, unix, tcp) and idle. It needs cc,
+//! python3 with numpy, and memory for four times the MiB.
 
 mod floor;
 mod guest;

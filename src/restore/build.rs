@@ -86,8 +86,20 @@ pub fn tree(
     let (puppets, hosts) = (BTreeMap::new(), BTreeMap::new());
     let (gone, notes, socket_files) = (Vec::new(), Vec::new(), Files::default());
     let (furnished, carried) = (BTreeSet::new(), BTreeMap::new());
-    let mut builder =
-        Builder { checkpoint, options, sources, pinned, start, puppets, hosts, gone, furnished, carried, notes, socket_files };
+    let mut builder = Builder {
+        checkpoint,
+        options,
+        sources,
+        pinned,
+        start,
+        puppets,
+        hosts,
+        gone,
+        furnished,
+        carried,
+        notes,
+        socket_files,
+    };
     let hold = builder.template(image, &plan.order, init)?;
     builder.sockets(image, &plan.order)?;
     let memories: Vec<_> = checkpoint.processes.iter().map(|p| (p.pid, &p.memory)).collect();
