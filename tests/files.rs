@@ -444,3 +444,88 @@ fn python_in_an_empty_world() {
     scene.finish(&mut job);
     assert!(scene.text("out").contains("as expected bare\n"), "{}", scene.text("out"));
 }
+
+/// Everything a program has open, mapped, executed and is in, taken to another directory.
+#[test]
+fn files_that_have_moved() {
+    let Some(program) = compile("guests/surroundings.c", Build::Dynamic) else { return skip("moved", "no gcc") };
+    let scene = Scene::new("moved");
+    let copy = scene.work("program");
+    scene.must("cp", scene.command("cp").arg(&program).arg(&copy));
+    let mut guest = scene.start_alone(&[copy.as_ref()]);
+    scene.ready(&mut guest);
+    let image = scene.image("x.ckpt.tar");
+    scene.attach(guest.pid(), &image, &["--kill"]);
+    scene.end_of(&mut guest);
+    let (old, new) = (scene.work(""), scene.work("new place"));
+    let (old, new) = (old.display().to_string(), new.display().to_string());
+    let old = old.trim_end_matches('/');
+    fs::create_dir(&new).expect("a directory");
+    for file in ["program", "data", "input", "log", "opened", "fifo", "here"] {
+        fs::rename(scene.work(file), Path::new(&new).join(file)).expect("a file to move");
+    }
+    let whole = format!("{old}={new}");
+    // What has not moved: the longest path counts.
+    let stays = format!("{old}/out={old}/out");
+    let options = |more: &[&str]| {
+        let both = ["--map-path", &whole, "--map-path", &stays];
+        both.iter().chain(more).map(|option| (*option).to_owned()).collect::<Vec<_>>()
+    };
+    let run =
+        |more: &[&str]| scene.output("plan", scene.ckpt("ckpt-resume", &["--dry-run"]).args(options(more)).arg(&image));
+    assert_eq!(run(&[]).status.code(), Some(0), "{}", String::from_utf8_lossy(&run(&[]).stderr));
+    let unused = run(&["--map-path", "/nowhere/=/x", "--map-path", &format!("{old}/o=/x")]);
+    let said = format!(
+        "ckpt: --map-path: the program has nothing at /nowhere\nckpt: --map-path: the program has nothing at {old}/o\n"
+    );
+    assert_eq!(String::from_utf8_lossy(&unused.stderr), said);
+    for wrong in ["x", "relative=/x", "/x="] {
+        assert_eq!(run(&["--map-path", wrong]).status.code(), Some(USAGE), "{wrong}");
+    }
+    let without = scene.output("plan", scene.ckpt("ckpt-resume", &["--dry-run"]).arg(&image));
+    assert_eq!(without.status.code(), Some(REFUSED));
+
+    let all = options(&[]);
+    let mut job = scene.start_resume(&image, &all.iter().map(String::as_str).collect::<Vec<_>>());
+    scene.beats(3, &mut job);
+    let (pid, _) = scene.living().into_iter().find(|(_, name)| name == "program").expect("the program");
+    let link = |name: &str| fs::read_link(format!("/proc/{pid}/{name}")).expect("a link");
+    assert_eq!(link("exe"), Path::new(&new).join("program"));
+    assert_eq!(link("cwd"), Path::new(&new).join("here"));
+    let maps = fs::read_to_string(format!("/proc/{pid}/maps")).expect("its mappings");
+    assert!(maps.contains(&format!("{new}/data\n")) && !maps.contains(&format!("{old}/data\n")), "{maps}");
+    // An image taken here needs to be told nothing.
+    let next = scene.image("y.ckpt.tar");
+    scene.save(&next, &["--kill"]);
+    scene.end_of(&mut job);
+    let mut job = scene.start_resume(&next, &["--files", "strict"]);
+    scene.beats(3, &mut job);
+    scene.finish(&mut job);
+    assert_eq!(scene.text("new place/log"), "first\nsecond\n");
+}
+
+#[test]
+fn another_working_directory() {
+    let Some(program) = compile("guests/surroundings.c", Build::Dynamic) else { return skip("cwd", "no gcc") };
+    let scene = Scene::new("cwd");
+    let mut guest = scene.start_alone(&[program.as_ref()]);
+    scene.ready(&mut guest);
+    let image = scene.image("x.ckpt.tar");
+    scene.attach(guest.pid(), &image, &["--kill"]);
+    scene.end_of(&mut guest);
+    fs::remove_dir(scene.work("here")).expect("a directory to remove");
+    fs::create_dir(scene.work("there")).expect("a directory");
+    let resume =
+        |options: &[&str]| scene.output("plan", scene.ckpt("ckpt-resume", options).arg("--dry-run").arg(&image));
+    let said = String::from_utf8(resume(&[]).stderr).expect("text");
+    assert!(
+        said.contains("the working directory is gone\nhint: make it again, or choose another with --cwd"),
+        "{said}"
+    );
+    assert_eq!(resume(&["--cwd", "nowhere"]).status.code(), Some(REFUSED));
+    let mut job = scene.start_resume(&image, &["--cwd", "there"]);
+    scene.beats(3, &mut job);
+    let (pid, _) = scene.living().into_iter().find(|(_, name)| name.starts_with("surroundings")).expect("the program");
+    assert_eq!(fs::read_link(format!("/proc/{pid}/cwd")).expect("a link"), scene.work("there"));
+    scene.finish(&mut job);
+}

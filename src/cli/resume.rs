@@ -1,9 +1,10 @@
 //! `ckpt resume`: start a saved tree again.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use clap::builder::FalseyValueParser;
@@ -16,8 +17,9 @@ use super::say::{self, Talk};
 use super::table::{harmless, table};
 use super::{Done, open, units};
 use crate::capture::Keep;
+use crate::image::Image;
 use crate::model::Name;
-use crate::restore::{self, Options};
+use crate::restore::{self, Moves, Options};
 use crate::supervise::keep::{self, Job, Signals, keep};
 use crate::supervise::{Failure, FailureKind, engine, name, start, template};
 use crate::sys::spawn::{self, Background};
@@ -48,6 +50,13 @@ pub struct ResumeArgs {
     /// Sockets and pipes to somebody who is not in the image
     #[arg(long, value_enum, env = "CKPT_SOCKETS", default_value_t = Sockets::Close)]
     sockets: Sockets,
+    /// Files and directories at OLD and below it are at NEW now: a program's open and mapped files and its directories; the
+    /// longest OLD counts
+    #[arg(long, value_name = "OLD=NEW", env = "CKPT_MAP_PATH", value_delimiter = '\n')]
+    map_path: Vec<OsString>,
+    /// Another working directory for the program
+    #[arg(long, value_name = "DIR", env = "CKPT_CWD")]
+    cwd: Option<PathBuf>,
     /// How much of the image to verify first
     #[arg(long, value_enum, env = "CKPT_VERIFY", default_value_t = Verify::Full)]
     verify: Verify,
@@ -121,6 +130,22 @@ enum Verify {
 }
 
 impl ResumeArgs {
+    /// The image, and what the options say that it does not; where it was.
+    fn image(&self) -> Result<(Image, PathBuf), Failure> {
+        let moves = self.moves()?;
+        let (mut image, path) = open::find(&self.image)?;
+        for old in engine::adapt(&mut image, &moves) {
+            self.talk.line(format_args!("--map-path: the program has nothing at {}", harmless(&old.display())));
+        }
+        Ok((image, path))
+    }
+
+    fn moves(&self) -> Result<Moves, Failure> {
+        let cwd = self.cwd.as_deref().map(absolute).transpose()?.map(Name::from);
+        let paths = self.map_path.iter().filter(|text| !text.is_empty()).map(|text| moved(text));
+        Ok(Moves { paths: paths.collect::<Result<_, _>>()?, cwd })
+    }
+
     fn options(&self) -> Result<Options, Failure> {
         let cancel = spawn::cancel_by_signal()
             .map_err(|error| Failure::new(FailureKind::Failed, format!("cannot watch for signals: {error}"), ""))?;
@@ -162,6 +187,30 @@ impl ResumeArgs {
     }
 }
 
+/// Reads `OLD=NEW`.
+fn moved(text: &OsStr) -> Result<(Name, Name), Failure> {
+    let usage = |why: &str| {
+        let text = format!("--map-path {}: {why}", harmless(&text.to_string_lossy()));
+        Failure::new(FailureKind::Usage, text, "")
+    };
+    let bytes = text.as_bytes();
+    let equals = bytes.iter().position(|&b| b == b'=').ok_or_else(|| usage("it is not OLD=NEW"))?;
+    let (old, new) = bytes.split_at(equals);
+    let new = new.get(1..).unwrap_or_default();
+    if !old.starts_with(b"/") {
+        return Err(usage("OLD must begin with a slash"));
+    }
+    if new.is_empty() {
+        return Err(usage("NEW is missing"));
+    }
+    let new = absolute(Path::new(OsStr::from_bytes(new)))?;
+    let bare = |path: &[u8]| {
+        let end = path.iter().rposition(|&b| b != b'/').map_or(0, |last| last + 1);
+        Name(path.get(..end).unwrap_or_default().to_vec())
+    };
+    Ok((bare(old), bare(new.as_os_str().as_bytes())))
+}
+
 pub fn run(args: ResumeArgs) -> Done {
     args.talk.start();
     if args.dry_run {
@@ -183,7 +232,7 @@ pub fn run(args: ResumeArgs) -> Done {
 }
 
 fn show_plan(args: &ResumeArgs) -> Done {
-    let (image, _) = open::find(&args.image)?;
+    let (image, _) = args.image()?;
     let plan = engine::plan(&image, &args.options()?)?;
     let tree = &image.checkpoint().tree;
     let members = tree.members.iter().map(|member| {
@@ -235,7 +284,7 @@ impl Report {
 
 fn bring_to_life(args: ResumeArgs, report: &Report) -> Result<(Job, Signals), Failure> {
     // Until the image is there (it may come through a pipe, for ever) there is nothing to clean up: a ^C just ends us.
-    let (image, path) = open::find(&args.image)?;
+    let (image, path) = args.image()?;
     let options = args.options()?;
     let manifest = &image.checkpoint().manifest;
     let wanted = match chosen_name(args.name) {

@@ -35,6 +35,8 @@ pub use names::{process_part, shared_part};
 pub use pages::{PageSource, Part, Run};
 pub use reader::{Image, Member, PartLocation};
 pub use rewrite::rewrite;
+#[cfg(test)]
+pub(crate) use sample::checkpoint as sample;
 pub use writer::{Sink, Writer};
 
 /// Bytes in a page.

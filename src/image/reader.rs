@@ -124,6 +124,11 @@ impl Image {
         &self.checkpoint
     }
 
+    /// Changes what the image is taken to say; the file stays as it is. Whoever edits sees to it that it still makes sense.
+    pub fn edit<R>(&mut self, edit: impl FnOnce(&mut Checkpoint) -> R) -> R {
+        edit(&mut self.checkpoint)
+    }
+
     /// Where pages are: a part for every process, and one for every piece of shared memory that is not all zeros.
     pub fn parts(&self) -> &[PartLocation] {
         &self.parts

@@ -23,7 +23,7 @@ pub(super) const BASE: u64 = 0x5555_0000_0000;
 pub(super) static NEVER: AtomicBool = AtomicBool::new(false);
 
 /// A root with one living and one dead child; a deleted file with content, a pipe with content, shared memory.
-pub(super) fn checkpoint() -> Checkpoint {
+pub fn checkpoint() -> Checkpoint {
     let stamp = FileStamp { size: 10, mtime: 5, build_id: Some(Hex(vec![1, 2, 3])) };
     let odd = Name(b"/tmp/\xff\xfe\n x (deleted)".to_vec());
     let member = |pid, ppid, state| Relative {

@@ -25,6 +25,7 @@ mod manifest;
 mod memfd;
 mod memory;
 mod mempolicy;
+mod moved;
 mod mqueue;
 mod namespaces;
 mod pidfd;
@@ -66,6 +67,7 @@ use crate::sys::sched;
 
 use pinned::Pinned;
 
+pub use moved::{Moves, adapt};
 pub use plan::{Plan, Summary, plan};
 
 /// How a program is started again.

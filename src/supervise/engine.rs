@@ -5,6 +5,7 @@ use std::sync::atomic::AtomicBool;
 use super::Error;
 use super::protocol::{After, Saved, Survey, SurveyProcess};
 use crate::capture::{self, Keep, Output};
+use crate::model::Name;
 use crate::{image, restore};
 
 /// What to save.
@@ -80,6 +81,11 @@ pub fn survey(save: Save<'_>) -> Result<Survey, Error> {
         fds: process.fds,
     });
     Ok(Survey { pid, processes: processes.collect(), refusals: survey.refusals, notes: survey.notes })
+}
+
+/// Has the image say that files are elsewhere now; old paths that the program has nothing at or below are returned.
+pub fn adapt(image: &mut image::Image, moves: &restore::Moves) -> Vec<Name> {
+    image.edit(|checkpoint| restore::adapt(checkpoint, moves))
 }
 
 /// Looks for everything that stands in the way of a resume, and creates nothing.
