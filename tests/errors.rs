@@ -959,6 +959,10 @@ fn kernel_objects_that_cannot_be_saved() {
         ("aio", "[aio]", "the kernel does not show what is under way"),
         ("pidfd", "pidfd", "is outside the tree"),
         ("unread", "inotify", "events wait in it that the program has not read yet"),
+        ("cork", "UDP socket", "bytes are held back in it (UDP_CORK or MSG_MORE)"),
+        ("icmp", "UDP socket", "an error waits in it, in front of its datagrams"),
+        ("netlink", "netlink socket", "messages of the kernel wait in it that the program has not read yet"),
+        ("packet", "packet socket", "packet sockets see what others receive"),
         ("notify", "message queue /ckpt-guest-", "a process waits to be notified of a message"),
         ("shm", "shared memory segment ", "processes outside the tree have it attached, too"),
     ] {
@@ -1067,6 +1071,50 @@ fn ports_of_others() {
         let output = scene.output("ckpt-resume", scene.ckpt("ckpt-resume", &[]).arg(&image));
         failed(&scene, &output, REFUSED, &["TCP socket", &format!("{address} is taken"), "hint: end the program"]);
         drop(other);
+    }
+    let mut job = scene.start_resume(&image, &[]);
+    scene.beats(3, &mut job);
+    scene.finish(&mut job);
+    scene.nobody_left();
+}
+
+/// The same for UDP; and datagrams whose sender's address can't be had are named.
+#[test]
+fn datagrams_of_others() {
+    use ckpt::model::fd::Kind;
+    use ckpt::model::sockets::Family;
+    let program = guest!("udp");
+    let scene = Scene::new("udp");
+    let mut held = job(&scene, &program, &[]);
+    let image = scene.image("x.ckpt.tar");
+    scene.save(&image, &["--kill"]);
+    scene.end_of(&mut held);
+    let source = Image::open(&image).expect("a good image");
+    let port = scene.text("port").trim().to_owned();
+    let other = std::net::UdpSocket::bind(format!("127.0.0.1:{port}")).expect("a free port");
+    let output = scene.output("ckpt-resume", scene.ckpt("ckpt-resume", &[]).arg(&image));
+    let taken = format!("127.0.0.1:{port} is taken");
+    failed(&scene, &output, REFUSED, &["UDP socket", &taken, "hint: end the program"]);
+    drop(other);
+    // From somebody in a network for documentation, by a port that an ordinary user can't have.
+    let strange = scene.image("strange.ckpt.tar");
+    let edit = |checkpoint: &mut Checkpoint| {
+        let sockets = checkpoint.files.iter_mut().filter_map(|f| match &mut f.kind {
+            Kind::Socket(socket) => Some(&mut socket.family),
+            _ => None,
+        });
+        for family in sockets {
+            let Family::Datagram(datagram) = family else { continue };
+            for way in datagram.ways.iter_mut().filter(|w| w.from.0.get(..2) == Some(&[2, 0])) {
+                way.from.0 = vec![2, 0, 0, 53, 198, 51, 100, 7, 0, 0, 0, 0, 0, 0, 0, 0];
+            }
+        }
+    };
+    rewrite(&source, &strange, edit).expect("a changed image");
+    let output = scene.output("ckpt-resume", scene.ckpt("ckpt-resume", &["--dry-run"]).arg(&strange));
+    let said = stderr(&output) + &String::from_utf8_lossy(&output.stdout);
+    if !output.status.success() || said.contains("of its unread datagrams, from 198.51.100.7:53, are lost") == root() {
+        scene.fail(&format!("{}: {said}", output.status));
     }
     let mut job = scene.start_resume(&image, &[]);
     scene.beats(3, &mut job);

@@ -118,7 +118,7 @@ fn attached(name: &str, build: Build) {
 }
 
 /// What an ordinary user can't set up.
-const FOR_ROOT: [&str; 3] = ["credentials", "deadline", "seccomp"];
+const FOR_ROOT: [&str; 4] = ["credentials", "deadline", "rawip", "seccomp"];
 
 macro_rules! guests {
     ($($name:ident: $replay:literal,)*) => {$(
@@ -187,6 +187,9 @@ guests! {
     socketpairs: true,
     unixnames: true,
     rights: true,
+    udp: true,
+    rawip: true,
+    netlink: true,
     devices: true,
     eventfd: true,
     timerfd: true,

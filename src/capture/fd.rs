@@ -191,8 +191,8 @@ pub(super) struct Work<'a> {
     pub refusals: &'a mut Refusals,
     /// Names of files that are watched by inotify, by device and inode.
     pub watched: HashMap<(u64, u64), Vec<u8>>,
-    /// New sockets to compare others with, by family and type.
-    pub fresh: HashMap<(i32, i32), Fresh>,
+    /// New sockets to compare others with, by family, type and protocol.
+    pub fresh: HashMap<[i32; 3], Fresh>,
 }
 
 /// What is known of files.

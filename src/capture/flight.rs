@@ -7,7 +7,7 @@ use std::os::unix::fs::MetadataExt;
 
 use crate::model::fd::Kind;
 use crate::net::diag::Unix;
-use crate::net::queue::{self, Queue};
+use crate::net::queue::{self, Of, Queue};
 use crate::tracer::Held;
 
 use super::Error;
@@ -81,7 +81,7 @@ fn messages(held: &Held, s: &SeenFd, socket: &Unix) -> Result<Waiting, Error> {
     let queue = if socket.kind == STREAM {
         queue::unix_stream(copy.as_fd()).map(Some)
     } else {
-        queue::datagrams(copy.as_fd(), true)
+        queue::datagrams(copy.as_fd(), Of::Unix)
     };
     match queue {
         Ok(Some(queue)) => Ok(Waiting::Messages(queue, Vec::new())),

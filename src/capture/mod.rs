@@ -5,6 +5,7 @@
 
 mod contents;
 mod credentials;
+mod datagram;
 mod epoll;
 mod error;
 mod eventfd;
@@ -29,6 +30,7 @@ mod memory;
 mod mempolicy;
 mod mqueue;
 mod namespaces;
+mod netlink;
 mod packets;
 mod pages;
 mod pidfd;

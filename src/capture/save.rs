@@ -22,8 +22,8 @@ use super::ipc::Space;
 use super::look::{Looked, LookedProcess, look, unless_cancelled};
 use super::pages::{Origin, Pages};
 use super::{
-    After, Error, Output, Request, Saved, files, inherits, inotify, jobcontrol, manifest, mempolicy, mqueue, process,
-    pty, shared, sockets, sysvsem, tcp, thread, timerfd, unix,
+    After, Error, Output, Request, Saved, datagram, files, inherits, inotify, jobcontrol, manifest, mempolicy, mqueue,
+    netlink, process, pty, shared, sockets, sysvsem, tcp, thread, timerfd, unix,
 };
 
 /// Saves a tree: holds it, looks at it, writes the image, lets it go (or stops or ends it).
@@ -93,7 +93,17 @@ fn hold_and_look(request: &Request<'_>) -> Result<(Held, Looked), Error> {
     const TRIES: u32 = 20;
     const PAUSE: Duration = Duration::from_millis(5);
     let mut tries = 0;
-    let passing = [files::OF_A_PROCESS, inotify::UNREAD, pty::STOPPED, tcp::EARLY, unix::EARLY, unix::LOST];
+    const PASSING: [&str; 9] = [
+        files::OF_A_PROCESS,
+        inotify::UNREAD,
+        pty::STOPPED,
+        tcp::EARLY,
+        unix::EARLY,
+        unix::LOST,
+        datagram::CORKED,
+        datagram::IN_FRONT,
+        netlink::UNREAD,
+    ];
     loop {
         let held = hold(&request.hold())?;
         let looked = look(&held, request)?;
@@ -102,7 +112,7 @@ fn hold_and_look(request: &Request<'_>) -> Result<(Held, Looked), Error> {
             return Ok((held, looked));
         }
         tries += 1;
-        if tries == TRIES || refusals.iter().any(|r| !passing.contains(&r.reason.as_str())) {
+        if tries == TRIES || refusals.iter().any(|r| !PASSING.contains(&r.reason.as_str())) {
             return Err(Error::Refused(looked.refusals.0));
         }
         held.release()?;

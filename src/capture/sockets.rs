@@ -10,15 +10,16 @@ use std::os::unix::fs::MetadataExt;
 use crate::model::Pid;
 use crate::model::fd::{Kind, OpenFile};
 use crate::model::sockets::{Credentials, Family, Message, Socket};
-use crate::net::inet::{self, Tcp};
+use crate::net::inet::{self, Inet};
+use crate::net::multicast::{self, Groups};
 use crate::net::queue::Queue;
-use crate::net::{diag, options};
+use crate::net::{diag, inflight, options};
 use crate::sys::{socket, tasks};
 use crate::tracer::{Held, Remote};
 
 use super::fd::{Group, SeenFd, Work};
 use super::flight::{self, Waiting};
-use super::{Error, Inside, tcp, unix};
+use super::{Error, Inside, datagram, netlink, tcp, unix};
 
 /// What was found out about the tree's sockets, by inode.
 #[derive(Debug, Default)]
@@ -26,11 +27,15 @@ pub(super) struct Found {
     /// All UNIX sockets there are.
     pub unix: HashMap<u64, diag::Unix>,
     /// All TCP sockets there are.
-    pub tcp: Vec<Tcp>,
+    pub tcp: Vec<Inet>,
     /// Their connections by both addresses.
-    pub ends: HashMap<(SocketAddr, SocketAddr), Tcp>,
+    pub ends: HashMap<(SocketAddr, SocketAddr), Inet>,
     /// Where in the list of TCP sockets those of the tree are.
     tcp_of: HashMap<u64, usize>,
+    /// What was shut down of UDP sockets, where sock_diag(7) tells.
+    pub shutdown: HashMap<u64, u8>,
+    /// Multicast groups, if there is a socket that may be in one.
+    pub groups: Groups,
     /// A descriptor of each socket of the tree, as an index into the list of those seen.
     pub holders: HashMap<u64, usize>,
     /// Those that are saved as sockets, not as streams that lead outside.
@@ -41,7 +46,7 @@ pub(super) struct Found {
 
 impl Found {
     /// A TCP socket of the tree.
-    pub fn tcp_by_inode(&self, inode: u64) -> Option<&Tcp> {
+    pub fn tcp_by_inode(&self, inode: u64) -> Option<&Inet> {
         self.tcp_of.get(&inode).and_then(|&at| self.tcp.get(at))
     }
 }
@@ -82,13 +87,37 @@ pub(super) fn find(held: &Held, seen: &mut Vec<SeenFd>, root: usize) -> Result<F
     let mut ours: HashSet<u64> =
         inodes.iter().copied().filter(|i| unix::belongs(*i, &unix, &inodes, &streams)).collect();
     let mut found = Found { unix, waiting, ..Found::default() };
+    let mut protocols = HashSet::new();
     for (index, s) in seen.iter().enumerate().filter(|(_, s)| is_socket(s) && !found.unix.contains_key(&s.meta.ino())) {
         let inode = s.meta.ino();
-        if found.holders.contains_key(&inode) || !tcp::is(s.copy(held)?.as_fd()) {
+        if found.holders.contains_key(&inode) {
+            continue;
+        }
+        let copy = s.copy(held)?;
+        if let Some(protocol) = datagram::is(copy.as_fd()) {
+            if protocols.insert(protocol) {
+                let failed = Error::io("asking the kernel for", "UDP sockets");
+                found.shutdown.extend(datagram::shutdowns(protocol).map_err(failed)?);
+                found.groups = multicast::groups(s.host);
+            }
+            found.holders.insert(inode, index);
+            if !streams.contains(&inode) {
+                ours.insert(inode);
+            }
+            continue;
+        }
+        if netlink::is(copy.as_fd()) {
+            found.holders.insert(inode, index);
+            if !streams.contains(&inode) {
+                ours.insert(inode);
+            }
+            continue;
+        }
+        if !tcp::is(copy.as_fd()) {
             continue;
         }
         if found.tcp.is_empty() {
-            found.tcp = match inet::tcp() {
+            found.tcp = match inet::all(libc::IPPROTO_TCP) {
                 Err(e) if e.kind() == io::ErrorKind::NotFound => Vec::new(),
                 other => other.map_err(Error::io("asking the kernel for", "TCP sockets"))?,
             };
@@ -97,6 +126,9 @@ pub(super) fn find(held: &Held, seen: &mut Vec<SeenFd>, root: usize) -> Result<F
         if !streams.contains(&inode) || tcp::leads_to_tree(inode, &found.tcp, |i| inodes.contains(&i)) {
             ours.insert(inode);
         }
+    }
+    if !protocols.is_empty() {
+        inflight::drain_backlog();
     }
     found.ends = tcp::by_ends(&found.tcp);
     let places = found.tcp.iter().enumerate().filter(|(_, t)| inodes.contains(&t.inode));
@@ -132,6 +164,10 @@ pub(super) fn capture(
             let waiting = found.waiting.remove(&s.meta.ino());
             let indices = unix::Indices { by_inode: &file_of_inode, by_place: file_of };
             unix::capture(work, s, &copy, waiting, found, inside, &indices)?
+        } else if datagram::is(copy.as_fd()).is_some() {
+            datagram::capture(work, s, &copy, found, inside)?
+        } else if netlink::is(copy.as_fd()) {
+            netlink::capture(work, s, &copy, inside)?
         } else {
             tcp::capture(work, s, &copy, found, inside, &file_of_inode)?
         };
@@ -162,11 +198,16 @@ pub(super) fn model(
     let particular = match &family {
         Family::Unix(_) => Vec::new(),
         Family::Tcp(tcp) => tcp::options(&tcp.state),
+        Family::Datagram(_) if kind == libc::SOCK_RAW => [&datagram::OPTIONS[..], &datagram::RAW].concat(),
+        Family::Datagram(_) => datagram::OPTIONS.to_vec(),
+        Family::Netlink(_) => netlink::OPTIONS.to_vec(),
     };
-    let fresh = match work.fresh.entry((domain, kind)) {
+    let protocol = if domain == libc::AF_UNIX { 0 } else { number(libc::SO_PROTOCOL).unwrap_or(0) };
+    let fresh = match work.fresh.entry([domain, kind, protocol]) {
         Entry::Occupied(entry) => entry.into_mut(),
         Entry::Vacant(entry) => {
-            let fresh = options::Fresh::new(domain, kind).map_err(failed("making a socket to compare with"))?;
+            let fresh =
+                options::Fresh::new(domain, kind, protocol).map_err(failed("making a socket to compare with"))?;
             entry.insert(fresh)
         }
     };
@@ -194,6 +235,17 @@ pub(super) fn model(
     let bytes = bytes.unwrap_or_default();
     let content = (!bytes.is_empty()).then(|| work.contents.bytes(bytes));
     Ok(Some(Socket { kind, family, shutdown, queue: messages, content, options }))
+}
+
+/// Why a socket that is not ours to save is refused.
+pub(super) fn unsupported(copy: &OwnedFd) -> &'static str {
+    match socket::number(copy.as_fd(), libc::SOL_SOCKET, libc::SO_DOMAIN) {
+        Ok(libc::AF_PACKET) => "packet sockets see what others receive: not supported",
+        Ok(libc::AF_UNIX | libc::AF_INET | libc::AF_INET6) | Err(_) => {
+            "sockets that lead outside the tree are not supported"
+        }
+        Ok(_) => "sockets of this family are not supported",
+    }
 }
 
 pub(super) fn refuse(work: &mut Work<'_>, s: &SeenFd, reason: &str, hint: &str) {

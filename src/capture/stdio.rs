@@ -112,7 +112,7 @@ pub(super) fn capture(work: &mut Work<'_>, group: &Group, s: &SeenFd, roles: &Ro
         return Ok(Some(Kind::Stdio(outside(s, role, is_terminal))));
     }
     let (what, reason) = if is_socket {
-        (net::describe(s.host, s.meta.ino()), "sockets that lead outside the tree are not supported")
+        (net::describe(s.host, s.meta.ino()), sockets::unsupported(&s.copy(work.held)?))
     } else if is_terminal {
         (s.name(), "a terminal is supported as a standard stream only")
     } else {

@@ -8,7 +8,7 @@ use crate::model::fd::Kind;
 use crate::model::sockets::{Family, Socket};
 use crate::model::tcp::{Link, State, TcpSocket};
 use crate::model::{Checkpoint, Hex};
-use crate::net::inet::{self, Tcp, state};
+use crate::net::inet::{self, Inet, state};
 use crate::net::inflight;
 use crate::net::queue::{self, Message, Queue};
 use crate::sys::{fds, socket, tasks};
@@ -74,21 +74,22 @@ pub(super) fn options(state: &State) -> Vec<(i32, i32)> {
 pub(super) fn is(copy: BorrowedFd<'_>) -> bool {
     let number = |name| socket::number(copy, libc::SOL_SOCKET, name).ok();
     matches!(number(libc::SO_DOMAIN), Some(libc::AF_INET | libc::AF_INET6))
+        && number(libc::SO_TYPE) == Some(libc::SOCK_STREAM)
         && number(libc::SO_PROTOCOL) == Some(libc::IPPROTO_TCP)
 }
 
 /// Whether a standard stream of the root leads to the tree.
-pub(super) fn leads_to_tree(inode: u64, all: &[Tcp], tree: impl Fn(u64) -> bool) -> bool {
+pub(super) fn leads_to_tree(inode: u64, all: &[Inet], tree: impl Fn(u64) -> bool) -> bool {
     let Some(own) = all.iter().find(|t| t.inode == inode) else { return false };
     peer_of(own, all).is_some_and(|peer| tree(peer.inode))
 }
 
-fn peer_of<'a>(own: &Tcp, all: &'a [Tcp]) -> Option<&'a Tcp> {
+fn peer_of<'a>(own: &Inet, all: &'a [Inet]) -> Option<&'a Inet> {
     all.iter().find(|t| (t.local, t.remote) == (own.remote, own.local) && t.state != state::LISTEN)
 }
 
 /// The connections of a host by their two addresses.
-pub(super) fn by_ends(all: &[Tcp]) -> HashMap<(std::net::SocketAddr, std::net::SocketAddr), Tcp> {
+pub(super) fn by_ends(all: &[Inet]) -> HashMap<(std::net::SocketAddr, std::net::SocketAddr), Inet> {
     all.iter().filter(|t| t.state != state::LISTEN).map(|t| ((t.local, t.remote), *t)).collect()
 }
 
@@ -178,7 +179,7 @@ fn other_end(s: &SeenFd, found: &Found, file_of: &HashMap<u64, u32>) -> End {
     };
     match (peer.inode, peer.state) {
         (0, state::ESTABLISHED | state::CLOSE_WAIT | state::SYN_RECV) => {
-            let listens = |t: &&Tcp| {
+            let listens = |t: &&Inet| {
                 t.state == state::LISTEN
                     && t.local.port() == peer.local.port()
                     && (t.local.ip() == peer.local.ip() || t.local.ip().is_unspecified())

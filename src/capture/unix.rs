@@ -9,7 +9,7 @@ use crate::model::unix::{Bound, Link, Listening, SocketFile, UnixSocket};
 use crate::model::{Name, Pid};
 use crate::net;
 use crate::net::diag::Unix;
-use crate::net::queue::Looking;
+use crate::net::queue::{Looking, Of};
 use crate::sys::socket;
 use crate::tracer::{HeldProcess, Remote};
 
@@ -192,7 +192,7 @@ pub(super) fn ask(remote: &mut Remote<'_>, copy: &OwnedFd, fd: i32, socket: &mut
         return Ok(());
     }
     let failed = || Error::io("looking into", "a socket");
-    let mut looking = Looking::begin(copy.as_fd(), true).map_err(failed())?;
+    let mut looking = Looking::begin(copy.as_fd(), Of::Unix).map_err(failed())?;
     let mut at = 0;
     for message in &mut socket.queue {
         if let Some(credentials) = &mut message.credentials {

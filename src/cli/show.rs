@@ -12,6 +12,7 @@ use super::table::{harmless, table};
 use super::{Done, open, say, units};
 use crate::image::Image;
 use crate::model::Hex;
+use crate::model::datagram::DatagramSocket;
 use crate::model::fd::{Kind, OpenFile};
 use crate::model::manifest::Manifest;
 use crate::model::pidfd::Pidfd;
@@ -165,6 +166,22 @@ fn tcp(tcp: &TcpSocket) -> String {
     }
 }
 
+fn datagram(kind: i32, socket: &DatagramSocket) -> String {
+    let name = match (kind, socket.protocol) {
+        (libc::SOCK_RAW, protocol) => format!("raw IP, protocol {protocol}"),
+        (_, libc::IPPROTO_UDP) => "UDP".to_owned(),
+        (_, 136) => "UDP-Lite".to_owned(),
+        _ => "ICMP".to_owned(),
+    };
+    let address = |bytes: &Hex| inet::address(&bytes.0).map_or_else(|| "?".to_owned(), |a| a.to_string());
+    let peer = socket.peer.as_ref().map_or_else(String::new, |p| format!(" to {}", address(p)));
+    let groups = match socket.memberships.len() {
+        0 => String::new(),
+        n => format!(", {n} multicast groups"),
+    };
+    format!("{name} {}{peer}{groups}", address(&socket.local))
+}
+
 fn socket(socket: &Socket) -> String {
     let kind = match socket.kind {
         libc::SOCK_STREAM => "stream",
@@ -187,6 +204,10 @@ fn socket(socket: &Socket) -> String {
             format!("UNIX {kind}{name}, {link}, {held} in it")
         }
         Family::Tcp(tcp) => format!("TCP {}, {held} in it", self::tcp(tcp)),
+        Family::Netlink(netlink) => {
+            format!("netlink, protocol {}, address {}, {} groups", netlink.protocol, netlink.port, netlink.groups.len())
+        }
+        Family::Datagram(datagram) => format!("{}, {held} in it", self::datagram(socket.kind, datagram)),
     }
 }
 

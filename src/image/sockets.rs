@@ -1,5 +1,6 @@
 //! Whether what an image says of sockets can be.
 
+use crate::model::datagram::DatagramSocket;
 use crate::model::fd::Kind;
 use crate::model::manifest::UNIX_SOCKETS;
 use crate::model::sockets::{Family, Socket};
@@ -33,6 +34,26 @@ pub(super) fn check(c: &Checkpoint, index: usize, socket: &Socket) -> Result<(),
             }
             check_tcp(c, index, tcp)
         }
+        Family::Datagram(datagram) => check_datagram(socket, datagram),
+        Family::Netlink(_) if [2, 3].contains(&socket.kind) && socket.queue.is_empty() => Ok(()),
+        Family::Netlink(_) => Err("it is no netlink socket".to_owned()),
+    }
+}
+
+fn check_datagram(socket: &Socket, datagram: &DatagramSocket) -> Result<(), String> {
+    if ![2, 3].contains(&socket.kind) || ![2, 10].contains(&datagram.domain) {
+        return Err(format!("a datagram socket of kind {} and family {}", socket.kind, datagram.domain));
+    }
+    if datagram.ways.len() != socket.queue.len() {
+        return Err("it does not say of each datagram where it came from".to_owned());
+    }
+    let size = if datagram.domain == 2 { 16 } else { 28 };
+    let whole = |a: &Hex| a.0.len() == size || a.0.is_empty();
+    let froms = datagram.ways.iter().map(|w| &w.from);
+    if froms.chain([&datagram.local]).chain(&datagram.peer).all(whole) {
+        Ok(())
+    } else {
+        Err("an address of another family".to_owned())
     }
 }
 

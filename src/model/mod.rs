@@ -5,6 +5,7 @@
 
 mod basic;
 pub mod credentials;
+pub mod datagram;
 pub mod epoll;
 pub mod eventfd;
 pub mod fd;
@@ -17,6 +18,7 @@ pub mod memfd;
 pub mod memory;
 pub mod mempolicy;
 pub mod mqueue;
+pub mod netlink;
 pub mod pidfd;
 pub mod pipes;
 pub mod process;

@@ -2,7 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::datagram::DatagramSocket;
 use super::files::Content;
+use super::netlink::NetlinkSocket;
 use super::tcp::TcpSocket;
 use super::unix::{Link, UnixSocket};
 use super::{Hex, Name, Pid};
@@ -44,6 +46,10 @@ pub enum Family {
     Unix(UnixSocket),
     /// AF_INET or AF_INET6, and TCP.
     Tcp(TcpSocket),
+    /// AF_INET or AF_INET6, and datagrams or packets.
+    Datagram(DatagramSocket),
+    /// AF_NETLINK.
+    Netlink(NetlinkSocket),
 }
 
 /// A message that waits to be read.

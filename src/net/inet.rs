@@ -1,9 +1,10 @@
-//! TCP sockets as sock_diag(7) has them: who is connected to whom, also where nobody has a descriptor any more or yet.
+//! TCP and UDP sockets as sock_diag(7) has them: who is connected to whom, also where nobody has a descriptor any more or
+//! yet.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
 
-use super::diag::dump;
+use super::diag::{attributes, dump};
 
 /// States (include/net/tcp_states.h).
 pub mod state {
@@ -20,9 +21,9 @@ pub mod state {
     pub const CLOSING: u8 = 11;
 }
 
-/// A TCP socket. IPv4 addresses mapped into IPv6 are shown as IPv4.
+/// A TCP or UDP socket. IPv4 addresses mapped into IPv6 are shown as IPv4.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Tcp {
+pub struct Inet {
     /// One of [`state`], or 6 (TIME_WAIT).
     pub state: u8,
     /// Its own address and port.
@@ -35,17 +36,19 @@ pub struct Tcp {
     pub sent: u32,
     /// 0 if nobody has a descriptor of it.
     pub inode: u64,
+    /// What was shut down: receiving 1, sending 2; `None` where the kernel does not tell.
+    pub shutdown: Option<u8>,
 }
 
-/// All TCP sockets of our network namespace.
+/// All sockets of a protocol (TCP 6, UDP 17, UDP-Lite 136) in our network namespace that have an address.
 ///
 /// # Errors
-/// `NotFound` where the kernel lacks `tcp_diag`; else what socket(2), send(2) and recv(2) say.
-pub fn tcp() -> io::Result<Vec<Tcp>> {
+/// `NotFound` where the kernel lacks `tcp_diag` or `udp_diag`; else what socket(2), send(2) and recv(2) say.
+pub fn all(protocol: i32) -> io::Result<Vec<Inet>> {
     let mut out = Vec::new();
     for family in [libc::AF_INET, libc::AF_INET6] {
         // `struct inet_diag_req_v2`: family, protocol, extensions, padding, states, identity.
-        let mut request = vec![family as u8, libc::IPPROTO_TCP as u8, 0, 0];
+        let mut request = vec![family as u8, protocol as u8, 0, 0];
         request.extend(u32::MAX.to_ne_bytes());
         request.resize(56, 0);
         dump(&request, |payload| out.extend(parse(payload)))?;
@@ -53,8 +56,11 @@ pub fn tcp() -> io::Result<Vec<Tcp>> {
     Ok(out)
 }
 
-/// One `inet_diag_msg` (include/uapi/linux/inet_diag.h).
-fn parse(payload: &[u8]) -> Option<Tcp> {
+const MESSAGE: usize = 72;
+const INET_DIAG_SHUTDOWN: u16 = 8;
+
+/// One `inet_diag_msg` with its attributes (include/uapi/linux/inet_diag.h).
+fn parse(payload: &[u8]) -> Option<Inet> {
     let [family, state] = *payload.first_chunk()?;
     let port = |at: usize| Some(u16::from_be_bytes(*payload.get(at..)?.first_chunk()?));
     let word = |at: usize| Some(u32::from_ne_bytes(*payload.get(at..)?.first_chunk()?));
@@ -67,7 +73,9 @@ fn parse(payload: &[u8]) -> Option<Tcp> {
     };
     let local = canonical(SocketAddr::new(address(8)?, port(4)?));
     let remote = canonical(SocketAddr::new(address(24)?, port(6)?));
-    Some(Tcp { state, local, remote, readable: word(56)?, sent: word(60)?, inode: word(68)?.into() })
+    let shutdown = attributes(payload.get(MESSAGE..)?).find(|(kind, _)| *kind == INET_DIAG_SHUTDOWN);
+    let shutdown = shutdown.and_then(|(_, value)| value.first().copied());
+    Some(Inet { state, local, remote, readable: word(56)?, sent: word(60)?, inode: word(68)?.into(), shutdown })
 }
 
 /// An address by which the two ends of a connection can be matched: IPv4 as IPv4, and no scope.
@@ -112,7 +120,15 @@ pub fn sockaddr(domain: i32, address: SocketAddr) -> Vec<u8> {
     out
 }
 
-/// The same as [`Tcp::local`] has it.
+/// The interface of a link-local IPv6 address.
+pub fn scope(sockaddr: &[u8]) -> Option<u32> {
+    match address(sockaddr)? {
+        SocketAddr::V6(a) if a.scope_id() != 0 => Some(a.scope_id()),
+        _ => None,
+    }
+}
+
+/// The same as [`Inet::local`] has it.
 pub fn matching(sockaddr: &[u8]) -> Option<SocketAddr> {
     address(sockaddr).map(canonical)
 }
@@ -136,7 +152,7 @@ mod tests {
         let client = TcpStream::connect(("127.0.0.1", port)).unwrap();
         let (server, _) = listener.accept().unwrap();
         let unaccepted = TcpStream::connect(("127.0.0.1", port)).unwrap();
-        let all = tcp().unwrap();
+        let all = all(libc::IPPROTO_TCP).unwrap();
         let of = |inode| *all.iter().find(|t| t.inode == inode).unwrap();
         let (one, other) = (of(inode(&client)), of(inode(&server)));
         assert_eq!((one.local, one.remote), (other.remote, other.local));

@@ -14,6 +14,7 @@ use crate::sys::socket;
 
 const SO_BUF_LOCK: i32 = 72;
 const RCVBUF_LOCK: i32 = 2;
+const SO_MEMINFO: i32 = 55;
 const TCP_NODELAY: i32 = 1;
 const TCP_CORK: i32 = 3;
 const TCP_INFO: i32 = 11;
@@ -31,6 +32,50 @@ pub struct Info {
     pub sent: u64,
     /// Bytes received in order.
     pub received: u64,
+}
+
+/// SO_MEMINFO: bytes of memory that what waits in a socket to be read takes, errors (IP_RECVERR) included.
+///
+/// # Errors
+/// What getsockopt(2) says.
+pub fn taken(fd: BorrowedFd<'_>) -> io::Result<u32> {
+    let bytes = socket::option(fd, libc::SOL_SOCKET, SO_MEMINFO, 64)?;
+    Ok(bytes.first_chunk().map_or(0, |b| u32::from_ne_bytes(*b)))
+}
+
+/// Whether nothing that was written to a datagram socket is still there: neither held back by the program (UDP_CORK) nor,
+/// for longer than a moment, by the network.
+///
+/// # Errors
+/// What ioctl(2) says.
+pub fn nothing_held_back(fd: BorrowedFd<'_>) -> io::Result<bool> {
+    const ROUNDS: u32 = 250;
+    for round in 0..ROUNDS {
+        match socket::ioctl_number(fd, libc::TIOCOUTQ) {
+            Ok(0) => return Ok(true),
+            // Raw and ICMP sockets of old kernels hold nothing back.
+            Err(e) if matches!(e.raw_os_error(), Some(libc::ENOTTY | libc::EINVAL)) => return Ok(true),
+            other => other?,
+        };
+        crate::sys::tasks::back_off(round);
+    }
+    Ok(false)
+}
+
+/// Waits until the host has handed to sockets what was sent to it over the loopback interface: as a rule that is done
+/// by the call that sends, on a busy host a moment later. Others' traffic does not keep us longer than that.
+pub fn drain_backlog() {
+    const ROUNDS: u32 = 100;
+    for round in 0..ROUNDS {
+        // Column 11: packets in the backlog of a processor, since Linux 5.10 (net/core/net-procfs.c).
+        let text = crate::proc::read("net/softnet_stat").unwrap_or_default();
+        let text = String::from_utf8_lossy(&text);
+        let waiting = |line: &str| line.split(' ').nth(11).is_some_and(|n| n.bytes().any(|b| b != b'0'));
+        if !text.lines().any(waiting) {
+            return;
+        }
+        crate::sys::tasks::back_off(round);
+    }
 }
 
 /// Asks a TCP socket how it is.

@@ -3,6 +3,7 @@
 pub mod diag;
 pub mod inet;
 pub mod inflight;
+pub mod multicast;
 pub mod options;
 pub mod outside;
 pub mod queue;
@@ -10,6 +11,17 @@ mod tables;
 pub mod unix;
 
 use crate::proc;
+
+/// To whom a raw socket is connected. `pid`: a process in its network namespace.
+pub fn raw_peer(pid: i32, inode: u64) -> Option<std::net::SocketAddr> {
+    ["raw", "raw6"].iter().find_map(|file| {
+        let text = proc::read(&format!("{pid}/net/{file}")).ok()?;
+        String::from_utf8_lossy(&text).lines().find_map(|line| {
+            let words: Vec<&str> = line.split_ascii_whitespace().collect();
+            tables::raw_peer(&words, inode)
+        })
+    })
+}
 
 /// What a socket is, for messages: `TCP socket, listening on 127.0.0.1:80`. `inode` as in `socket:[inode]`, `pid` a
 /// process in the socket's network namespace, as we see it.

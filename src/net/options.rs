@@ -61,12 +61,12 @@ pub struct Fresh {
 }
 
 impl Fresh {
-    /// One of a family and type (SO_DOMAIN, SO_TYPE).
+    /// One of a family, type and protocol (SO_DOMAIN, SO_TYPE, SO_PROTOCOL).
     ///
     /// # Errors
     /// What socket(2) says.
-    pub fn new(domain: i32, kind: i32) -> io::Result<Fresh> {
-        Ok(Fresh { fd: socket::socket(domain, kind, 0)?, values: HashMap::new() })
+    pub fn new(domain: i32, kind: i32, protocol: i32) -> io::Result<Fresh> {
+        Ok(Fresh { fd: socket::socket(domain, kind, protocol)?, values: HashMap::new() })
     }
 
     /// The value of an option; `None` if such a socket has no such option.
@@ -198,6 +198,33 @@ pub fn reset_send_buffer(fd: BorrowedFd<'_>, (size, lock): (i32, Option<i32>)) -
 /// What getsockopt(2) says.
 pub fn send_buffer(fd: BorrowedFd<'_>) -> io::Result<(i32, Option<i32>)> {
     Ok((socket::number(fd, SOL_SOCKET, libc::SO_SNDBUF)?, socket::number(fd, SOL_SOCKET, SO_BUF_LOCK).ok()))
+}
+
+/// The same as [`widen`] for what a socket receives.
+///
+/// # Errors
+/// What setsockopt(2) says.
+pub fn widen_receive(fd: BorrowedFd<'_>) -> io::Result<()> {
+    let most = (i32::MAX / 4).to_ne_bytes();
+    socket::set_option(fd, SOL_SOCKET, SO_RCVBUFFORCE, &most)
+        .or_else(|_| socket::set_option(fd, SOL_SOCKET, libc::SO_RCVBUF, &most))
+}
+
+/// Undoes [`widen_receive`].
+///
+/// # Errors
+/// What setsockopt(2) says.
+pub fn reset_receive_buffer(fd: BorrowedFd<'_>, (size, lock): (i32, Option<i32>)) -> io::Result<()> {
+    set_buffer(fd, libc::SO_RCVBUF, size)?;
+    lock.map_or(Ok(()), |lock| socket::set_option(fd, SOL_SOCKET, SO_BUF_LOCK, &lock.to_ne_bytes()))
+}
+
+/// Size of the receive buffer as getsockopt(2) shows it, and SO_BUF_LOCK.
+///
+/// # Errors
+/// What getsockopt(2) says.
+pub fn receive_buffer(fd: BorrowedFd<'_>) -> io::Result<(i32, Option<i32>)> {
+    Ok((socket::number(fd, SOL_SOCKET, libc::SO_RCVBUF)?, socket::number(fd, SOL_SOCKET, SO_BUF_LOCK).ok()))
 }
 
 /// The sizes of buffers among `options` that this process may not give: the `sysctl` that stands in the way and what

@@ -12,6 +12,31 @@ use crate::sys::socket::{self, Received};
 use super::options::SO_PEEK_OFF;
 
 const SO_PASSCRED: i32 = 16;
+const UDP_GRO: (i32, i32) = (libc::IPPROTO_UDP, 104);
+
+/// What sockets there are datagrams or packets in, and what is to be seen beside them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Of {
+    /// AF_UNIX: who sent them.
+    Unix,
+    /// AF_INET: where they were sent to.
+    Ipv4,
+    /// AF_INET6: likewise.
+    Ipv6,
+}
+
+impl Of {
+    /// The options for that.
+    fn options(self) -> &'static [(i32, i32)] {
+        const IP_RECVORIGDSTADDR: (i32, i32) = (libc::IPPROTO_IP, 20);
+        const IPV6_RECVORIGDSTADDR: (i32, i32) = (libc::IPPROTO_IPV6, 74);
+        match self {
+            Of::Unix => &[(libc::SOL_SOCKET, SO_PASSCRED)],
+            Of::Ipv4 => &[IP_RECVORIGDSTADDR],
+            Of::Ipv6 => &[IP_RECVORIGDSTADDR, IPV6_RECVORIGDSTADDR],
+        }
+    }
+}
 
 /// One message; of a stream, bytes that came with the same descriptors and credentials.
 #[derive(Debug, Default)]
@@ -20,6 +45,10 @@ pub struct Message {
     pub bytes: Vec<u8>,
     /// The address of its sender, as `sockaddr`; empty where there is none.
     pub from: Vec<u8>,
+    /// Of the internet families, where it was sent to; empty where the kernel does not tell.
+    pub to: Vec<u8>,
+    /// Several datagrams in one, of this length each (UDP_GRO).
+    pub segment: Option<u16>,
     /// Pid (as we see it), user and group of its sender, if they were sent.
     pub credentials: Option<[u32; 3]>,
     /// Copies of the descriptors it carries.
@@ -39,27 +68,27 @@ pub struct Queue {
 #[derive(Debug)]
 pub struct Looking<'a> {
     fd: BorrowedFd<'a>,
-    old: Vec<(i32, i32)>,
+    old: Vec<(i32, i32, i32)>,
 }
 
 impl<'a> Looking<'a> {
-    /// Peeks start where they are told to, and, of a UNIX socket, show who sent a message.
+    /// Peeks start where they are told to, and show more of a message.
     ///
     /// # Errors
     /// What setsockopt(2) says.
-    pub fn begin(fd: BorrowedFd<'a>, unix: bool) -> io::Result<Looking<'a>> {
+    pub fn begin(fd: BorrowedFd<'a>, of: Of) -> io::Result<Looking<'a>> {
         let mut looking = Looking { fd, old: Vec::new() };
-        looking.set(SO_PEEK_OFF, 0)?;
-        if unix {
-            looking.set(SO_PASSCRED, 1)?;
+        looking.set(libc::SOL_SOCKET, SO_PEEK_OFF, 0)?;
+        for &(level, name) in of.options() {
+            looking.set(level, name, 1)?;
         }
         Ok(looking)
     }
 
-    fn set(&mut self, name: i32, value: i32) -> io::Result<()> {
-        let old = socket::number(self.fd, libc::SOL_SOCKET, name)?;
-        self.old.push((name, old));
-        socket::set_option(self.fd, libc::SOL_SOCKET, name, &value.to_ne_bytes())
+    fn set(&mut self, level: i32, name: i32, value: i32) -> io::Result<()> {
+        let old = socket::number(self.fd, level, name)?;
+        self.old.push((level, name, old));
+        socket::set_option(self.fd, level, name, &value.to_ne_bytes())
     }
 
     /// The next peek starts this many bytes into the queue.
@@ -74,8 +103,8 @@ impl<'a> Looking<'a> {
 
 impl Drop for Looking<'_> {
     fn drop(&mut self) {
-        for (name, old) in &self.old {
-            let _ = socket::set_option(self.fd, libc::SOL_SOCKET, *name, &old.to_ne_bytes());
+        for (level, name, old) in &self.old {
+            let _ = socket::set_option(self.fd, *level, *name, &old.to_ne_bytes());
         }
     }
 }
@@ -112,7 +141,7 @@ pub fn unix_stream(fd: BorrowedFd<'_>) -> io::Result<Queue> {
     if total == 0 {
         return Ok(Queue { messages, error });
     }
-    let mut looking = Looking::begin(fd, true)?;
+    let mut looking = Looking::begin(fd, Of::Unix)?;
     let mut at = 0;
     // Room for all: a message with descriptors that is cut would show them again with its rest.
     let mut buf = vec![0u8; total];
@@ -141,6 +170,7 @@ pub fn unix_stream(fd: BorrowedFd<'_>) -> io::Result<Queue> {
                 from: got.from,
                 credentials: got.credentials,
                 fds: got.fds,
+                ..Message::default()
             }),
         }
     }
@@ -168,7 +198,7 @@ fn without_descriptors(looking: &mut Looking<'_>, at: usize, len: usize) -> io::
 ///
 /// # Errors
 /// What recvmsg(2) and setsockopt(2) say.
-pub fn datagrams(fd: BorrowedFd<'_>, unix: bool) -> io::Result<Option<Queue>> {
+pub fn datagrams(fd: BorrowedFd<'_>, of: Of) -> io::Result<Option<Queue>> {
     let error = has_error(fd)?;
     if error {
         let empty = crate::sys::fds::readable(fd)? == 0;
@@ -176,7 +206,7 @@ pub fn datagrams(fd: BorrowedFd<'_>, unix: bool) -> io::Result<Option<Queue>> {
     }
     let mut messages = Vec::new();
     // Credentials also tell an empty packet from the end of what a closed peer has sent.
-    let mut looking = Looking::begin(fd, unix)?;
+    let mut looking = Looking::begin(fd, of)?;
     let mut at = 0;
     let mut buf = vec![0u8; 64 * 1024];
     loop {
@@ -189,12 +219,15 @@ pub fn datagrams(fd: BorrowedFd<'_>, unix: bool) -> io::Result<Option<Queue>> {
             buf.resize(got.len, 0);
             continue;
         }
-        if unix && got.len == 0 && got.credentials.is_none() {
+        if of == Of::Unix && got.len == 0 && got.credentials.is_none() {
             break;
         }
         at += got.len;
         let bytes = buf.get(..got.len).unwrap_or_default().to_vec();
-        messages.push(Message { bytes, from: got.from, credentials: got.credentials, fds: got.fds });
+        let beside = |what: (i32, i32)| got.control.iter().find(|c| (c.0, c.1) == what).map(|c| &c.2);
+        let to = of.options().iter().find_map(|&option| beside(option)).cloned().unwrap_or_default();
+        let segment = beside(UDP_GRO).and_then(|v| v.first_chunk().map(|b| i32::from_ne_bytes(*b) as u16));
+        messages.push(Message { bytes, from: got.from, to, segment, credentials: got.credentials, fds: got.fds });
     }
     Ok(Some(Queue { messages, error }))
 }
@@ -255,7 +288,7 @@ mod tests {
         for message in [&b"one"[..], b"", b"three", &large] {
             a.send(message).unwrap();
         }
-        let queue = datagrams(b.as_fd(), true).unwrap().unwrap();
+        let queue = datagrams(b.as_fd(), Of::Unix).unwrap().unwrap();
         assert_eq!(queue.messages.iter().map(|m| m.bytes.len()).collect::<Vec<_>>(), [3, 0, 5, 100_000]);
         let mut buf = vec![0; 200_000];
         for len in [3, 0, 5, 100_000] {

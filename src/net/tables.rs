@@ -48,6 +48,12 @@ pub fn raw(words: &[&str], _: &[u8], inode: u64) -> Option<String> {
     Some(format!("raw IP socket, protocol {}", address(words.get(1)?)?.port()))
 }
 
+/// To whom a raw socket is connected. getpeername(2) says that only if it was given a port, too.
+pub fn raw_peer(words: &[&str], inode: u64) -> Option<SocketAddr> {
+    is(words, 9, inode)?;
+    address(words.get(2)?).filter(|a| !a.ip().is_unspecified())
+}
+
 /// `unix`: type in column 4, inode in 6, then the path.
 pub fn unix(words: &[&str], line: &[u8], inode: u64) -> Option<String> {
     is(words, 6, inode)?;

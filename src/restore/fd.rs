@@ -16,7 +16,7 @@ use crate::sys::{fds, tasks};
 use super::changed::Changed;
 use super::late::Handover;
 use super::stub::{Expect, Puppet};
-use super::{Error, Options, epoll, eventfd, files, inotify, pipes, pty, signalfd, stdio, tcp, timerfd};
+use super::{Error, Options, epoll, eventfd, files, inotify, pipes, pty, signalfd, sockets, stdio, timerfd};
 
 const RLIMIT_NOFILE: u32 = 7;
 
@@ -35,8 +35,6 @@ pub struct Sources {
     pub status: i32,
     /// How descriptions come that wait until all processes are born.
     pub handover: Handover,
-    /// Numbers of terminals that are others now: the old one and the new one.
-    pub renumbered: Vec<(u32, u32)>,
     /// Inotify instances and timerfds, by the index of their description: our own copies, to begin to watch and to be
     /// started when all else is done.
     pub watching: Vec<(u32, OwnedFd)>,
@@ -65,6 +63,8 @@ pub struct Opened {
     unsealed: Vec<(File, u32)>,
     /// Files on their way back to their names.
     returning: files::Returning,
+    /// What a person should know.
+    pub notes: Vec<String>,
 }
 
 impl Opened {
@@ -97,15 +97,21 @@ pub fn open_all(image: &Image, options: &Options, changed: &Changed) -> Result<O
     let mut numbers = Vec::with_capacity(checkpoint.files.len());
     let roles = stdio::overrides(checkpoint, options);
     let mut watching = Vec::new();
-    let mut connections = tcp::make(image)?;
+    let mut notes = Vec::new();
+    let mut networked = sockets::networked(image, &mut notes)?;
     let mut terminals = pty::make(checkpoint)?;
+    notes.extend(pty::notes(&terminals.renumbered));
     let mut handover = Handover::new(&mut place)?;
     for (file, index) in checkpoint.files.iter().zip(0u32..) {
         let fd = match (roles.get(&index), &file.kind, pipes.remove(&(index as usize))) {
             (Some(role), ..) => stdio::open(*role, &options.stdio, file.flags)?,
             (None, Kind::Pidfd(_) | Kind::Mqueue(_), _) => handover.keep_place(index)?,
             (None, _, Some(end)) => end,
-            (None, Kind::Socket(Socket { family: Family::Tcp(_), .. }), _) => tcp::open(&mut connections, index)?,
+            (
+                None,
+                Kind::Socket(Socket { family: Family::Tcp(_) | Family::Datagram(_) | Family::Netlink(_), .. }),
+                _,
+            ) => sockets::take(&mut networked, index)?,
             (None, Kind::Pty(_), _) => pty::open(&mut terminals, index)?,
             (None, ..) => open(options, file, &mut contents)?,
         };
@@ -129,13 +135,12 @@ pub fn open_all(image: &Image, options: &Options, changed: &Changed) -> Result<O
     let (unsealed, returning) = contents.finish(|content| written(checkpoint, content))?;
     let image_fd = image.file().as_fd().try_clone_to_owned().map_err(|e| Error::step("sharing the image", 0, e))?;
     let image_number = place(image_fd)?;
-    let renumbered = terminals.renumbered;
     let (status_read, write) =
         nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC).map_err(|e| Error::step("a pipe", 0, e.into()))?;
     let status_write = fds::dup_above(write.as_fd(), base).map_err(|e| Error::step("numbering a descriptor", 0, e))?;
     let status = status_write.as_raw_fd();
-    let numbers = Sources { base, files: numbers, mapped, image: image_number, status, handover, renumbered, watching };
-    Ok(Opened { numbers, owned, status_write, status_read, unsealed, returning })
+    let numbers = Sources { base, files: numbers, mapped, image: image_number, status, handover, watching };
+    Ok(Opened { numbers, owned, status_write, status_read, unsealed, returning, notes })
 }
 
 /// All descriptors of the whole tree are open at once for a moment; memory is made and locked before a process has

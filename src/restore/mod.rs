@@ -8,6 +8,7 @@
 mod build;
 mod changed;
 mod credentials;
+mod datagram;
 mod epoll;
 mod eventfd;
 mod fd;
@@ -28,6 +29,7 @@ mod mempolicy;
 mod moved;
 mod mqueue;
 mod namespaces;
+mod netlink;
 mod pidfd;
 mod pinned;
 mod pipes;
@@ -250,8 +252,10 @@ pub fn resume(image: &Image, options: &Options) -> Result<Resumed, Error> {
         return Err(Error::Conflicts(plan.conflicts));
     }
     let checkpoint = image.checkpoint();
-    let sources = fd::open_all(image, options, &plan.changed)?;
+    let mut sources = fd::open_all(image, options, &plan.changed)?;
     let pinned = Pinned::here();
+    let mut notes = plan.summary.notes.clone();
+    notes.append(&mut sources.notes);
     let mut init = namespaces::Init::start(checkpoint, options, &sources)?;
     let (sources, status, unsealed, returning) = sources.after_fork();
     let built = std::thread::scope(|scope| {
@@ -278,9 +282,7 @@ pub fn resume(image: &Image, options: &Options) -> Result<Resumed, Error> {
     }
     inotify::watch(checkpoint, &sources.watching)?;
     timerfd::start(checkpoint, &sources.watching, namespaces::elapsed(built.root, checkpoint, options)?)?;
-    let mut notes = plan.summary.notes;
     notes.extend(built.notes.iter().cloned());
-    notes.extend(pty::notes(&sources.renumbered));
     let root = built.root;
     returning.settle()?;
     pinned.loosen(init.host());

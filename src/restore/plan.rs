@@ -13,8 +13,8 @@ use super::changed::{self, Changed};
 use super::namespaces::{self, Wanted};
 use super::tree::{Order, order};
 use super::{
-    Error, Options, Pids, Sockets, credentials, fd, hugetlb, inotify, ipc, limits, locks, manifest, mqueue, seccomp,
-    sockets, tcp, thread, vdso,
+    Error, Options, Pids, Sockets, credentials, datagram, fd, hugetlb, inotify, ipc, limits, locks, manifest, mqueue,
+    netlink, seccomp, sockets, tcp, thread, vdso,
 };
 
 /// A complete plan.
@@ -75,6 +75,8 @@ pub fn plan(image: &Image, options: &Options) -> Result<Plan, Error> {
     mqueue::conflicts(checkpoint, wanted, &mut conflicts);
     tcp::conflicts(checkpoint, &mut conflicts);
     hugetlb::conflicts(checkpoint, &mut conflicts);
+    datagram::conflicts(checkpoint, &mut conflicts);
+    netlink::conflicts(checkpoint, &mut conflicts);
     pids(checkpoint, options, wanted, &mut conflicts);
     seccomp::conflicts(checkpoint, wanted, &mut conflicts);
     if let Some(fd) = fd::no_room(checkpoint) {
@@ -86,6 +88,7 @@ pub fn plan(image: &Image, options: &Options) -> Result<Plan, Error> {
         });
     }
     outside(checkpoint, options, &mut conflicts, &mut notes);
+    notes.extend(datagram::notes(checkpoint));
     credentials::plan(checkpoint, wanted, &mut conflicts, &mut notes);
     limits::plan(checkpoint, wanted, &mut conflicts, &mut notes);
     for thread in checkpoint.processes.iter().flat_map(|p| &p.threads) {

@@ -93,11 +93,11 @@ pub fn try_connection(
     domain: i32,
     local: &[u8],
     peer: &[u8],
-    there: &[inet::Tcp],
+    there: &[inet::Inet],
 ) -> io::Result<()> {
     const TIME_WAIT: u8 = 6;
     let ends = (inet::matching(local), inet::matching(peer));
-    let same = |t: &&inet::Tcp| (Some(t.local), Some(t.remote)) == ends && t.state != TIME_WAIT;
+    let same = |t: &&inet::Inet| (Some(t.local), Some(t.remote)) == ends && t.state != TIME_WAIT;
     if there.iter().any(|t| same(&t)) {
         return Err(io::ErrorKind::AddrInUse.into());
     }
@@ -129,14 +129,14 @@ mod tests {
         let local = sockaddr(other.local_addr().unwrap());
         let alone = socket::bind(fresh().as_fd(), &local).map_err(|e| e.kind());
         assert_eq!(alone, Err(io::ErrorKind::AddrInUse), "this is what bind would do");
-        let there = inet::tcp().unwrap();
+        let there = inet::all(libc::IPPROTO_TCP).unwrap();
         let to = sockaddr(two.local_addr().unwrap());
         try_connection(fresh().as_fd(), libc::AF_INET, &local, &to, &there).unwrap();
         let fd = fresh();
         connect(fd.as_fd(), &local, &to).unwrap();
         assert_eq!(socket::name(fd.as_fd()).unwrap(), local);
         // But not twice with the same other end.
-        let there = inet::tcp().unwrap();
+        let there = inet::all(libc::IPPROTO_TCP).unwrap();
         let twice = try_connection(fresh().as_fd(), libc::AF_INET, &local, &to, &there).map_err(|e| e.kind());
         assert_eq!(twice, Err(io::ErrorKind::AddrInUse));
     }

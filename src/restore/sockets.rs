@@ -20,7 +20,7 @@ use super::build::clone_into;
 use super::fd::{Sources, source};
 use super::socketfiles::{self, Elsewhere, Files};
 use super::stub::{Expect, Puppet};
-use super::{Error, Options, Pids, stdio, unix};
+use super::{Error, Options, Pids, datagram, netlink, stdio, tcp, unix};
 
 const CLONE_FILES: u64 = 0x400;
 const WALL: u64 = 0x4000_0000;
@@ -35,7 +35,7 @@ pub fn all(checkpoint: &Checkpoint) -> impl Iterator<Item = (u32, &Socket)> {
 pub fn unix(checkpoint: &Checkpoint) -> impl Iterator<Item = (u32, &Socket, &UnixSocket)> {
     all(checkpoint).filter_map(|(index, socket)| match &socket.family {
         Family::Unix(unix) => Some((index, socket, unix)),
-        Family::Tcp(_) => None,
+        _ => None,
     })
 }
 
@@ -66,6 +66,25 @@ pub fn conflicts(checkpoint: &Checkpoint, conflicts: &mut Vec<Refusal>) {
         }
     }
     socketfiles::conflicts(checkpoint, conflicts);
+}
+
+/// Who has a socket, and how to call it.
+pub fn object(checkpoint: &Checkpoint, index: u32, what: &str) -> (Pid, String) {
+    let (pid, fd) = holder(checkpoint, index);
+    (pid, format!("{fd} ({what})"))
+}
+
+/// Makes all that belong to a network, by their index among the descriptions. `notes` gets what is lost.
+pub fn networked(image: &Image, notes: &mut Vec<String>) -> Result<HashMap<u32, OwnedFd>, Error> {
+    let mut made = tcp::make(image)?;
+    made.extend(datagram::make(image, notes)?);
+    made.extend(netlink::make(image.checkpoint())?);
+    Ok(made)
+}
+
+/// The one at this index, which was made before.
+pub fn take(made: &mut HashMap<u32, OwnedFd>, index: u32) -> Result<OwnedFd, Error> {
+    made.remove(&index).ok_or_else(|| Error::step("finding a socket", 0, io::ErrorKind::NotFound.into()))
 }
 
 /// Makes all sockets in `template`, under the numbers of their sources. `notes` gets what differs from before. The files

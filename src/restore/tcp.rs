@@ -12,7 +12,7 @@ use std::os::unix::fs::FileExt;
 use crate::image::Image;
 use crate::model::sockets::{Family, Socket, SocketOption};
 use crate::model::tcp::{Link, State, TcpSocket};
-use crate::model::{Checkpoint, Hex, Pid, Refusal};
+use crate::model::{Checkpoint, Hex, Refusal};
 use crate::net::{inet, inflight, options};
 use crate::sys::{fds, socket};
 
@@ -32,7 +32,7 @@ struct Own<'a> {
 fn all(checkpoint: &Checkpoint) -> impl Iterator<Item = Own<'_>> {
     sockets::all(checkpoint).filter_map(|(index, socket)| match &socket.family {
         Family::Tcp(tcp) => Some(Own { index, socket, tcp }),
-        Family::Unix(_) => None,
+        _ => None,
     })
 }
 
@@ -273,7 +273,8 @@ fn is_cork(option: &SocketOption) -> bool {
     (option.level, option.name) == (libc::IPPROTO_TCP, TCP_CORK)
 }
 
-fn reuse(fd: BorrowedFd<'_>, on: bool) -> io::Result<()> {
+/// SO_REUSEADDR.
+pub fn reuse(fd: BorrowedFd<'_>, on: bool) -> io::Result<()> {
     socket::set_option(fd, libc::SOL_SOCKET, libc::SO_REUSEADDR, &i32::from(on).to_ne_bytes())
 }
 
@@ -329,7 +330,7 @@ pub fn conflicts(checkpoint: &Checkpoint, conflicts: &mut Vec<Refusal>) {
         });
         let Err(error) = bound.or_else(|e| match &own.tcp.state {
             State::Connected { peer, .. } if e.kind() == io::ErrorKind::AddrInUse => {
-                let there = there.get_or_insert_with(|| inet::tcp().unwrap_or_default());
+                let there = there.get_or_insert_with(|| inet::all(libc::IPPROTO_TCP).unwrap_or_default());
                 ports::try_connection(fresh(&own)?.as_fd(), own.tcp.domain, &own.tcp.local.0, &peer.0, there)
             }
             _ => Err(e),
@@ -350,18 +351,7 @@ pub fn conflicts(checkpoint: &Checkpoint, conflicts: &mut Vec<Refusal>) {
             }
             _ => (format!("{address} can't be had: {error}"), String::new()),
         };
-        let (pid, object) = holder(checkpoint, own.index);
+        let (pid, object) = sockets::object(checkpoint, own.index, "TCP socket");
         conflicts.push(Refusal { pid, object, reason, hint });
     }
-}
-
-fn holder(checkpoint: &Checkpoint, index: u32) -> (Pid, String) {
-    let of = |p: &crate::model::process::Process| Some((p.pid, p.fds.iter().find(|d| d.file == index)?.fd));
-    let found = checkpoint.processes.iter().find_map(of);
-    found.map_or((checkpoint.tree.root, "TCP socket".to_owned()), |(pid, fd)| (pid, format!("fd {fd} (TCP socket)")))
-}
-
-/// The socket at this index, which was made before.
-pub fn open(made: &mut HashMap<u32, OwnedFd>, index: u32) -> Result<OwnedFd, Error> {
-    made.remove(&index).ok_or_else(|| Error::step("finding a socket", 0, io::ErrorKind::NotFound.into()))
 }

@@ -26,8 +26,12 @@ pub fn socket(family: i32, kind: i32, protocol: i32) -> io::Result<OwnedFd> {
 
 /// getsockopt(2): at most `room` bytes of an option's value.
 pub fn option(fd: BorrowedFd<'_>, level: i32, name: i32, room: usize) -> io::Result<Vec<u8>> {
-    let mut value = vec![0u8; room];
-    let mut len = room as libc::socklen_t;
+    ask_option(fd, level, name, vec![0; room])
+}
+
+/// getsockopt(2) of an option that is asked for with part of its value.
+pub fn ask_option(fd: BorrowedFd<'_>, level: i32, name: i32, mut value: Vec<u8>) -> io::Result<Vec<u8>> {
+    let mut len = value.len() as libc::socklen_t;
     // SAFETY: `value` has `len` bytes and outlives the call.
     check(unsafe { libc::getsockopt(fd.as_raw_fd(), level, name, value.as_mut_ptr().cast(), &raw mut len) }.into())?;
     value.truncate(len as usize);
@@ -71,6 +75,16 @@ fn address(ask: impl FnOnce(*mut libc::sockaddr, *mut libc::socklen_t) -> i32) -
     Ok(bytes)
 }
 
+/// if_nametoindex(3).
+pub fn interface(name: &str) -> io::Result<u32> {
+    let name = std::ffi::CString::new(name)?;
+    // SAFETY: `name` ends with NUL and outlives the call.
+    match unsafe { libc::if_nametoindex(name.as_ptr()) } {
+        0 => Err(io::Error::last_os_error()),
+        index => Ok(index),
+    }
+}
+
 /// An ioctl(2) that stores a number.
 pub fn ioctl_number(fd: BorrowedFd<'_>, request: u64) -> io::Result<i32> {
     let mut n: libc::c_int = 0;
@@ -92,6 +106,8 @@ pub struct Received {
     pub fds: Vec<OwnedFd>,
     /// SCM_CREDENTIALS: pid, uid, gid.
     pub credentials: Option<[u32; 3]>,
+    /// Other control messages: level, type, content.
+    pub control: Vec<(i32, i32, Vec<u8>)>,
 }
 
 /// recvmsg(2), never waiting. With `MSG_PEEK` among `flags` nothing is taken, and descriptors are copies.
@@ -113,7 +129,7 @@ pub fn receive(fd: BorrowedFd<'_>, buf: &mut [u8], flags: i32) -> io::Result<Rec
     };
     let len = check(len as libc::c_long)? as usize;
     from.truncate(message.msg_namelen as usize);
-    let (mut fds, mut credentials) = (Vec::new(), None);
+    let (mut fds, mut credentials, mut others) = (Vec::new(), None, Vec::new());
     // SAFETY: the kernel has filled `control` with well-formed headers and set msg_controllen; the macros stay in it.
     // Each descriptor in it was made for us just now, so that we own it.
     unsafe {
@@ -133,12 +149,12 @@ pub fn receive(fd: BorrowedFd<'_>, buf: &mut [u8], flags: i32) -> io::Result<Rec
                 (libc::SOL_SOCKET, libc::SCM_CREDENTIALS) if bytes >= 12 => {
                     credentials = Some(data.cast::<[u32; 3]>().read_unaligned());
                 }
-                _ => {}
+                (level, kind) => others.push((level, kind, std::slice::from_raw_parts(data, bytes).to_vec())),
             }
             header = libc::CMSG_NXTHDR(&raw const message, header);
         }
     }
-    Ok(Received { len, from, flags: message.msg_flags, fds, credentials })
+    Ok(Received { len, from, flags: message.msg_flags, fds, credentials, control: others })
 }
 
 /// recvmsg(2) with MSG_PEEK and room for all but the last of `len` bytes, which goes to an address where nothing is:

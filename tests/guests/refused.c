@@ -1,10 +1,14 @@
 // Holds one thing that can't be saved (yet), named by the argument, and goes on undisturbed while saves are refused.
 #include <mqueue.h>
+#include <netinet/in.h>
+#include <netinet/udp.h>
 #include <linux/aio_abi.h>
 #include <linux/bpf.h>
 #include <linux/filter.h>
 #include <linux/io_uring.h>
+#include <linux/netlink.h>
 #include <linux/perf_event.h>
+#include <linux/rtnetlink.h>
 #include <linux/seccomp.h>
 #include <sys/fanotify.h>
 #include <sys/file.h>
@@ -58,6 +62,30 @@ int main(int argc, char **argv) {
         MUST(inotify_add_watch(fd, "watched", IN_CREATE));
         MUST(close(MUST(open("watched/new", O_WRONLY | O_CREAT, 0600))));
     } else if (!strcmp(kind, "pidfd")) fd = MUST(syscall(SYS_pidfd_open, getppid(), 0));
+    else if (!strcmp(kind, "cork")) {
+        fd = MUST(socket(AF_INET, SOCK_DGRAM, 0));
+        MUST(setsockopt(fd, IPPROTO_UDP, UDP_CORK, &(int){1}, sizeof(int)));
+        struct sockaddr_in to = {.sin_family = AF_INET, .sin_port = htons(9), .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+        MUST(connect(fd, (void *)&to, sizeof to));
+        CHECK(send(fd, "held back", 9, 0) == 9, "send");
+    } else if (!strcmp(kind, "icmp")) {
+        // Nobody is at this port; the error waits with what caused it.
+        fd = MUST(socket(AF_INET, SOCK_DGRAM, 0));
+        struct sockaddr_in to = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+        socklen_t len = sizeof to;
+        int gone = MUST(socket(AF_INET, SOCK_DGRAM, 0));
+        MUST(bind(gone, (void *)&to, sizeof to));
+        MUST(getsockname(gone, (void *)&to, &len));
+        MUST(close(gone));
+        MUST(setsockopt(fd, IPPROTO_IP, IP_RECVERR, &(int){1}, sizeof(int)));
+        CHECK(sendto(fd, "x", 1, 0, (void *)&to, sizeof to) == 1, "sendto");
+        CHECK(poll(&(struct pollfd){fd, 0, 0}, 1, 10000) == 1, "no error came");
+    } else if (!strcmp(kind, "netlink")) {
+        fd = MUST(socket(AF_NETLINK, SOCK_RAW, NETLINK_ROUTE));
+        struct { struct nlmsghdr head; struct rtgenmsg body; } request = {
+            {sizeof request, RTM_GETLINK, NLM_F_REQUEST | NLM_F_DUMP, 1, 0}, {AF_UNSPEC}};
+        CHECK(send(fd, &request, sizeof request, 0) == sizeof request, "send");
+    } else if (!strcmp(kind, "packet")) fd = socket(AF_PACKET, SOCK_RAW, 0);
     // What the kernel or an administrator does not permit here is told by "fd -1".
     else if (!strcmp(kind, "io_uring")) {
         struct io_uring_params params = {0};

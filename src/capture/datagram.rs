@@ -1,0 +1,204 @@
+//! Internet sockets that deal in datagrams: UDP, UDP-Lite, ICMP and raw ones.
+
+use std::collections::HashMap;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
+
+use crate::model::Hex;
+use crate::model::datagram::{DatagramSocket, Interface, Membership, Way};
+use crate::model::sockets::{Family, Socket};
+use crate::net::multicast::{self, Groups};
+use crate::net::queue::{self, Of, Queue};
+use crate::net::{inet, inflight, raw_peer};
+use crate::sys::socket;
+
+use super::fd::{SeenFd, Work};
+use super::sockets::{Found, model, refuse};
+use super::{Error, Inside};
+
+/// Why a socket with data on hold is refused: nobody can look at it.
+pub(super) const CORKED: &str = "bytes are held back in it (UDP_CORK or MSG_MORE)";
+/// Why a socket with an error before its datagrams is refused: to look at these would take it.
+pub(super) const IN_FRONT: &str = "an error waits in it, in front of its datagrams";
+
+const UDP: i32 = libc::IPPROTO_UDP;
+const UDP_LITE: i32 = 136;
+const POLLRDHUP: i16 = libc::POLLRDHUP;
+/// Levels and names of options that are interfaces: IP_UNICAST_IF, IPV6_MULTICAST_IF, IPV6_UNICAST_IF.
+const IP_UNICAST_IF: (i32, i32) = (0, 50);
+const IPV6_MULTICAST_IF: (i32, i32) = (41, 17);
+const IPV6_UNICAST_IF: (i32, i32) = (41, 76);
+
+/// Levels and names of options particular to these sockets: of IPv4, IPv6, UDP, UDP-Lite, raw sockets, ICMPv6.
+pub(super) const OPTIONS: [(i32, i32); 60] = [
+    (0, 1),  // IP_TOS
+    (0, 2),  // IP_TTL
+    (0, 3),  // IP_HDRINCL
+    (0, 4),  // IP_OPTIONS
+    (0, 6),  // IP_RECVOPTS
+    (0, 7),  // IP_RETOPTS
+    (0, 8),  // IP_PKTINFO
+    (0, 10), // IP_MTU_DISCOVER
+    (0, 11), // IP_RECVERR
+    (0, 12), // IP_RECVTTL
+    (0, 13), // IP_RECVTOS
+    (0, 15), // IP_FREEBIND
+    (0, 18), // IP_PASSSEC
+    (0, 19), // IP_TRANSPARENT
+    (0, 20), // IP_RECVORIGDSTADDR
+    (0, 21), // IP_MINTTL
+    (0, 22), // IP_NODEFRAG
+    (0, 23), // IP_CHECKSUM
+    (0, 24), // IP_BIND_ADDRESS_NO_PORT
+    (0, 25), // IP_RECVFRAGSIZE
+    (0, 26), // IP_RECVERR_RFC4884
+    (0, 32), // IP_MULTICAST_IF
+    (0, 33), // IP_MULTICAST_TTL
+    (0, 34), // IP_MULTICAST_LOOP
+    (0, 49), // IP_MULTICAST_ALL
+    IP_UNICAST_IF,
+    (0, 51),  // IP_LOCAL_PORT_RANGE
+    (41, 7),  // IPV6_CHECKSUM
+    (41, 16), // IPV6_UNICAST_HOPS
+    IPV6_MULTICAST_IF,
+    (41, 18), // IPV6_MULTICAST_HOPS
+    (41, 19), // IPV6_MULTICAST_LOOP
+    (41, 23), // IPV6_MTU_DISCOVER
+    (41, 25), // IPV6_RECVERR
+    (41, 26), // IPV6_V6ONLY
+    (41, 29), // IPV6_MULTICAST_ALL
+    (41, 31), // IPV6_RECVERR_RFC4884
+    (41, 33), // IPV6_FLOWINFO_SEND
+    (41, 49), // IPV6_RECVPKTINFO
+    (41, 51), // IPV6_RECVHOPLIMIT
+    (41, 53), // IPV6_RECVHOPOPTS
+    (41, 56), // IPV6_RECVRTHDR
+    (41, 58), // IPV6_RECVDSTOPTS
+    (41, 62), // IPV6_DONTFRAG
+    (41, 66), // IPV6_RECVTCLASS
+    (41, 67), // IPV6_TCLASS
+    (41, 70), // IPV6_AUTOFLOWLABEL
+    (41, 73), // IPV6_MINHOPCOUNT
+    (41, 74), // IPV6_RECVORIGDSTADDR
+    (41, 75), // IPV6_TRANSPARENT
+    IPV6_UNICAST_IF,
+    (41, 77),  // IPV6_RECVFRAGSIZE
+    (41, 78),  // IPV6_FREEBIND
+    (17, 101), // UDP_NO_CHECK6_TX
+    (17, 102), // UDP_NO_CHECK6_RX
+    (17, 103), // UDP_SEGMENT
+    (17, 104), // UDP_GRO
+    (136, 10), // UDPLITE_SEND_CSCOV
+    (136, 11), // UDPLITE_RECV_CSCOV
+    (17, 1),   // UDP_CORK
+];
+/// ICMP_FILTER, ICMPV6_FILTER.
+pub(super) const RAW: [(i32, i32); 2] = [(255, 1), (58, 1)];
+
+/// Whether a socket is one of these; its protocol.
+pub(super) fn is(copy: BorrowedFd<'_>) -> Option<i32> {
+    let number = |name| socket::number(copy, libc::SOL_SOCKET, name).ok();
+    let internet = matches!(number(libc::SO_DOMAIN), Some(libc::AF_INET | libc::AF_INET6));
+    let protocol = number(libc::SO_PROTOCOL).filter(|_| internet)?;
+    match number(libc::SO_TYPE)? {
+        libc::SOCK_DGRAM => [UDP, UDP_LITE, libc::IPPROTO_ICMP, libc::IPPROTO_ICMPV6].contains(&protocol),
+        libc::SOCK_RAW => true,
+        _ => false,
+    }
+    .then_some(protocol)
+}
+
+/// One of the tree; `None` if it was refused.
+pub(super) fn capture(
+    work: &mut Work<'_>,
+    s: &SeenFd,
+    copy: &OwnedFd,
+    found: &Found,
+    inside: &Inside,
+) -> Result<Option<Socket>, Error> {
+    let failed = |step| Error::of(s.host, step);
+    let fd = copy.as_fd();
+    let number = |name| {
+        socket::number(fd, libc::SOL_SOCKET, name).map_err(Error::of(s.host, "asking for a socket's family and type"))
+    };
+    let (domain, protocol) = (number(libc::SO_DOMAIN)?, number(libc::SO_PROTOCOL)?);
+    let udp = number(libc::SO_TYPE)? == libc::SOCK_DGRAM && [UDP, UDP_LITE].contains(&protocol);
+    if !inflight::nothing_held_back(fd).map_err(failed("looking into a socket"))? {
+        refuse(work, s, CORKED, "save it when they have been sent");
+        return Ok(None);
+    }
+    let waits = inflight::taken(fd).map_err(failed("looking into a socket"))? > 0;
+    let error = queue::has_error(fd).map_err(failed("polling a socket"))?;
+    if error && waits {
+        refuse(work, s, IN_FRONT, "save it when that has been read");
+        return Ok(None);
+    }
+    let mut queue = Queue::default();
+    if udp && waits {
+        let of = if domain == libc::AF_INET6 { Of::Ipv6 } else { Of::Ipv4 };
+        queue = queue::datagrams(fd, of).map_err(failed("looking into a socket"))?.unwrap_or_default();
+    }
+    let way = |m: &queue::Message| Way { from: Hex(m.from.clone()), to: Hex(m.to.clone()), segment: m.segment };
+    let local = socket::name(fd).map_err(failed("asking for a socket's address"))?;
+    let nameless = || raw_peer(s.host, s.meta.ino()).map(|a| inet::sockaddr(domain, a));
+    let peer = socket::peer_name(fd).ok().or_else(|| if udp { None } else { nameless() });
+    let memberships =
+        multicast::memberships(fd, domain, &found.groups).map_err(failed("asking for a socket's groups"))?;
+    let addresses = queue.messages.iter().map(|m| &m.from).chain([&local]).chain(&peer);
+    let interfaces = interfaces(&found.groups, addresses, &memberships, fd);
+    let shutdown = match found.shutdown.get(&s.meta.ino()) {
+        Some(&shutdown) => shutdown,
+        None => shut(fd).map_err(failed("polling a socket"))?,
+    };
+    let family = DatagramSocket {
+        domain,
+        protocol,
+        local: Hex(local),
+        peer: peer.map(Hex),
+        ways: queue.messages.iter().map(way).collect(),
+        refused: error,
+        lost: waits && !udp,
+        memberships,
+        interfaces,
+    };
+    model(work, s, copy, queue, Family::Datagram(family), shutdown, inside)
+}
+
+/// Those that a socket has to do with.
+fn interfaces<'a>(
+    groups: &Groups,
+    addresses: impl Iterator<Item = &'a Vec<u8>>,
+    memberships: &[Membership],
+    fd: BorrowedFd<'_>,
+) -> Vec<Interface> {
+    let option = |(level, name), swapped: bool| {
+        let number = socket::number(fd, level, name).unwrap_or(0) as u32;
+        if swapped { u32::from_be(number) } else { number }
+    };
+    let options = [option(IP_UNICAST_IF, true), option(IPV6_MULTICAST_IF, false), option(IPV6_UNICAST_IF, true)];
+    let used: Vec<u32> = addresses
+        .filter_map(|a| inet::scope(a))
+        .chain(memberships.iter().map(|m| m.interface))
+        .chain(options)
+        .collect();
+    groups.interfaces.iter().filter(|i| used.contains(&i.index)).cloned().collect()
+}
+
+/// What is seen to be shut down where sock_diag(7) does not tell.
+fn shut(fd: BorrowedFd<'_>) -> std::io::Result<u8> {
+    let events = socket::events(fd, POLLRDHUP)?;
+    Ok(match (events & libc::POLLHUP != 0, events & POLLRDHUP != 0) {
+        (true, _) => 3,
+        (_, true) => 1,
+        _ => 0,
+    })
+}
+
+/// What was shut down of all UDP and UDP-Lite sockets, by inode.
+pub(super) fn shutdowns(protocol: i32) -> std::io::Result<HashMap<u64, u8>> {
+    match inet::all(protocol) {
+        Ok(all) => Ok(all.iter().filter_map(|s| Some((s.inode, s.shutdown?))).collect()),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(HashMap::new()),
+        Err(e) => Err(e),
+    }
+}
