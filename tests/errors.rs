@@ -1116,9 +1116,57 @@ fn datagrams_of_others() {
     if !output.status.success() || said.contains("of its unread datagrams, from 198.51.100.7:53, are lost") == root() {
         scene.fail(&format!("{}: {said}", output.status));
     }
+    // In a network of its own it has any address.
+    if can_make_namespaces() {
+        let mut command = scene.ckpt("ckpt-resume", &["--dry-run", "--net", "private"]);
+        let output = scene.output("ckpt-resume", command.arg(&strange));
+        let said = stderr(&output) + &String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success() && !said.contains("are lost"), "{said}");
+    }
     let mut job = scene.start_resume(&image, &[]);
     scene.beats(3, &mut job);
     scene.finish(&mut job);
+    scene.nobody_left();
+}
+
+/// In networks of their own copies run side by side, with the same ports, and can be saved in turn.
+#[test]
+fn copies_in_networks_of_their_own() {
+    if !can_make_namespaces() {
+        return skip("copies in networks of their own", "no user namespaces here");
+    }
+    let program = guest!("tcp");
+    let scene = Scene::new("tcp");
+    let mut held = job(&scene, &program, &[]);
+    let image = scene.image("x.ckpt.tar");
+    scene.save(&image, &["--kill"]);
+    scene.end_of(&mut held);
+    let copy = |name: &str, image: &Path| {
+        let mut command = scene.ckpt("ckpt-resume", &["-n", name, "--net", "private"]);
+        scene.start("ckpt-resume", command.arg(image), &scene.image(format!("{name}.out")))
+    };
+    let living = |name: &str| {
+        let listed =
+            || scene.ckpt("ckpt", &["ls"]).output().is_ok_and(|o| String::from_utf8_lossy(&o.stdout).contains(name));
+        scene.wait("a copy", || listed().then_some(()));
+    };
+    let mut jobs = vec![scene.start_resume(&image, &[]), copy("first-copy", &image), copy("second-copy", &image)];
+    for name in ["first-copy", "second-copy"] {
+        living(name);
+    }
+    let again = scene.image("again.ckpt.tar");
+    let mut command = scene.ckpt("ckpt", &["save", "second-copy", "--kill", "-o"]);
+    let output = scene.output("ckpt save", command.arg(&again));
+    assert!(output.status.success(), "{}", stderr(&output));
+    assert_eq!(jobs.pop().map(|mut job| scene.end_of(&mut job).code()), Some(Some(85)));
+    let mut third = copy("third-copy", &again);
+    living("third-copy");
+    scene.beats(3, &mut third);
+    jobs.push(third);
+    scene.tell("go");
+    for job in &mut jobs {
+        assert_eq!(scene.end_of(job).code(), Some(0), "a copy found something wrong: {}", scene.text("out"));
+    }
     scene.nobody_left();
 }
 

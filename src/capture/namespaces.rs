@@ -38,8 +38,8 @@ fn numbers(pid: i32) -> Result<Numbers, Error> {
 pub(super) fn look(held: &Held, root: &HeldProcess, refusals: &mut Refusals) -> Result<View, Error> {
     let ours = numbers(std::process::id() as i32)?;
     let its = numbers(root.live())?;
-    let [our_pid, _, our_mount, ..] = ours;
-    let [its_pid, _, its_mount, ..] = its;
+    let [our_pid, _, our_mount, _, our_network, ..] = ours;
+    let [its_pid, _, its_mount, _, its_network, ..] = its;
     let init = if its_pid == our_pid { None } else { namespace_init(root.host)? };
     if its_pid != our_pid && init.is_none() {
         refusals.0.push(Refusal {
@@ -47,6 +47,14 @@ pub(super) fn look(held: &Held, root: &HeldProcess, refusals: &mut Refusals) -> 
             object: "process".to_owned(),
             reason: "it lives in another pid namespace (a container)".to_owned(),
             hint: "run ckpt inside the container".to_owned(),
+        });
+    }
+    if init.is_some() && its_network != our_network {
+        refusals.0.push(Refusal {
+            pid: root.pid,
+            object: "process".to_owned(),
+            reason: "it lives in a network of its own (resume --net private), and its supervisor is gone".to_owned(),
+            hint: "run ckpt in that network (nsenter --user --preserve-credentials --net --target PID)".to_owned(),
         });
     }
     if its_pid == our_pid {

@@ -41,6 +41,9 @@ pub struct ResumeArgs {
     /// Pids of the program
     #[arg(long, value_enum, env = "CKPT_PIDS", default_value_t = Pids::Auto)]
     pids: Pids,
+    /// Network of the program
+    #[arg(long, value_enum, env = "CKPT_NET", default_value_t = Net::Host)]
+    net: Net,
     /// Clocks of the program
     #[arg(long, value_enum, env = "CKPT_CLOCK", default_value_t = Clock::Keep)]
     clock: Clock,
@@ -89,6 +92,14 @@ enum Pids {
     Host,
     /// New ones: programs that remember pids, as threaded ones do, may fail
     Fresh,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Net {
+    /// Ours
+    Host,
+    /// One of its own, with its addresses and nobody else: several copies can run side by side
+    Private,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -144,6 +155,14 @@ impl ResumeArgs {
         let cwd = self.cwd.as_deref().map(absolute).transpose()?.map(Name::from);
         let paths = self.map_path.iter().filter(|text| !text.is_empty()).map(|text| moved(text));
         Ok(Moves { paths: paths.collect::<Result<_, _>>()?, cwd })
+    }
+
+    /// Everything from here on, the plan too, is in the program's own network.
+    fn enter_network(&self, image: &Image) -> Result<(), Failure> {
+        match self.net {
+            Net::Host => Ok(()),
+            Net::Private => Ok(engine::own_network(image)?),
+        }
     }
 
     fn options(&self) -> Result<Options, Failure> {
@@ -233,6 +252,7 @@ pub fn run(args: ResumeArgs) -> Done {
 
 fn show_plan(args: &ResumeArgs) -> Done {
     let (image, _) = args.image()?;
+    args.enter_network(&image)?;
     let plan = engine::plan(&image, &args.options()?)?;
     let tree = &image.checkpoint().tree;
     let members = tree.members.iter().map(|member| {
@@ -286,6 +306,7 @@ fn bring_to_life(args: ResumeArgs, report: &Report) -> Result<(Job, Signals), Fa
     // Until the image is there (it may come through a pipe, for ever) there is nothing to clean up: a ^C just ends us.
     let (image, path) = args.image()?;
     let options = args.options()?;
+    args.enter_network(&image)?;
     let manifest = &image.checkpoint().manifest;
     let wanted = match chosen_name(args.name) {
         Some(name) => {

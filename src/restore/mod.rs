@@ -30,6 +30,7 @@ mod moved;
 mod mqueue;
 mod namespaces;
 mod netlink;
+pub mod network;
 mod pidfd;
 mod pinned;
 mod pipes;

@@ -96,6 +96,15 @@ pub fn plan(image: &image::Image, options: &restore::Options) -> Result<restore:
     Ok(restore::plan(image, options)?)
 }
 
+/// Takes this process, and all that it starts from now on, into a network of its own with the addresses of a tree. Call it while
+/// there is one thread.
+///
+/// # Errors
+/// [`Error::Restore`].
+pub fn own_network(image: &image::Image) -> Result<(), Error> {
+    Ok(restore::network::enter(image.checkpoint())?)
+}
+
 /// Brings a tree to life.
 ///
 /// # Errors

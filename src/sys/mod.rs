@@ -12,6 +12,7 @@ pub mod inotify;
 pub mod mem;
 pub mod mounts;
 pub mod namespaces;
+pub mod network;
 pub mod pidfd;
 pub mod probe;
 pub mod ptrace;
