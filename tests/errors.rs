@@ -950,13 +950,17 @@ fn a_lease_on_a_mapped_file() {
 fn kernel_objects_that_cannot_be_saved() {
     let program = guest!("refused");
     for (kind, object, reason) in [
-        ("io_uring", "io_uring", "UV_USE_IO_URING=0"),
+        ("io_uring-thread", "io_uring", "IORING_SETUP_SQPOLL"),
+        ("io_uring-issuer", "io_uring", "IORING_SETUP_SINGLE_ISSUER"),
+        ("io_uring-number", "io_uring", "UV_USE_IO_URING=0"),
+        ("io_uring-eventfd", "io_uring", "registering an eventfd with it is not supported"),
+        ("io_uring-busy", "io_uring", "requests are under way in it"),
         ("userfaultfd", "userfaultfd", "not supported"),
         ("perf", "perf_event", "not supported"),
         ("bpf", "bpf-map", "not supported"),
         ("fanotify", "fanotify", "not supported"),
         ("secret", "/secretmem (deleted)", "secret memory (memfd_secret) is not supported"),
-        ("aio", "[aio]", "the kernel does not show what is under way"),
+        ("aio", "mapping at ", "IOCB_CMD_POLL"),
         ("pidfd", "pidfd", "is outside the tree"),
         ("unread", "inotify", "events wait in it that the program has not read yet"),
         ("cork", "UDP socket", "bytes are held back in it (UDP_CORK or MSG_MORE)"),

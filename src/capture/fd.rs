@@ -137,6 +137,8 @@ pub(super) struct Captured {
     pub descriptors: HashMap<usize, Vec<Descriptor>>,
     /// Likewise.
     pub locks: HashMap<usize, Vec<Lock>>,
+    /// Descriptions of rings of io_uring, by their inodes.
+    pub rings: HashMap<u64, u32>,
     /// Credentials that only the program itself can ask for.
     pub asks: Vec<sockets::Ask>,
 }
@@ -251,6 +253,9 @@ pub(super) fn capture(
     }
     for (index, s) in seen.iter().enumerate() {
         let Some(&file) = file_of.get(&index).filter(|_| s.own.is_none()) else { continue };
+        if s.link == super::uring::NAME {
+            out.rings.insert(s.meta.ino(), file);
+        }
         let cloexec = s.info.flags & O_CLOEXEC != 0;
         out.descriptors.entry(s.process).or_default().push(Descriptor { fd: s.fd, cloexec, file });
     }
@@ -299,13 +304,11 @@ fn anonymous(work: &mut Work<'_>, s: &SeenFd, file_of: &HashMap<usize, u32>) -> 
         (Detail::Epoll(watches), _) => epoll::capture(work, s, watches, file_of)?.map(Kind::Epoll),
         // One that watches nothing has no lines of its own.
         (Detail::None, b"[eventpoll]") => epoll::capture(work, s, &[], file_of)?.map(Kind::Epoll),
+        (Detail::IoUring(ring), _) => super::uring::capture(work, s, Some(ring))?,
+        (Detail::None, b"[io_uring]") => super::uring::capture(work, s, None)?,
         (_, name) => {
             let name = name.strip_prefix(b"[").and_then(|n| n.strip_suffix(b"]")).unwrap_or(name);
-            let hint = match name {
-                b"io_uring" => "have the program do without it (with libuv: UV_USE_IO_URING=0)",
-                _ => "",
-            };
-            work.refusals.add(s.pid, s.object(&String::from_utf8_lossy(name)), "not supported", hint);
+            work.refusals.add(s.pid, s.object(&String::from_utf8_lossy(name)), "not supported", "");
             None
         }
     })

@@ -56,7 +56,7 @@ pub(super) fn look(held: &Held, request: &Request<'_>) -> Result<Looked, Error> 
     let inside = Inside::of(held, sharing::look(held, &mut refusals)?);
     let mut mapped = Mapped::new(keep.files != SaveFiles::None);
     let mut shared = SharedAnon::default();
-    let mut maps_of_gone = Vec::new();
+    let (mut maps_of_gone, mut aio_rings, mut rings) = (Vec::new(), Vec::new(), Vec::new());
     let mut processes = Vec::new();
     let alive: Vec<(usize, &HeldProcess)> =
         held.processes.iter().enumerate().filter(|(_, p)| !p.threads.is_empty()).collect();
@@ -75,6 +75,8 @@ pub(super) fn look(held: &Held, request: &Request<'_>) -> Result<Looked, Error> 
             mapped: &mut mapped,
             shared: &mut shared,
             gone: &mut maps_of_gone,
+            aio: &mut aio_rings,
+            rings: &mut rings,
             refusals: &mut refusals,
         };
         let memory = match memory {
@@ -88,6 +90,10 @@ pub(super) fn look(held: &Held, request: &Request<'_>) -> Result<Looked, Error> 
     let mut contents = Contents::default();
     let files = fd::Files { view: &view, mapped: &mapped, keep: &keep.files };
     let fds = fd::capture(held, root_index, &inside, &files, &mut contents, &mut refusals)?;
+    for process in &mut processes {
+        let pid = held.processes.get(process.index).map_or(root.pid, |p| p.pid);
+        super::uring::settle(&mut process.memory.memory, pid, &rings, &fds.rings, &mut refusals);
+    }
     let users = processes.iter().filter_map(|l| {
         let pid = held.processes.get(l.index)?.pid;
         Some((pid, &l.seen.exe, l.memory.memory.vmas.as_slice()))
@@ -98,6 +104,7 @@ pub(super) fn look(held: &Held, request: &Request<'_>) -> Result<Looked, Error> 
         gone::refuse(root.pid, &mapped, &mut refusals);
     }
     if refusals.0.is_empty() {
+        super::aio::capture(held, &mut processes, &mut refusals)?;
         gone::capture(held, &maps_of_gone, &mut mapped, &mut contents)?;
     }
     let tree = tree::capture(held, root, request.reaper, &inside.shares);

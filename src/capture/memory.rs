@@ -8,6 +8,7 @@ use std::os::fd::AsFd;
 use crate::image::Run;
 use crate::model::memory::{Backing, Memory, Span, Vdso, Vma};
 use crate::model::process::MmFields;
+use crate::model::uring::OFFSETS;
 use crate::model::{Addr, Hex, Name};
 use crate::proc::{self, smaps::Mapping};
 use crate::sys::mem::{PageQuery, page, pagemap_scan};
@@ -18,6 +19,7 @@ use super::forked;
 use super::mapped::Mapped;
 use super::refusals::Refusals;
 use super::sysvshm;
+use super::uring;
 use super::view::View;
 
 /// First address that is not the program's.
@@ -104,6 +106,10 @@ pub(super) struct Whole<'a> {
     pub mapped: &'a mut Mapped,
     pub shared: &'a mut SharedAnon,
     pub gone: &'a mut GoneMaps,
+    /// Inodes of rings of io_setup(2) that are mapped.
+    pub aio: &'a mut Vec<u64>,
+    /// Inodes of rings of io_uring that are mapped.
+    pub rings: &'a mut Vec<u64>,
     pub refusals: &'a mut Refusals,
 }
 
@@ -202,6 +208,10 @@ fn unsupported(m: &Mapping) -> Option<&'static str> {
     if m.pkey != 0 {
         return Some("protection keys are not supported");
     }
+    // Marked like memory of a device (`mm`).
+    if m.name == uring::NAME {
+        return None;
+    }
     FLAGS.iter().find(|(flag, _)| m.flags.has(*flag)).map(|(_, reason)| *reason)
 }
 
@@ -229,12 +239,19 @@ fn backing(m: &Mapping, process: usize, whole: &mut Whole<'_>) -> Result<Backing
     if !m.shared && m.huge().is_some() && m.name == b"/anon_hugepage (deleted)" {
         return Ok(Backing::Anon);
     }
+    if m.name == uring::NAME {
+        return ring(m, whole);
+    }
     let starts = |prefix: &[u8]| m.name.starts_with(prefix);
     if starts(b"/secretmem") {
         return Err("secret memory (memfd_secret) is not supported");
     }
     if starts(b"/[aio]") {
-        return Err("asynchronous I/O (io_setup) is not supported: the kernel does not show what is under way");
+        if whole.aio.contains(&m.inode) {
+            return Err("it is a child's copy of another process's asynchronous I/O (io_setup): not supported");
+        }
+        whole.aio.push(m.inode);
+        return Ok(Backing::Aio);
     }
     if starts(b"anon_inode:") || starts(b"socket:") || !starts(b"/") {
         return Err("memory of a kernel object is not supported");
@@ -250,6 +267,19 @@ fn backing(m: &Mapping, process: usize, whole: &mut Whole<'_>) -> Result<Backing
     }
     whole.gone.push((file, Sharer::new(process, m), m.shared));
     Ok(Backing::File { file, offset: m.offset, shared: m.shared, may_write: m.flags.has(*b"mw") })
+}
+
+/// Until descriptors have been looked at, a ring is known by its inode.
+fn ring(m: &Mapping, whole: &mut Whole<'_>) -> Result<Backing, &'static str> {
+    if !m.shared || !OFFSETS.contains(&m.offset) {
+        return Err("a part of a ring of io_uring, or buffers in it, are not supported");
+    }
+    let known = whole.rings.iter().position(|inode| *inode == m.inode);
+    let index = known.unwrap_or_else(|| {
+        whole.rings.push(m.inode);
+        whole.rings.len() - 1
+    });
+    Ok(Backing::Ring { file: index as u32, offset: m.offset })
 }
 
 fn vma(m: &Mapping, backing: Backing) -> Vma {
@@ -432,6 +462,8 @@ mod tests {
             mapped: &mut Mapped::default(),
             shared: &mut SharedAnon::default(),
             gone: &mut Vec::new(),
+            aio: &mut Vec::new(),
+            rings: &mut Vec::new(),
             refusals: &mut Refusals::default(),
         })
     }
@@ -459,9 +491,14 @@ mod tests {
                 Ok(Backing::Anon)
             );
             assert!(of(&format!("0-200000 rw-s 00000000 00:11 59 /SYSV00000000 (deleted)\n{huge}")).is_err());
+            assert_eq!(
+                of("1000-2000 rw-s 10000000 00:10 57 anon_inode:[io_uring]\n"),
+                Ok(Backing::Ring { file: 0, offset: 0x1000_0000 })
+            );
+            assert_eq!(of("1000-2000 rw-s 00000000 00:13 58 /[aio] (deleted)\n"), Ok(Backing::Aio));
             for refused in [
-                "1000-2000 rw-s 00000000 00:01 57 /[aio] (deleted)\n",
-                "1000-2000 rw-s 00000000 00:01 57 anon_inode:[io_uring]\n",
+                "1000-2000 rw-s 00000000 00:13 58 /[aio] (deleted)\n",
+                "1000-2000 rw-s 80000000 00:01 57 anon_inode:[io_uring]\n",
                 "1000-2000 r-xp 00000000 00:00 0 [uprobes]\n",
             ] {
                 assert!(of(refused).is_err(), "{refused}");

@@ -3,6 +3,7 @@
 //! A save looks first and touches later: everything that can be read from outside is read, and everything that can't
 //! be saved is collected, before the first system call is run in the program.
 
+mod aio;
 mod contents;
 mod credentials;
 mod datagram;
@@ -58,6 +59,7 @@ mod timerfd;
 mod timers;
 mod tree;
 mod unix;
+mod uring;
 mod view;
 
 use std::fs::File;

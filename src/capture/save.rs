@@ -93,7 +93,7 @@ fn hold_and_look(request: &Request<'_>) -> Result<(Held, Looked), Error> {
     const TRIES: u32 = 20;
     const PAUSE: Duration = Duration::from_millis(5);
     let mut tries = 0;
-    const PASSING: [&str; 9] = [
+    const PASSING: [&str; 11] = [
         files::OF_A_PROCESS,
         inotify::UNREAD,
         pty::STOPPED,
@@ -103,6 +103,8 @@ fn hold_and_look(request: &Request<'_>) -> Result<(Held, Looked), Error> {
         datagram::CORKED,
         datagram::IN_FRONT,
         netlink::UNREAD,
+        super::aio::UNDER_WAY,
+        super::uring::UNDER_WAY,
     ];
     loop {
         let held = hold(&request.hold())?;
@@ -134,7 +136,7 @@ struct Taken {
 /// The second half of a save: what only the program itself can tell.
 fn take(held: &mut Held, looked: Looked, mut manifest: Manifest, request: &Request<'_>) -> Result<Taken, Error> {
     let Looked { mut tree, processes: mut seen, mut fds, mut contents, mapped, shared, mut ipc, inside, .. } = looked;
-    let (mut jobs, asked) = ask(held, &mut seen);
+    let (mut jobs, asked) = ask(held, &mut seen, !fds.rings.is_empty());
     let pages = shared::ask(&shared.objects, &mut jobs);
     let all = held.run(&jobs)?;
     // What is left of timers, by the clocks as they are from here on.
@@ -157,7 +159,11 @@ fn take(held: &mut Held, looked: Looked, mut manifest: Manifest, request: &Reque
             thread.directories = looked.own.get(i).cloned().flatten();
             threads.push(thread);
         }
+        for ((asked, answers), thread) in asked.rings.iter().zip(&answers).zip(&threads) {
+            super::uring::registered(asked, answers, thread.tid)?;
+        }
         let Some(first) = answers.first() else { continue };
+        super::aio::check(&asked.contexts, first, p.pid)?;
         news.extend(jobcontrol::news(&asked.children, first));
         let mut process =
             process::capture(p, looked, memory.memory, threads, (&asked.process, first), (&manifest.clocks, &inside))?;
@@ -233,12 +239,15 @@ fn inherit(
 #[derive(Debug)]
 struct Asked {
     threads: Vec<thread::Asked>,
+    contexts: super::aio::Asked,
+    /// Of each thread, if there are rings at all.
+    rings: Vec<super::uring::Asked>,
     process: process::Asked,
     children: Vec<(Pid, Room)>,
 }
 
-/// What is asked of each process, and the calls that do it.
-fn ask(held: &Held, seen: &mut [LookedProcess]) -> (Vec<Job>, Vec<Asked>) {
+/// What is asked of each process, and the calls that do it. `rings`: there are some of io_uring.
+fn ask(held: &Held, seen: &mut [LookedProcess], rings: bool) -> (Vec<Job>, Vec<Asked>) {
     let families = jobcontrol::families(held);
     let nodes = mempolicy::set_len();
     let (mut jobs, mut all) = (Vec::new(), Vec::new());
@@ -246,16 +255,18 @@ fn ask(held: &Held, seen: &mut [LookedProcess]) -> (Vec<Job>, Vec<Asked>) {
         let Some(p) = held.processes.get(looked.index) else { continue };
         let mut first = Calls::default();
         let process = process::ask(p, &mut looked.seen, &looked.memory.memory, nodes, &mut first);
+        let contexts = super::aio::ask(&mut first, &looked.memory.memory.aio);
         let children = families.get(&p.host).map_or_else(Vec::new, |children| jobcontrol::ask(&mut first, children));
-        let mut threads = Vec::with_capacity(p.threads.len());
+        let (mut threads, mut of_rings) = (Vec::with_capacity(p.threads.len()), Vec::new());
         for (thread, t) in p.threads.iter().enumerate() {
             let mut calls = std::mem::take(&mut first);
             threads.push(thread::ask(&mut calls, nodes));
+            of_rings.extend(rings.then(|| super::uring::ask(&mut calls)));
             // If we die, a filter may judge what is left of a table.
             let one_by_one = t.status.seccomp != 0;
             jobs.push(Job { process: looked.index, thread, calls, one_by_one });
         }
-        all.push(Asked { threads, process, children });
+        all.push(Asked { threads, contexts, rings: of_rings, process, children });
     }
     (jobs, all)
 }

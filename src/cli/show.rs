@@ -138,6 +138,7 @@ fn describe(kind: &Kind) -> (&'static str, String) {
         Kind::Mqueue(mqueue) => ("mqueue", format!("message queue {}", mqueue.queue)),
         Kind::Pty(end) => ("pty", format!("{} of terminal {}", if end.master { "master" } else { "slave" }, end.pty)),
         Kind::Socket(socket) => ("socket", self::socket(socket)),
+        Kind::Uring(ring) => ("io_uring", format!("{} places, {} requests so far", ring.sq_entries, ring.sq_head)),
         Kind::Stdio(stdio) => {
             let stream = ["input", "output", "error"].get(usize::try_from(stdio.role).unwrap_or(usize::MAX));
             ("stdio", format!("standard {}, was {}", stream.unwrap_or(&"stream"), stdio.was))

@@ -7,6 +7,7 @@ use std::collections::{HashMap, HashSet};
 
 use super::pages::Run;
 use super::{ADDRESS_END, PAGE, names, sockets};
+use crate::model::aio;
 use crate::model::fd::Kind;
 use crate::model::files::{Content, Saved};
 use crate::model::inotify::Inotify;
@@ -22,6 +23,7 @@ use crate::model::seccomp::Seccomp;
 use crate::model::signals::Pending;
 use crate::model::thread::Thread;
 use crate::model::tree::{Shares, State};
+use crate::model::uring::{self, IOPOLL, NO_SQARRAY, OFFSETS, Uring};
 use crate::model::{Addr, Checkpoint, Pid};
 
 type Check = Result<(), String>;
@@ -241,7 +243,7 @@ fn mappings(memory: &Memory, shared: &SharedObjects) -> Check {
             return wrong("has pages that cannot be");
         }
         match vma.backing {
-            Backing::Anon => {}
+            Backing::Anon | Backing::Aio | Backing::Ring { .. } => {}
             Backing::File { file, offset, .. } => {
                 if file as usize >= shared.mapped.len() {
                     return wrong(&format!("is of mapped file {file}, which is not there"));
@@ -266,6 +268,7 @@ fn mappings(memory: &Memory, shared: &SharedObjects) -> Check {
     within(memory.guards.iter().copied(), &memory.vmas, "guard pages")?;
     within(memory.policies.iter().map(|p| p.span), &memory.vmas, "memory policies")?;
     memory.policies.iter().try_for_each(|p| policy(&p.policy))?;
+    contexts(memory)?;
     let Some(vdso) = &memory.vdso else { return Ok(()) };
     let (vvar, start, end) = (vdso.vvar_start.0, vdso.start.0, vdso.end.0);
     let aligned = [vvar, start, end].iter().all(|a| a % PAGE == 0);
@@ -287,6 +290,23 @@ fn has_huge_pages(c: &Checkpoint) -> bool {
 /// Whether pages of so many bytes may be huge ones.
 fn is_huge(page: u64) -> bool {
     page.is_power_of_two() && page > PAGE && page <= 1 << 40
+}
+
+/// Contexts of asynchronous I/O, one for each of their rings.
+fn contexts(memory: &Memory) -> Check {
+    let rings: HashMap<Addr, u64> =
+        memory.vmas.iter().filter(|v| v.backing == Backing::Aio).map(|v| (v.start, v.len())).collect();
+    for context in &memory.aio {
+        let places = rings.get(&context.ring).map_or(0, |len| aio::places(*len));
+        let (head, tail) = (context.head, context.tail);
+        let fits = u64::from(context.places) == places && u64::from(head.max(tail)) < places;
+        if !fits || context.events.0.len() != context.waiting() as usize * aio::UNIT {
+            return Err(format!("an AIO context at {} with events from {head} to {tail}", context.ring));
+        }
+    }
+    let all: HashSet<Addr> = memory.aio.iter().map(|c| c.ring).collect();
+    let whole = all.len() == rings.len() && all.len() == memory.aio.len();
+    if whole { Ok(()) } else { Err("AIO rings without a context, or with two".to_owned()) }
 }
 
 /// Ranges inside mappings, each inside one.
@@ -502,10 +522,18 @@ fn files(c: &Checkpoint, blobs: &HashMap<u32, u64>) -> Check {
             Kind::Pty(end) if end.pty as usize >= c.shared.ptys.len() => {
                 Err(format!("it is of terminal {}, which is not there", end.pty))
             }
+            Kind::Uring(uring) => content(&Some(uring.content)).and_then(|()| ring(uring)),
             Kind::Stdio(stdio) if !(0..=2).contains(&stdio.role) => Err(format!("standard stream {}", stdio.role)),
             _ => Ok(()),
         };
         result.map_err(|e| format!("open file {index}: {e}"))?;
+    }
+    for vma in c.processes.iter().flat_map(|p| &p.memory.vmas) {
+        let Backing::Ring { file, offset } = vma.backing else { continue };
+        let is_ring = c.files.get(file as usize).is_some_and(|f| matches!(f.kind, Kind::Uring(_)));
+        if !is_ring || !OFFSETS.contains(&offset) {
+            return Err(format!("mapping {} is of open file {file}, which is no ring, or of no part of it", vma.start));
+        }
     }
     for (index, file) in c.shared.mapped.iter().enumerate() {
         content(&file.content)
@@ -518,6 +546,16 @@ fn files(c: &Checkpoint, blobs: &HashMap<u32, u64>) -> Check {
     }
     if let Some(memfd) = c.shared.memfds.iter().find(|m| !blobs.contains_key(&m.content)) {
         return Err(format!("content {} of a memory file is not there", memfd.content));
+    }
+    Ok(())
+}
+
+/// A ring of a size the kernel makes, with all that is in it.
+fn ring(ring: &Uring) -> Check {
+    let (sq, cq) = (ring.sq_entries, ring.cq_entries);
+    let sizes = sq.is_power_of_two() && cq.is_power_of_two() && sq <= cq && sq <= uring::MOST.0 && cq <= uring::MOST.1;
+    if !sizes || ring.flags & !(IOPOLL | NO_SQARRAY) != 0 || ring.content.size != ring.ring_len() + ring.sqes_len() {
+        return Err(format!("a ring of {sq} and {cq} places with {} bytes in it", ring.content.size));
     }
     Ok(())
 }

@@ -149,6 +149,7 @@ fn process(pid: i32, cwd: &Name) -> Process {
             guards: vec![],
             policies: vec![],
             lock_future: None,
+            aio: vec![],
             inherits: None,
         },
         actions: vec![],

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Pid, epoll, eventfd, files, inotify, mqueue, pidfd, pipes, pty, signalfd, sockets, stdio, timerfd};
+use super::{Pid, epoll, eventfd, files, inotify, mqueue, pidfd, pipes, pty, signalfd, sockets, stdio, timerfd, uring};
 
 /// One open descriptor of one process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -67,6 +67,8 @@ pub enum Kind {
     Mqueue(mqueue::Mqueue),
     /// A pseudo-terminal whose master is in the tree, or closed.
     Pty(pty::PtyEnd),
+    /// io_uring(7).
+    Uring(uring::Uring),
     /// A standard stream that leads outside the tree.
     Stdio(stdio::Stdio),
 }

@@ -24,6 +24,9 @@ pub struct Memory {
     /// Set: mlockall(MCL_FUTURE); the value says whether only on fault.
     #[serde(default)]
     pub lock_future: Option<bool>,
+    /// Contexts of io_setup(2), each with its ring among the mappings.
+    #[serde(default)]
+    pub aio: Vec<super::aio::Context>,
     /// Pages that are in the image once, as those of another process.
     #[serde(default)]
     pub inherits: Option<Inherits>,
@@ -103,6 +106,15 @@ pub enum Backing {
         /// It can't be made writable: a System V segment attached with SHM_RDONLY.
         #[serde(default)]
         read_only: bool,
+    },
+    /// The ring of a context of io_setup(2).
+    Aio,
+    /// Memory that an io_uring shares with the program.
+    Ring {
+        /// Index of the ring in [`super::Checkpoint::files`].
+        file: u32,
+        /// One of [`super::uring::OFFSETS`].
+        offset: u64,
     },
 }
 

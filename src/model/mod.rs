@@ -3,6 +3,7 @@
 //! All pids in here are *inside* pids, as the program itself sees them. Numbers that are kernel ABI (signal numbers,
 //! open flags, `prot` bits, clock ids…) are kept as the kernel has them on x86-64.
 
+pub mod aio;
 mod basic;
 pub mod credentials;
 pub mod datagram;
@@ -38,6 +39,7 @@ pub mod timerfd;
 pub mod timers;
 pub mod tree;
 pub mod unix;
+pub mod uring;
 
 pub use basic::{Addr, Hex, Name, Nanos, Pid, Refusal};
 

@@ -48,8 +48,33 @@ pub enum Detail {
     Fanotify,
     /// pidfd_open(2): the process, as we see it; -1: gone.
     Pidfd(i32),
-    /// io_uring(7).
-    IoUring,
+    /// io_uring(7), unless it is at work.
+    IoUring(Ring),
+}
+
+/// An io_uring's state.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Ring {
+    /// Places for requests, less 1.
+    pub sq_mask: u32,
+    /// Places for completions, less 1.
+    pub cq_mask: u32,
+    /// Requests that the kernel has taken.
+    pub sq_head: u32,
+    /// Completions that it has reported.
+    pub cq_tail: u32,
+    /// A thread of the kernel takes requests.
+    pub sq_thread: bool,
+    /// Registered files.
+    pub files: u32,
+    /// Registered buffers.
+    pub buffers: u32,
+    /// Registered credentials.
+    pub personalities: u32,
+    /// Requests that wait for a file to become ready.
+    pub polls: u32,
+    /// Completions that found no place.
+    pub overflown: u32,
 }
 
 /// A timerfd's state.
@@ -115,6 +140,9 @@ pub fn parse(bytes: &[u8]) -> Result<FdInfo, Malformed> {
             out.detail = Detail::Fanotify;
             continue;
         }
+        if let Detail::IoUring(ring) = &mut out.detail {
+            count(ring, line);
+        }
         let Some((key, value)) = split_once(line, b':') else { continue };
         let value = value.trim_ascii();
         match key {
@@ -169,10 +197,37 @@ fn field(out: &mut FdInfo, key: &[u8], value: &[u8]) -> Option<()> {
             }
         }
         b"Pid" => out.detail = Detail::Pidfd(decimal(value)?),
-        b"SqMask" => out.detail = Detail::IoUring,
-        _ => {}
+        b"SqMask" => out.detail = Detail::IoUring(Ring { sq_mask: prefixed(value)?, ..Ring::default() }),
+        _ => {
+            if let Detail::IoUring(ring) = &mut out.detail {
+                match key {
+                    b"CqMask" => ring.cq_mask = prefixed(value)?,
+                    b"CachedSqHead" => ring.sq_head = decimal(value)?,
+                    b"CachedCqTail" => ring.cq_tail = decimal(value)?,
+                    b"SqThread" => ring.sq_thread = value != b"-1",
+                    b"UserFiles" => ring.files = decimal(value)?,
+                    b"UserBufs" => ring.buffers = decimal(value)?,
+                    b"Personalities" => ring.personalities = 1,
+                    _ => {}
+                }
+            }
+        }
     }
     Some(())
+}
+
+/// Lists of an io_uring: `  op=6, task_works=0` and `  user_data=7, res=0, flags=0`.
+fn count(ring: &mut Ring, line: &[u8]) {
+    if line.starts_with(b"  op=") {
+        ring.polls += 1;
+    } else if line.starts_with(b"  user_data=") {
+        ring.overflown += 1;
+    }
+}
+
+/// `0x1f`.
+fn prefixed(value: &[u8]) -> Option<u32> {
+    hex(value.strip_prefix(b"0x")?)?.try_into().ok()
 }
 
 /// `(seconds, nanoseconds)`.
@@ -285,7 +340,17 @@ fe:00:10010638 0 EOF\n",
         );
         assert_eq!(with("fanotify flags:0 event-flags:0\n").detail, Detail::Fanotify);
         assert_eq!(with("Pid:\t6467\nNSpid:\t6467\n").detail, Detail::Pidfd(6467));
-        assert_eq!(with("SqMask:\t0x3\nSqHead:\t0\n").detail, Detail::IoUring);
+        let ring = Ring { sq_mask: 7, cq_mask: 15, sq_head: 9, cq_tail: 8, ..Ring::default() };
+        let ring = Ring { files: 2, polls: 1, overflown: 1, ..ring };
+        assert_eq!(
+            with(
+                "SqMask:\t0x7\nSqHead:\t9\nSqTail:\t9\nCachedSqHead:\t9\nCqMask:\t0xf\nCqHead:\t8\nCqTail:\t8\n\
+                 CachedCqTail:\t8\nSQEs:\t0\nCQEs:\t0\nSqThread:\t-1\nSqThreadCpu:\t-1\nUserFiles:\t2\n    0: /tmp/a\n\
+                 UserBufs:\t0\nPollList:\n  op=6, task_works=0\nCqOverflowList:\n  user_data=7, res=0, flags=0\n"
+            )
+            .detail,
+            Detail::IoUring(ring)
+        );
     }
 
     #[test]

@@ -112,6 +112,7 @@ pub fn open_all(image: &Image, options: &Options, changed: &Changed) -> Result<O
                 Kind::Socket(Socket { family: Family::Tcp(_) | Family::Datagram(_) | Family::Netlink(_), .. }),
                 _,
             ) => sockets::take(&mut networked, index)?,
+            (None, Kind::Uring(ring), _) => super::uring::open(image, ring, file.flags, options.cancel)?,
             (None, Kind::Pty(_), _) => pty::open(&mut terminals, index)?,
             (None, ..) => open(options, file, &mut contents)?,
         };
@@ -183,6 +184,7 @@ fn open(options: &Options, file: &OpenFile, contents: &mut files::Contents<'_>) 
         // Keeps the number until there is a process that can make it.
         Kind::Socket(_) => File::open("/dev/null").map(OwnedFd::from).map_err(|e| Error::step("opening", 0, e)),
         Kind::Pty(_) => Err(Error::step("opening a terminal", 0, io::Error::other("it was not made"))),
+        Kind::Uring(_) => Err(Error::step("opening an io_uring", 0, io::Error::other("it was not made"))),
         Kind::Stdio(s) => stdio::open(s.role, &options.stdio, file.flags),
     }
 }

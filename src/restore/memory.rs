@@ -21,7 +21,7 @@ const PROT_WRITE: u32 = 2;
 const MAP_FIXED_NOREPLACE: i32 = 0x10_0000;
 const MREMAP_MAYMOVE_FIXED: u64 = 1 | 2;
 /// End of the address space that is emptied; addresses from 2^47 on exist only for programs that ask for them.
-const TOP: u64 = 0x7fff_ffff_f000;
+pub const TOP: u64 = 0x7fff_ffff_f000;
 const SYS_MSEAL: i64 = 462;
 /// Linux ≥ 6.13.
 const MADV_GUARD_INSTALL: u64 = 102;
@@ -206,6 +206,7 @@ pub fn furnish(
         }
     }
     puppet.run(batch)?;
+    super::uring::map(puppet, process, site.sources)?;
     if let Some(part) = site.image.pages_of(process.pid) {
         fill(puppet, site.sources, part.located())?;
     }
@@ -265,6 +266,7 @@ fn lost(process: &Process, site: &Site<'_>, plan: &inherit::Plan) -> Result<Vec<
 
 /// Makes furnished memory what it is to be, once nobody is born of the process any more.
 pub fn finish(puppet: &mut Puppet, process: &Process, site: &Site<'_>, foreign_vdso: bool) -> Result<(), Error> {
+    super::aio::make(puppet, process, site.sources)?;
     let mut batch = puppet.batch();
     switches::membarrier(&mut batch, &process.switches);
     for (vma, range) in process.memory.vmas.iter().zip(site.ranges(process.pid)) {
@@ -328,6 +330,15 @@ fn map(batch: &mut Batch, vma: &Vma, range: Range, prot: u32, sources: &Sources,
             let back = vma.start.0 - start;
             (if shared && may_write { open.write } else { open.read }, offset.wrapping_sub(back))
         }
+        // Keeps the place for [`aio::make`].
+        Backing::Aio => {
+            let flags = flags | libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
+            let args = [start, len, 0, flags as u64, u64::MAX, 0];
+            batch.call_expecting(Expect::Exactly(start), "mmap", libc::SYS_mmap, &args);
+            return Ok(());
+        }
+        // Not at a place of our choice: [`uring::map`].
+        Backing::Ring { .. } => return Ok(()),
         Backing::SharedAnon { object, offset, read_only } => {
             let from = if read_only { hold.read_only.get(&object) } else { hold.anon.get(object as usize) };
             let from = from.ok_or_else(|| bad("finding shared memory"))?;

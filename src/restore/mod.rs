@@ -5,6 +5,7 @@
 //! order that `tree` works out, fills them (`process`, `memory`, `thread`, …) by tables of system calls
 //! (`stub`), and lets all go together. Until then everything dies with us (`PTRACE_O_EXITKILL`).
 
+mod aio;
 mod build;
 mod changed;
 mod credentials;
@@ -55,6 +56,7 @@ mod timerfd;
 mod timers;
 mod tree;
 mod unix;
+mod uring;
 mod vdso;
 mod waits;
 

@@ -65,6 +65,7 @@ pub fn plan(image: &Image, options: &Options) -> Result<Plan, Error> {
             hint: "resume under Linux 6.13 or newer".to_owned(),
         });
     }
+    super::uring::possible(checkpoint)?;
     let wanted = namespaces::wanted(options);
     let (mut conflicts, mut notes) = (Vec::new(), Vec::new());
     let changed = changed::look(checkpoint, options.files, &mut conflicts, &mut notes);

@@ -23,6 +23,7 @@ pub mod stub;
 pub mod tasks;
 pub mod tty;
 pub mod unixfd;
+pub mod uring;
 pub mod wait;
 
 use std::io;

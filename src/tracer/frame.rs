@@ -127,6 +127,7 @@ pub fn without_false_eintr(regs: &Regs) -> Option<Regs> {
             | libc::SYS_semop
             | libc::SYS_semtimedop
             | libc::SYS_io_getevents
+            | libc::SYS_io_uring_enter
             // With a time-out in memory that can't be written (fs/select.c, poll_select_finish).
             | libc::SYS_select
             | libc::SYS_pselect6

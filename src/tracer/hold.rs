@@ -184,7 +184,7 @@ impl Hunt<'_> {
             self.order.push(pid);
         }
         for &tid in &process.tids {
-            if self.seized.contains_key(&tid) {
+            if self.seized.contains_key(&tid) || tid != pid && is_io_worker(pid, tid) {
                 continue;
             }
             match Running::seize(tid, ptrace::OPT_SYSGOOD) {
@@ -405,6 +405,12 @@ fn is_own_child(pid: i32) -> bool {
 /// Whether a main thread has ended while others of its process live.
 fn is_dead_leader(tid: i32) -> bool {
     proc::stat(tid).is_ok_and(|s| s.state == b'Z' && s.threads > 1)
+}
+
+/// Whether a thread is the kernel's own, made for io_uring (PF_IO_WORKER in include/linux/sched.h): it runs none of the
+/// program's code, and the kernel makes another when it needs one.
+fn is_io_worker(pid: i32, tid: i32) -> bool {
+    proc::task_stat(pid, tid).is_ok_and(|s| s.flags & 0x10 != 0)
 }
 
 /// Whether a thread that will not stop is inside vfork, clone or clone3.

@@ -10,6 +10,7 @@
 #include <linux/perf_event.h>
 #include <linux/rtnetlink.h>
 #include <linux/seccomp.h>
+#include <sys/eventfd.h>
 #include <sys/fanotify.h>
 #include <sys/file.h>
 #include <sys/inotify.h>
@@ -87,9 +88,24 @@ int main(int argc, char **argv) {
         CHECK(send(fd, &request, sizeof request, 0) == sizeof request, "send");
     } else if (!strcmp(kind, "packet")) fd = socket(AF_PACKET, SOCK_RAW, 0);
     // What the kernel or an administrator does not permit here is told by "fd -1".
-    else if (!strcmp(kind, "io_uring")) {
-        struct io_uring_params params = {0};
+    else if (!strncmp(kind, "io_uring", 8)) {
+        const char *more = kind + 8;
+        struct io_uring_params params = {.flags = !strcmp(more, "-thread") ? 1 << 1 : !strcmp(more, "-issuer") ? 1 << 12 : 0};
         fd = syscall(SYS_io_uring_setup, 4, &params);
+        struct io_uring_rsrc_update update = {.offset = -1, .data = fd};
+        if (fd >= 0 && !strcmp(more, "-number")) CHECK(syscall(SYS_io_uring_register, fd, 20, &update, 1) == 1, "RING_FDS");
+        if (fd >= 0 && !strcmp(more, "-eventfd")) {
+            int event = MUST(eventfd(0, 0));
+            MUST(syscall(SYS_io_uring_register, fd, 4, &event, 1));
+        }
+        if (fd >= 0 && !strcmp(more, "-busy")) { // a read that never ends
+            char *ring = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED, fd, IORING_OFF_SQ_RING);
+            struct io_uring_sqe *sqe = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED, fd, IORING_OFF_SQES);
+            MUST(pipe(pair));
+            *sqe = (struct io_uring_sqe){.opcode = IORING_OP_READ, .fd = pair[0], .addr = (uintptr_t)name, .len = 1};
+            ++*(uint32_t *)(ring + params.sq_off.tail);
+            CHECK(syscall(SYS_io_uring_enter, fd, 1, 0, 0, NULL, 0) == 1, "a request");
+        }
     } else if (!strcmp(kind, "userfaultfd")) fd = syscall(SYS_userfaultfd, 1); // UFFD_USER_MODE_ONLY
     else if (!strcmp(kind, "perf")) {
         struct perf_event_attr clock = {.type = PERF_TYPE_SOFTWARE, .size = sizeof clock, .config = PERF_COUNT_SW_TASK_CLOCK, .exclude_kernel = 1};
@@ -102,6 +118,14 @@ int main(int argc, char **argv) {
     else if (!strcmp(kind, "aio")) {
         aio_context_t context = 0;
         fd = syscall(SYS_io_setup, 8, &context) == 0 ? 0 : -1;
+        // One that has polled may poll.
+        static struct iocb request = {.aio_lio_opcode = IOCB_CMD_POLL, .aio_buf = POLLOUT};
+        struct iocb *list[] = {&request};
+        struct io_event event;
+        MUST(pipe(pair));
+        request.aio_fildes = pair[1];
+        CHECK(fd < 0 || syscall(SYS_io_submit, context, 1, list) == 1, "io_submit");
+        CHECK(fd < 0 || syscall(SYS_io_getevents, context, 1, 1, &event, NULL) == 1, "io_getevents");
     }
     else if (!strcmp(kind, "opath")) fd = MUST(open(".", O_PATH));
     else if (!strcmp(kind, "lease")) {

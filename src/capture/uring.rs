@@ -1,0 +1,230 @@
+//! io_uring(7). The kernel does not say what is under way in a ring, but it counts: with each request reported once,
+//! nothing is.
+
+use std::collections::HashMap;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+
+use crate::model::fd::Kind;
+use crate::model::memory::{Backing, Memory};
+use crate::model::uring::{IOPOLL, NO_SQARRAY, OFFSETS, Uring, word};
+use crate::model::{Pid, Refusal};
+use crate::proc::fdinfo::Ring;
+use crate::sys::uring::{self, Map};
+use crate::tracer::{Answers, Call, Calls};
+
+use super::Error;
+use super::fd::{SeenFd, Work};
+use super::refusals::Refusals;
+
+/// Most requests end soon.
+pub(super) const UNDER_WAY: &str = "requests are under way in it";
+/// The name of a ring's mappings.
+pub(super) const NAME: &[u8] = b"anon_inode:[io_uring]";
+/// io_uring_register(2).
+const REGISTER_EVENTFD: u32 = 4;
+const REGISTER_NAPI: u32 = 27;
+/// Groups of buffers that are looked for.
+const GROUPS: u32 = 1024;
+/// Rings that a thread can register (IO_RINGFD_REG_MAX).
+const REGISTERED: u64 = 16;
+const ENTER_REGISTERED_RING: u64 = 16;
+const AVOID: &str = "have the program do without it (with libuv: UV_USE_IO_URING=0)";
+
+/// A ring; `None` if it was refused. `seen`: what the kernel says of it, unless it is at work.
+pub(super) fn capture(work: &mut Work<'_>, s: &SeenFd, seen: Option<&Ring>) -> Result<Option<Kind>, Error> {
+    let copy = s.copy(work.held)?;
+    let refused = match seen {
+        None => UNDER_WAY.to_owned(),
+        Some(ring) => match look(ring, copy.as_fd()) {
+            Ok((mut uring, bytes)) => {
+                uring.content = work.contents.bytes(bytes);
+                return Ok(Some(Kind::Uring(uring)));
+            }
+            Err(reason) => reason,
+        },
+    };
+    let hint = if refused == UNDER_WAY { "save again when they have ended" } else { AVOID };
+    work.refusals.add(s.pid, s.object("io_uring"), refused, hint);
+    Ok(None)
+}
+
+/// The ring and what is in its memory, or why not.
+fn look(seen: &Ring, copy: BorrowedFd<'_>) -> Result<(Uring, Vec<u8>), String> {
+    if let Some(what) = unsupported(seen, copy) {
+        return Err(format!("{what} is not supported"));
+    }
+    let (sq_entries, cq_entries) = (seen.sq_mask.wrapping_add(1), seen.cq_mask.wrapping_add(1));
+    let content = crate::model::files::Content { id: 0, size: 0 };
+    let (sq_head, cq_tail) = (seen.sq_head, seen.cq_tail);
+    let mut uring = Uring { flags: 0, sq_entries, cq_entries, sq_head, cq_tail, content };
+    let map = |offset, len| Map::new(copy, offset, len).map_err(unmapped);
+    let ring = map(OFFSETS[0], uring.ring_len())?;
+    // Entries of twice the size (IORING_SETUP_SQE128, IORING_SETUP_CQE32) show where there are pages more.
+    let wide = |offset, len| Map::new(copy, offset, len).is_ok_and(|map| map.is_whole());
+    if cq_entries > 256 && wide(OFFSETS[0], uring.ring_len() + u64::from(cq_entries) * 16)
+        || sq_entries > 32 && wide(OFFSETS[2], uring.sqes_len() * 2)
+    {
+        return Err("entries of twice the size (IORING_SETUP_SQE128, IORING_SETUP_CQE32) are not supported".to_owned());
+    }
+    let sqes = map(OFFSETS[2], uring.sqes_len())?;
+    let words = [seen.sq_mask, seen.cq_mask, sq_entries, cq_entries];
+    let there = [word::SQ_MASK, word::CQ_MASK, word::SQ_ENTRIES, word::CQ_ENTRIES].map(|i| ring.word(i));
+    if words != there || (ring.word(word::SQ_HEAD), ring.word(word::CQ_TAIL)) != (sq_head, cq_tail) {
+        return Err("this kernel lays rings out in another way: not supported".to_owned());
+    }
+    // Programs that have indices write them before they make a request; where all are 0, as in a ring that has none,
+    // their order is the natural one.
+    let array = Uring::array(cq_entries) as usize / 4;
+    let indices = array..array + sq_entries as usize;
+    if !ring.is_whole() || indices.clone().all(|i| ring.word(i) == 0) {
+        uring.flags |= NO_SQARRAY;
+    }
+    if polls(copy) {
+        uring.flags |= IOPOLL;
+    }
+    let reported = cq_tail.wrapping_add(ring.word(word::CQ_OVERFLOW)).wrapping_add(ring.word(word::SQ_DROPPED));
+    match sq_head.wrapping_sub(reported) as i32 {
+        _ if seen.polls > 0 => return Err(UNDER_WAY.to_owned()),
+        _ if seen.overflown > 0 => return Err("completions wait in it that found no place: not supported".to_owned()),
+        0 => {}
+        1.. => return Err(UNDER_WAY.to_owned()),
+        _ => {
+            let reason =
+                "it has reported more completions than it was given requests, so that what is under way can't be known";
+            return Err(reason.to_owned());
+        }
+    }
+    let mut bytes = ring.bytes(uring.ring_len());
+    bytes.extend(sqes.bytes(uring.sqes_len()));
+    Ok((uring, bytes))
+}
+
+/// Why a ring can't be mapped.
+fn unmapped(error: io::Error) -> String {
+    match error.raw_os_error() {
+        Some(libc::EINVAL) => {
+            "a ring in memory of the program's own (IORING_SETUP_NO_MMAP) is not supported".to_owned()
+        }
+        _ => format!("it can't be looked at: {error}"),
+    }
+}
+
+/// What a ring has that can't be made again.
+fn unsupported(seen: &Ring, copy: BorrowedFd<'_>) -> Option<&'static str> {
+    if seen.sq_thread {
+        return Some("a thread of the kernel that takes its requests (IORING_SETUP_SQPOLL)");
+    }
+    if seen.files + seen.buffers > 0 {
+        return Some("registering files or buffers with it");
+    }
+    if seen.personalities > 0 {
+        return Some("registering credentials with it");
+    }
+    match uring::try_register(copy, REGISTER_EVENTFD) {
+        libc::EFAULT => {}
+        libc::EEXIST => return Some("a ring of one thread (IORING_SETUP_SINGLE_ISSUER)"),
+        libc::EBUSY => return Some("registering an eventfd with it"),
+        _ => return Some("restricting what it may be asked for"),
+    }
+    if uring::enter(copy, 0).is_err_and(|e| e.raw_os_error() == Some(libc::EBADFD)) {
+        return Some("a ring that is not enabled yet (IORING_SETUP_R_DISABLED)");
+    }
+    // Of groups whose buffers were provided by requests it says EINVAL; kernels before 6.8 say so always.
+    let groups: Vec<i32> = (0..GROUPS).map(|group| uring::buffers(copy, group)).collect();
+    let some = groups.contains(&0) || groups.contains(&libc::ENOENT) && groups.contains(&libc::EINVAL);
+    some.then_some("registering groups of buffers with it")
+}
+
+/// Whether it polls devices: it takes no NAPI settings then, which an ordinary ring does.
+fn polls(copy: BorrowedFd<'_>) -> bool {
+    let ordinary = || uring::setup(1, 0, 0).map(|(fd, _)| uring::try_register(fd.as_fd(), REGISTER_NAPI));
+    uring::try_register(copy, REGISTER_NAPI) == libc::EINVAL && ordinary().is_ok_and(|e| e == libc::EFAULT)
+}
+
+/// Mappings get the descriptions of their rings, which they know by `inodes` until now.
+pub(super) fn settle(
+    memory: &mut Memory,
+    pid: Pid,
+    inodes: &[u64],
+    rings: &HashMap<u64, u32>,
+    refusals: &mut Refusals,
+) {
+    for vma in &mut memory.vmas {
+        let Backing::Ring { file, .. } = &mut vma.backing else { continue };
+        match inodes.get(*file as usize).and_then(|inode| rings.get(inode)) {
+            Some(&found) => *file = found,
+            None => {
+                let reason = "it is of an io_uring that nobody in the tree has a descriptor of: not supported";
+                refusals.add(pid, format!("mapping at {}", vma.start), reason, AVOID);
+            }
+        }
+    }
+}
+
+/// What a thread is asked.
+#[derive(Debug, Default)]
+pub(super) struct Asked(Vec<Call>);
+
+/// Asks a thread for numbers under which it has registered rings (IORING_REGISTER_RING_FDS): nothing shows them.
+pub(super) fn ask(calls: &mut Calls) -> Asked {
+    let args = |number| [number, 0, 0, ENTER_REGISTERED_RING, 0, 0];
+    Asked((0..REGISTERED).map(|number| calls.try_call(libc::SYS_io_uring_enter, &args(number))).collect())
+}
+
+/// Fails if it has.
+pub(super) fn registered(asked: &Asked, answers: &Answers, tid: Pid) -> Result<(), Error> {
+    if asked.0.iter().all(|call| answers.result(*call).is_err()) {
+        return Ok(());
+    }
+    Err(Error::Refused(vec![Refusal {
+        pid: tid,
+        object: "io_uring".to_owned(),
+        reason: "a thread has registered its ring (IORING_REGISTER_RING_FDS): not supported".to_owned(),
+        hint: AVOID.to_owned(),
+    }]))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn seen(sq: u32, cq: u32, sq_head: u32, cq_tail: u32) -> Ring {
+        Ring { sq_mask: sq - 1, cq_mask: cq - 1, sq_head, cq_tail, ..Ring::default() }
+    }
+
+    #[test]
+    fn what_is_under_way_is_counted() {
+        // Where the kernel or an administrator forbids rings there is nothing to look at.
+        let Ok((fd, _)) = uring::setup(4, 0, 0) else { return };
+        let (uring, bytes) = look(&seen(4, 8, 0, 0), fd.as_fd()).unwrap();
+        assert_eq!((uring.flags, bytes.len() as u64), (NO_SQARRAY, uring.ring_len() + uring.sqes_len()));
+        let ring = Map::new(fd.as_fd(), 0, uring.ring_len()).unwrap();
+        ring.set(word::SQ_TAIL, 3);
+        assert_eq!(uring::enter(fd.as_fd(), 3).unwrap(), 3);
+        ring.set(Uring::array(8) as usize / 4 + 1, 1);
+        assert_eq!(look(&seen(4, 8, 3, 3), fd.as_fd()).unwrap().0.flags, 0);
+        ring.set(word::SQ_DROPPED, 1);
+        assert!(look(&seen(4, 8, 3, 3), fd.as_fd()).unwrap_err().contains("more completions"));
+        assert_eq!(look(&Ring { polls: 1, ..seen(4, 8, 3, 3) }, fd.as_fd()).unwrap_err(), UNDER_WAY);
+        assert!(look(&seen(4, 16, 3, 3), fd.as_fd()).unwrap_err().contains("lays rings out"));
+    }
+
+    #[test]
+    fn entries_of_twice_the_size_are_seen() {
+        const WIDE: [u32; 2] = [1 << 10, 1 << 11];
+        for flags in WIDE {
+            let Ok((fd, _)) = uring::setup(512, 0, flags) else { return };
+            assert!(look(&seen(512, 1024, 0, 0), fd.as_fd()).unwrap_err().contains("twice the size"));
+        }
+        let Ok((fd, _)) = uring::setup(512, 0, 0) else { return };
+        assert!(look(&seen(512, 1024, 0, 0), fd.as_fd()).is_ok());
+    }
+
+    #[test]
+    fn rings_of_one_thread_are_seen() {
+        const SINGLE_ISSUER: u32 = 1 << 12;
+        let Ok((fd, _)) = std::thread::spawn(|| uring::setup(4, 0, SINGLE_ISSUER)).join().unwrap() else { return };
+        assert!(look(&seen(4, 8, 0, 0), fd.as_fd()).unwrap_err().contains("one thread"));
+    }
+}

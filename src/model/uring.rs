@@ -1,0 +1,83 @@
+//! io_uring(7).
+
+use serde::{Deserialize, Serialize};
+
+use super::files::Content;
+
+/// A ring with nothing under way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Uring {
+    /// IORING_SETUP_* bits that decide how it works: IOPOLL, NO_SQARRAY.
+    pub flags: u32,
+    /// Places for requests, a power of two.
+    pub sq_entries: u32,
+    /// Places for completions, a power of two, no less than those for requests.
+    pub cq_entries: u32,
+    /// Requests that the kernel has taken so far, modulo 2^32.
+    pub sq_head: u32,
+    /// Completions that it has reported so far, modulo 2^32.
+    pub cq_tail: u32,
+    /// The memory that it shares with the program: [`Uring::ring_len`] bytes of the ring, then [`Uring::sqes_len`].
+    pub content: Content,
+}
+
+/// IORING_SETUP_IOPOLL.
+pub const IOPOLL: u32 = 1;
+/// IORING_SETUP_NO_SQARRAY.
+pub const NO_SQARRAY: u32 = 1 << 16;
+/// Where mappings of a ring begin: the ring, the same again, its requests (include/uapi/linux/io_uring.h).
+pub const OFFSETS: [u64; 3] = [0, 0x800_0000, 0x1000_0000];
+/// What the kernel gives at most (IORING_MAX_ENTRIES, IORING_MAX_CQ_ENTRIES).
+pub const MOST: (u32, u32) = (32768, 65536);
+
+/// The 32-bit words that a ring begins with (struct io_rings in include/linux/io_uring_types.h). All kernels have them
+/// in these places; those that make a ring tell, and a resume looks.
+pub mod word {
+    /// Requests taken by the kernel.
+    pub const SQ_HEAD: usize = 0;
+    /// Requests made by the program.
+    pub const SQ_TAIL: usize = 1;
+    /// Completions taken by the program.
+    pub const CQ_HEAD: usize = 2;
+    /// Completions reported by the kernel.
+    pub const CQ_TAIL: usize = 3;
+    /// Places for requests, less 1.
+    pub const SQ_MASK: usize = 4;
+    /// Places for completions, less 1.
+    pub const CQ_MASK: usize = 5;
+    /// Places for requests.
+    pub const SQ_ENTRIES: usize = 6;
+    /// Places for completions.
+    pub const CQ_ENTRIES: usize = 7;
+    /// Requests passed over because their index could not be.
+    pub const SQ_DROPPED: usize = 8;
+    /// The kernel's flags for the program.
+    pub const SQ_FLAGS: usize = 9;
+    /// The program's flags for the kernel.
+    pub const CQ_FLAGS: usize = 10;
+    /// Completions lost.
+    pub const CQ_OVERFLOW: usize = 11;
+    /// The first completion.
+    pub const CQES: usize = 16;
+}
+
+const CQE: u64 = 16;
+const SQE: u64 = 64;
+
+impl Uring {
+    /// Byte at which the indices of requests begin, if it has them.
+    pub fn array(cq_entries: u32) -> u64 {
+        (word::CQES as u64 * 4 + u64::from(cq_entries) * CQE).next_multiple_of(64)
+    }
+
+    /// Bytes of the ring.
+    pub fn ring_len(&self) -> u64 {
+        let array = Uring::array(self.cq_entries);
+        if self.flags & NO_SQARRAY != 0 { array } else { array + u64::from(self.sq_entries) * 4 }
+    }
+
+    /// Bytes of its requests.
+    pub fn sqes_len(&self) -> u64 {
+        u64::from(self.sq_entries) * SQE
+    }
+}

@@ -1,0 +1,158 @@
+//! io_uring(7): a new ring is brought to where the old one was. The kernel keeps counts of its own of what it has taken
+//! and reported; the only way to bring them forward is to have it take and report as much.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::FileExt;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use crate::image::Image;
+use crate::model::Checkpoint;
+use crate::model::fd::Kind;
+use crate::model::memory::Backing;
+use crate::model::process::Process;
+use crate::model::uring::{NO_SQARRAY, OFFSETS, Uring, word};
+use crate::sys::fds;
+use crate::sys::uring::{self, Map, Params};
+use crate::tracer;
+
+use super::Error;
+use super::fd::{Sources, source};
+use super::inherit::{self, Range};
+use super::memory::TOP;
+use super::stub::{Expect, Puppet};
+
+/// IORING_SETUP_SUBMIT_ALL. Whether a ring had it does not show. With it, nothing waits for ever that would not without.
+const SUBMIT_ALL: u32 = 1 << 7;
+/// IORING_OP_NOP with IOSQE_CQE_SKIP_SUCCESS, as the first word of a request.
+const SILENT: u32 = 1 << 6 << 8;
+const SQE_WORDS: usize = 16;
+/// Nothing can be mapped below (the default of /proc/sys/vm/mmap_min_addr).
+const LOWEST: u64 = 0x1_0000;
+
+/// Fails if rings can't be made here.
+pub fn possible(checkpoint: &Checkpoint) -> Result<(), Error> {
+    if !checkpoint.files.iter().any(|f| matches!(f.kind, Kind::Uring(_))) {
+        return Ok(());
+    }
+    let (_, params) = uring::setup(1, 0, 0).map_err(refused)?;
+    if is_known(&params) { Ok(()) } else { Err(strange()) }
+}
+
+fn refused(error: io::Error) -> Error {
+    let (what, hint) = match error.raw_os_error() {
+        Some(libc::EPERM) => ("is forbidden", "set kernel.io_uring_disabled to 0"),
+        Some(libc::ENOSYS) => ("is not built into the kernel, or a filter hides it", "resume it elsewhere"),
+        _ => return Error::step("making an io_uring", 0, error),
+    };
+    Error::Host { feature: format!("io_uring {what}"), hint: hint.to_owned() }
+}
+
+fn strange() -> Error {
+    let feature = "its kernel lays rings of io_uring out in another way".to_owned();
+    Error::Host { feature, hint: "resume under a kernel nearer to the one it was saved under".to_owned() }
+}
+
+/// Whether the kernel has everything where programs from before look for it.
+fn is_known(params: &Params) -> bool {
+    let bytes = |words: [usize; 6]| words.map(|w| w as u32 * 4);
+    let sq = [word::SQ_HEAD, word::SQ_TAIL, word::SQ_MASK, word::SQ_ENTRIES, word::SQ_FLAGS, word::SQ_DROPPED];
+    let cq = [word::CQ_HEAD, word::CQ_TAIL, word::CQ_MASK, word::CQ_ENTRIES, word::CQ_OVERFLOW, word::CQES];
+    let array = params.flags & NO_SQARRAY != 0 || u64::from(params.sq[6]) == Uring::array(params.cq_entries);
+    params.sq.starts_with(&bytes(sq)) && params.cq.starts_with(&bytes(cq)) && array
+}
+
+/// A ring that has taken and reported as much, with the same in its memory. Takes some 50 ns for each request.
+pub fn open(image: &Image, ring: &Uring, flags: u32, cancel: &AtomicBool) -> Result<OwnedFd, Error> {
+    let (fd, params) = uring::setup(ring.sq_entries, ring.cq_entries, ring.flags | SUBMIT_ALL).map_err(refused)?;
+    if !is_known(&params) || (params.sq_entries, params.cq_entries) != (ring.sq_entries, ring.cq_entries) {
+        return Err(strange());
+    }
+    let failed = |e| Error::step("filling an io_uring", 0, e);
+    let memory = Map::new(fd.as_fd(), OFFSETS[0], ring.ring_len()).map_err(failed)?;
+    let requests = Map::new(fd.as_fd(), OFFSETS[2], ring.sqes_len()).map_err(failed)?;
+    // Empty requests are of IORING_OP_NOP, which does nothing and reports it.
+    advance(&fd, &memory, ring, ring.cq_tail, cancel)?;
+    for sqe in 0..ring.sq_entries as usize {
+        requests.set(sqe * SQE_WORDS, SILENT);
+    }
+    advance(&fd, &memory, ring, ring.sq_head, cancel)?;
+    if (memory.word(word::SQ_HEAD), memory.word(word::CQ_TAIL)) != (ring.sq_head, ring.cq_tail) {
+        return Err(failed(io::Error::other("it has not taken what it was to take")));
+    }
+    let mut bytes = vec![0; ring.content.size as usize];
+    let (at, _) = image.blob(ring.content.id).ok_or_else(|| failed(io::ErrorKind::NotFound.into()))?;
+    image.file().read_exact_at(&mut bytes, at).map_err(failed)?;
+    let (saved, sqes) = bytes.split_at_checked(ring.ring_len() as usize).unwrap_or_default();
+    requests.put(0, sqes);
+    let (head, rest) = saved.split_at_checked(word::CQES * 4).unwrap_or_default();
+    memory.put(word::CQES, rest);
+    // The other words are the kernel's: counts, sizes and its flags.
+    let theirs = [word::SQ_TAIL, word::CQ_HEAD, word::SQ_DROPPED, word::CQ_FLAGS, word::CQ_OVERFLOW];
+    for (word, bytes) in head.chunks_exact(4).enumerate().filter(|(word, _)| theirs.contains(word)) {
+        memory.put(word, bytes);
+    }
+    fds::fcntl(fd.as_fd(), libc::F_SETFL, i64::from(flags)).map_err(failed)?;
+    Ok(fd)
+}
+
+/// Has the kernel take requests until it has taken `until` in all.
+fn advance(fd: &OwnedFd, memory: &Map, ring: &Uring, until: u32, cancel: &AtomicBool) -> Result<(), Error> {
+    let failed = |e| Error::step("filling an io_uring", 0, e);
+    loop {
+        let taken = memory.word(word::SQ_HEAD);
+        let some = until.wrapping_sub(taken).min(ring.sq_entries);
+        if some == 0 {
+            return Ok(());
+        }
+        if cancel.load(Ordering::Relaxed) {
+            return Err(Error::Cancelled);
+        }
+        memory.set(word::SQ_TAIL, taken.wrapping_add(some));
+        uring::enter(fd.as_fd(), some).map_err(failed)?;
+        // What was reported is taken, so that there is room for more.
+        memory.set(word::CQ_HEAD, memory.word(word::CQ_TAIL));
+        if memory.word(word::SQ_HEAD) == taken {
+            return Err(failed(io::Error::other("it takes no requests")));
+        }
+    }
+}
+
+/// Maps the rings of a process whose other memory is mapped. The kernel takes no wish where (io_uring/memmap.c,
+/// `io_uring_get_unmapped_area`), so there is to be no other place: all others are taken for the moment.
+pub fn map(puppet: &mut Puppet, process: &Process, sources: &Sources) -> Result<(), Error> {
+    let rings = process.memory.vmas.iter().filter_map(|vma| match vma.backing {
+        Backing::Ring { file, offset } => Some((vma, file, offset)),
+        _ => None,
+    });
+    let rings: Vec<_> = rings.collect();
+    if rings.is_empty() {
+        return Ok(());
+    }
+    let host = puppet.host();
+    let maps = tracer::maps(host).map_err(|e| Error::step("reading maps", host, io::Error::other(e)))?;
+    let taken = maps.iter().map(|m| (m.start, m.end)).filter(|(start, _)| *start < TOP);
+    let taken = taken.chain(rings.iter().map(|(vma, ..)| (vma.start.0, vma.end.0)));
+    let mut taken: Vec<Range> = taken.collect();
+    taken.sort_unstable();
+    let free = inherit::gaps((LOWEST, TOP), taken.into_iter());
+    let places = rings.iter().map(|(vma, ..)| (vma.start.0, vma.end.0));
+    let anonymous = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE | libc::MAP_FIXED_NOREPLACE;
+    let mut batch = puppet.batch();
+    for (start, end) in free.iter().copied().chain(places) {
+        puppet.flush_for(&mut batch, 1, 0)?;
+        let args = [start, end - start, 0, anonymous as u64, u64::MAX, 0];
+        batch.call_expecting(Expect::Exactly(start), "mmap", libc::SYS_mmap, &args);
+    }
+    for (vma, file, offset) in rings {
+        puppet.flush_for(&mut batch, 2, 0)?;
+        batch.call("munmap", libc::SYS_munmap, &[vma.start.0, vma.len()]);
+        let args = [0, vma.len(), vma.prot.into(), libc::MAP_SHARED as u64, source(sources, file)? as u64, offset];
+        batch.call_expecting(Expect::Exactly(vma.start.0), "mmap", libc::SYS_mmap, &args);
+    }
+    for (start, end) in free {
+        puppet.flush_for(&mut batch, 1, 0)?;
+        batch.call("munmap", libc::SYS_munmap, &[start, end - start]);
+    }
+    puppet.run(batch).map(drop)
+}
