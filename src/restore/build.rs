@@ -403,9 +403,15 @@ impl Builder<'_> {
         for process in &self.checkpoint.processes {
             let puppet = puppet(&mut self.puppets, process.pid)?;
             fd::owners(puppet, process, &self.checkpoint.files, &mut owned)?;
-            for (file, &number) in self.checkpoint.files.iter().zip(&self.sources.files) {
-                if let Kind::Epoll(e) = &file.kind {
-                    epoll::watch(puppet, process, self.sources, number, e)?;
+        }
+        // Entries that have fired fire once more while their instance watches nothing else.
+        for fired in [true, false] {
+            for process in &self.checkpoint.processes {
+                let puppet = puppet(&mut self.puppets, process.pid)?;
+                for (file, &number) in self.checkpoint.files.iter().zip(&self.sources.files) {
+                    if let Kind::Epoll(e) = &file.kind {
+                        epoll::watch(puppet, process, self.sources, number, e, fired)?;
+                    }
                 }
             }
         }

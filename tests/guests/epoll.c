@@ -35,9 +35,6 @@ static void lines(int fd, char *out) {
     char *at = strstr(out, "tfd:");
     CHECK(at, "no entries in %s", out);
     memmove(out, at, strlen(at) + 1);
-    // A one-shot entry that has fired watches nothing, not even errors and hang-ups; no call can make such a one.
-    for (char *p = out; (p = strstr(p, "0000018 ")); p++)
-        if (p[-1] == '4' || p[-1] == 'c') p[5] = p[6] = '0';
     // Inode numbers of anonymous objects are not state.
     for (char *p = out; (p = strstr(p, " pos:")); p++)
         for (char *q = p; *q && *q != '\n'; q++) *q = ' ';
