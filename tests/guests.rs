@@ -235,6 +235,7 @@ guests! {
     sysvmsg: true,
     mqueue: true,
     pshared: false,
+    pilocks: true,
     pty: true,
 }
 
