@@ -240,6 +240,20 @@ fn patterns_choose_files() {
     assert_eq!(saved.scene.text("log"), "first\nby another\nsecond\n");
 }
 
+/// Holes take no room in an image, and are holes again.
+#[test]
+fn files_with_holes() {
+    let Some(saved) = Saved::new("holes", &["sparse"], &["--save-files", "open"]) else { return };
+    let bytes = fs::metadata(&saved.image).expect("the image").len();
+    assert!(bytes < 64 << 20, "an image of {bytes} bytes");
+    saved.scene.must("verify", saved.scene.ckpt("ckpt", &["verify"]).arg(&saved.image));
+    fs::remove_file(saved.scene.work("data")).expect("a file to remove");
+    let (_, found) = saved.found(&["--files", "image"]);
+    let zeros = |count| "~".repeat(count);
+    let (data, lost) = (zeros(57), zeros(60));
+    assert_eq!(found, format!("input 7 defghij\ndata 63 456789{data}\nlost 63 ost{lost}\nstate mapped\n"));
+}
+
 #[test]
 fn deleted_files_are_kept_out_by_name() {
     let Some(program) = compile("guests/workfiles.c", Build::Dynamic) else { return skip("none", "no gcc") };

@@ -6,8 +6,9 @@ use std::fs::File;
 use crate::image::{Blob, BlobSource, MemoryPiece};
 use crate::model::files::Content;
 use crate::model::memfd::Memfd;
+use crate::model::sparse::Sparse;
 
-use super::{mqueue, pty};
+use super::{mqueue, pty, sparse};
 
 /// The contents collected so far.
 #[derive(Debug, Default)]
@@ -15,6 +16,8 @@ pub(super) struct Contents {
     pub blobs: Vec<Blob>,
     /// Which of them are those of memory files.
     pub memfds: Vec<Memfd>,
+    /// Which of them are without holes.
+    pub sparse: Vec<Sparse>,
     /// POSIX message queues, whose messages are yet to be copied.
     pub mqueues: Vec<mqueue::Seen>,
     /// Pseudo-terminals, whose content is yet to be copied.
@@ -39,7 +42,7 @@ impl Contents {
         self.push(size, BlobSource::Memory(pieces))
     }
 
-    /// The content of the deleted file (device, inode), which `open` opens for reading if nobody has before.
+    /// The content of the file (device, inode), which `open` opens for reading if nobody has before.
     pub fn file(
         &mut self,
         key: (u64, u64),
@@ -49,12 +52,21 @@ impl Contents {
         if let Some(content) = self.files.get(&key) {
             return Ok(*content);
         }
-        let content = self.push(size, BlobSource::File(open()?));
+        let file = open()?;
+        let content = match sparse::pieces(&file, size) {
+            None => self.push(size, BlobSource::File(file)),
+            Some(pieces) => {
+                let stored = pieces.iter().map(|p| p.len).sum();
+                let Content { id, .. } = self.push(stored, BlobSource::Pieces(file, pieces.clone()));
+                self.sparse.push(Sparse { content: id, pieces });
+                Content { id, size }
+            }
+        };
         self.files.insert(key, content);
         Ok(content)
     }
 
-    /// The content of a deleted file if it is among those collected.
+    /// The content of a file if it is among those collected.
     pub fn known(&self, key: (u64, u64)) -> Option<Content> {
         self.files.get(&key).copied()
     }

@@ -47,6 +47,7 @@ mod sharing;
 mod signalfd;
 mod signals;
 mod sockets;
+mod sparse;
 mod stdio;
 mod survey;
 mod switches;

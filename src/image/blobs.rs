@@ -4,6 +4,8 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 
+use crate::model::sparse::Piece;
+
 /// The content of a file or pipe, kept as member `files/ID.data`.
 #[derive(Debug)]
 pub struct Blob {
@@ -26,6 +28,8 @@ pub enum BlobSource {
     Range(File, u64),
     /// The memory of processes. What can't be had there is zeros: it is beyond the end of a file, or was never touched.
     Memory(Vec<MemoryPiece>),
+    /// Pieces of a file, one after the other; `size` bytes in all.
+    Pieces(File, Vec<Piece>),
 }
 
 /// Where some bytes of a blob are in the memory of a process.
@@ -73,6 +77,42 @@ impl BlobSource {
                 pieces.iter().try_for_each(|piece| piece.read(buf, at))
             }
             BlobSource::Range(file, start) => file.read_exact_at(buf, start.checked_add(at).ok_or_else(eof)?),
+            BlobSource::Pieces(file, pieces) => {
+                let (mut skip, mut buf) = (at, buf);
+                for piece in pieces {
+                    let left = piece.len.saturating_sub(skip);
+                    let (now, rest) = buf.split_at_mut((buf.len() as u64).min(left) as usize);
+                    file.read_exact_at(now, piece.start.checked_add(skip).ok_or_else(eof)?)?;
+                    skip = skip.saturating_sub(piece.len);
+                    buf = rest;
+                    if buf.is_empty() {
+                        return Ok(());
+                    }
+                }
+                Err(eof())
+            }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pieces_are_read_as_one() {
+        let file = tempfile::tempfile().unwrap();
+        file.write_all_at(b"0123456789abcdefghij", 0).unwrap();
+        let pieces = [(1, 3), (5, 1), (10, 6)].map(|(start, len)| Piece { start, len });
+        let source = BlobSource::Pieces(file, pieces.to_vec());
+        let whole = b"1235abcdef";
+        for at in 0..whole.len() {
+            for end in at + 1..=whole.len() {
+                let mut buf = vec![0; end - at];
+                source.read(&mut buf, at as u64).unwrap();
+                assert_eq!(buf, whole[at..end], "{at} {end}");
+            }
+        }
+        assert_eq!(source.read(&mut [0; 2], 9).unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
     }
 }

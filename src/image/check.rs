@@ -11,7 +11,7 @@ use crate::model::aio;
 use crate::model::fd::Kind;
 use crate::model::files::{Content, Saved};
 use crate::model::inotify::Inotify;
-use crate::model::manifest::{HUGE_PAGES, INHERITED_PAGES};
+use crate::model::manifest::{HUGE_PAGES, INHERITED_PAGES, SPARSE_FILES};
 use crate::model::memory::{Backing, Inherits, Memory, SharedObjects, Span, Vma};
 use crate::model::mempolicy::Policy;
 use crate::model::mqueue::{Message, Queue};
@@ -490,12 +490,36 @@ fn joined(runs: Vec<Run>) -> Vec<Run> {
     out
 }
 
+/// Contents without the holes of their files: where the last piece of each ends.
+fn sparse(c: &Checkpoint, blobs: &HashMap<u32, u64>) -> Result<HashMap<u32, u64>, String> {
+    let mut ends = HashMap::new();
+    if !c.shared.sparse.is_empty() && !c.manifest.requires.iter().any(|name| name == SPARSE_FILES) {
+        return Err(format!("holes are left out, and {SPARSE_FILES} is not required"));
+    }
+    for sparse in &c.shared.sparse {
+        let id = sparse.content;
+        match sparse.sizes() {
+            Some((bytes, end)) if blobs.get(&id) == Some(&bytes) && ends.insert(id, end).is_none() => {}
+            _ => return Err(format!("the pieces of content {id} cannot be")),
+        }
+    }
+    Ok(ends)
+}
+
 fn files(c: &Checkpoint, blobs: &HashMap<u32, u64>) -> Check {
-    let content = |content: &Option<Content>| match content {
+    let whole = |content: &Option<Content>| match content {
         Some(content) if blobs.get(&content.id) != Some(&content.size) => {
             Err(format!("its content {} of {} bytes is not there", content.id, content.size))
         }
         _ => Ok(()),
+    };
+    let ends = sparse(c, blobs)?;
+    let content = |content: &Option<Content>| match content {
+        Some(Content { id, size }) if ends.contains_key(id) => match ends.get(id) {
+            Some(end) if end <= size && i64::try_from(*size).is_ok() => Ok(()),
+            _ => Err(format!("pieces of its content {id} are beyond its {size} bytes")),
+        },
+        content => whole(content),
     };
     let saved = |saved: &Option<Saved>| match saved {
         Some(saved) if saved.mode > 0o7777 => Err(format!("permissions {:o}", saved.mode)),
@@ -507,7 +531,7 @@ fn files(c: &Checkpoint, blobs: &HashMap<u32, u64>) -> Check {
     for (index, file) in c.files.iter().enumerate() {
         let result = match &file.kind {
             Kind::Regular(regular) => content(&regular.content).and_then(|()| saved(&regular.saved)),
-            Kind::Pipe(pipe) => content(&pipe.content).and_then(|()| pieces(pipe)),
+            Kind::Pipe(pipe) => whole(&pipe.content).and_then(|()| pieces(pipe)),
             Kind::Epoll(epoll) => match epoll.targets.iter().find(|t| t.file as usize >= c.files.len()) {
                 Some(target) => Err(format!("it watches open file {}, which is not there", target.file)),
                 None => Ok(()),
@@ -515,7 +539,7 @@ fn files(c: &Checkpoint, blobs: &HashMap<u32, u64>) -> Check {
             Kind::Inotify(inotify) => watches(inotify),
             Kind::Pidfd(Pidfd::Task(pid)) if !there(*pid) => Err(format!("it is of pid {pid}, which is not there")),
             Kind::Pidfd(Pidfd::Gone { status, .. }) => wait_status(*status),
-            Kind::Socket(socket) => content(&socket.content).and_then(|()| sockets::check(c, index, socket)),
+            Kind::Socket(socket) => whole(&socket.content).and_then(|()| sockets::check(c, index, socket)),
             Kind::Mqueue(m) if m.queue as usize >= c.shared.mqueues.len() => {
                 Err(format!("it is of message queue {}, which is not there", m.queue))
             }

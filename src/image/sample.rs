@@ -86,6 +86,7 @@ pub fn checkpoint() -> Checkpoint {
             anon: vec![SharedAnon { size: 0x4000 }],
             mapped: vec![MappedFile { path: odd, stamp, content: None, saved: None, embedded: None }],
             memfds: vec![],
+            sparse: vec![],
             mqueues: vec![],
             ptys: vec![],
             ipc: Ipc::default(),

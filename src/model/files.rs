@@ -38,7 +38,7 @@ pub struct Saved {
 pub struct Content {
     /// Number of the member.
     pub id: u32,
-    /// Bytes of the file; the member is as long.
+    /// Bytes of the file; the member is as long, unless holes are left out ([`super::sparse::Sparse`]).
     pub size: u64,
 }
 

@@ -8,7 +8,7 @@ use super::{Nanos, Pid};
 pub const FORMAT: u32 = 1;
 
 /// `requires` names that this program understands; an image that names another is refused, with that name.
-pub const KNOWN_FEATURES: &[&str] = &[INHERITED_PAGES, UNIX_SOCKETS, HUGE_PAGES];
+pub const KNOWN_FEATURES: &[&str] = &[INHERITED_PAGES, SPARSE_FILES, UNIX_SOCKETS, HUGE_PAGES];
 
 /// In `requires` where a process has [`super::memory::Memory::inherits`].
 pub const INHERITED_PAGES: &str = "inherited-pages";
@@ -19,6 +19,9 @@ pub const UNIX_SOCKETS: &str = "unix-sockets";
 
 /// In `requires` where a mapping or a memory file has huge pages.
 pub const HUGE_PAGES: &str = "huge-pages";
+
+/// In `requires` where there is something in [`super::memory::SharedObjects::sparse`].
+pub const SPARSE_FILES: &str = "sparse-files";
 
 /// First member of an image.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -28,6 +28,7 @@ pub mod seccomp;
 pub mod signalfd;
 pub mod signals;
 pub mod sockets;
+pub mod sparse;
 pub mod stdio;
 pub mod switches;
 pub mod sysvmsg;

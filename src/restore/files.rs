@@ -12,6 +12,7 @@ use crate::image::Image;
 use crate::model::Name;
 use crate::model::files::{Content, Device, Directory, Regular};
 use crate::model::memory::MappedFile;
+use crate::model::sparse::Piece;
 use crate::sys::mem::Window;
 use crate::sys::mounts;
 
@@ -210,24 +211,31 @@ fn near<T>(path: &Path, make: &impl Fn(&Path) -> io::Result<T>) -> io::Result<(T
     make(&beside).map(|made| (made, beside))
 }
 
-/// Copies content from the image; runs of zeroes stay holes. A file with huge pages can't be written to, but mapped.
+/// Copies content from the image; holes stay holes, and so do runs of zeroes. A file with huge pages can't be written to,
+/// but mapped.
 fn fill(image: &Image, content: &Content, to: &File, huge: Option<u64>) -> io::Result<()> {
     let (mut from, size) = image.blob(content.id).ok_or_else(|| io::Error::other("its content is not in the image"))?;
     to.set_len(content.size)?;
+    let whole = [Piece { start: 0, len: size.min(content.size) }];
+    let sparse = image.checkpoint().shared.sparse.iter().find(|s| s.content == content.id);
     let mut buf = vec![0u8; 256 * 1024];
-    let mut at = 0;
-    while at < size.min(content.size) {
-        let want = buf.len().min((size.min(content.size) - at) as usize);
-        let piece = &mut buf[..want];
-        image.file().read_exact_at(piece, from)?;
-        if piece.iter().any(|&b| b != 0) {
-            match huge {
-                None => to.write_all_at(piece, at)?,
-                Some(page) => Window::new(to.as_fd(), at / page * page, page)?.write((at % page) as usize, piece),
+    for piece in sparse.map_or(&whole[..], |s| &s.pieces) {
+        let mut done = 0;
+        while done < piece.len {
+            let at = piece.start + done;
+            let left = huge.map_or(u64::MAX, |page| page - at % page);
+            let want = (buf.len() as u64).min(piece.len - done).min(left) as usize;
+            let bytes = buf.get_mut(..want).unwrap_or_default();
+            image.file().read_exact_at(bytes, from)?;
+            if bytes.iter().any(|&b| b != 0) {
+                match huge {
+                    None => to.write_all_at(bytes, at)?,
+                    Some(page) => Window::new(to.as_fd(), at / page * page, page)?.write((at % page) as usize, bytes),
+                }
             }
+            done += want as u64;
+            from += want as u64;
         }
-        at += want as u64;
-        from += want as u64;
     }
     Ok(())
 }

@@ -1,8 +1,10 @@
 // Works on files, and tells at its end what it found in them: who changes them meanwhile judges that.
 //   log    appended to        data    read and written, at byte 4 of 10        input   read, at byte 3 of 10
-//   state  mapped shared      lost    deleted, if the argument says so
+//   state  mapped shared      lost    deleted, if the argument says so (deleted, sparse)
+// With the argument "sparse" data and lost have 4 GiB, of which almost all is a hole.
 #include "guest.h"
 
+#define SIZE (4ll << 30)
 static char *state;
 static void spoil(void) { state[0] = 'X'; }
 
@@ -33,14 +35,28 @@ int main(int argc, char **argv) {
     state = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
     CHECK(state != MAP_FAILED, "mmap");
     MUST(close(fd));
-    if (argc > 1 && !strcmp(argv[1], "deleted")) {
-        make("lost", O_RDWR, "lost");
+    int sparse = argc > 1 && !strcmp(argv[1], "sparse"), lost = -1;
+    if (argc > 1) {
+        lost = make("lost", O_RDWR, "lost");
         MUST(unlink("lost"));
+    }
+    for (int i = 0; sparse && i < 2; i++) {
+        CHECK(pwrite(i ? lost : data, "middle", 6, SIZE / 2) == 6 && pwrite(i ? lost : data, "end", 3, SIZE - 3) == 3, "pwrite");
+        CHECK(lseek(lost, 1, SEEK_SET) == 1, "lseek");
     }
     ready();
     while (go_on()) {}
     tell("input", input);
     tell("data", data);
+    if (lost >= 0) tell("lost", lost);
+    for (int i = 0; sparse && i < 2; i++) {
+        char text[8] = "";
+        struct stat st;
+        MUST(fstat(i ? lost : data, &st));
+        CHECK(st.st_size == SIZE && st.st_blocks < 2048, "%lld bytes in %lld blocks", (long long)st.st_size, (long long)st.st_blocks);
+        CHECK(pread(i ? lost : data, text, 7, SIZE / 2) == 7 && !memcmp(text, "middle\0", 7), "the middle");
+        CHECK(pread(i ? lost : data, text, 7, SIZE - 4) == 4 && !memcmp(text, "\0end", 4), "the end");
+    }
     CHECK(write(data, "#", 1) == 1, "data");
     CHECK(write(log, "second\n", 7) == 7, "log");
     char line[64];
