@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, Seek, SeekFrom};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
@@ -12,13 +12,11 @@ use crate::image::Image;
 use crate::model::Name;
 use crate::model::files::{Content, Device, Directory, Regular};
 use crate::model::memory::MappedFile;
-use crate::model::sparse::Piece;
-use crate::sys::mem::Window;
 use crate::sys::mounts;
 
 use super::changed::{Changed, PutBack};
 use super::fd::reopen;
-use super::{Error, memfd, namespaces};
+use super::{Error, memfd, namespaces, sparse};
 
 /// O_NOFOLLOW stays among a file's flags, and would forbid the way through /proc, which is a link.
 const NOFOLLOW: u32 = libc::O_NOFOLLOW as u32;
@@ -104,7 +102,7 @@ impl<'a> Contents<'a> {
             };
             let fail = |e| Error::file("making a copy", path, e);
             let copy = copy.map_err(fail)?;
-            fill(self.image, &content, &copy, None).map_err(fail)?;
+            sparse::fill(self.image, &content, &copy, None).map_err(fail)?;
             self.copies.insert(path.clone(), copy);
         }
         Ok(self.copies.get(path))
@@ -181,7 +179,7 @@ impl<'a> Contents<'a> {
                     file
                 }
             };
-            fill(self.image, content, &file, memfd.and_then(|m| m.huge)).map_err(fail)?;
+            sparse::fill(self.image, content, &file, memfd.and_then(|m| m.huge)).map_err(fail)?;
             self.made.insert(content.id, (file, mode));
         }
         self.made
@@ -209,35 +207,6 @@ fn near<T>(path: &Path, make: &impl Fn(&Path) -> io::Result<T>) -> io::Result<(T
     beside.push(&suffix);
     let beside = PathBuf::from(beside);
     make(&beside).map(|made| (made, beside))
-}
-
-/// Copies content from the image; holes stay holes, and so do runs of zeroes. A file with huge pages can't be written to,
-/// but mapped.
-fn fill(image: &Image, content: &Content, to: &File, huge: Option<u64>) -> io::Result<()> {
-    let (mut from, size) = image.blob(content.id).ok_or_else(|| io::Error::other("its content is not in the image"))?;
-    to.set_len(content.size)?;
-    let whole = [Piece { start: 0, len: size.min(content.size) }];
-    let sparse = image.checkpoint().shared.sparse.iter().find(|s| s.content == content.id);
-    let mut buf = vec![0u8; 256 * 1024];
-    for piece in sparse.map_or(&whole[..], |s| &s.pieces) {
-        let mut done = 0;
-        while done < piece.len {
-            let at = piece.start + done;
-            let left = huge.map_or(u64::MAX, |page| page - at % page);
-            let want = (buf.len() as u64).min(piece.len - done).min(left) as usize;
-            let bytes = buf.get_mut(..want).unwrap_or_default();
-            image.file().read_exact_at(bytes, from)?;
-            if bytes.iter().any(|&b| b != 0) {
-                match huge {
-                    None => to.write_all_at(bytes, at)?,
-                    Some(page) => Window::new(to.as_fd(), at / page * page, page)?.write((at % page) as usize, bytes),
-                }
-            }
-            done += want as u64;
-            from += want as u64;
-        }
-    }
-    Ok(())
 }
 
 /// The name under which a file of ours can be opened again with other flags.

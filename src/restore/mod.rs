@@ -44,6 +44,7 @@ mod signalfd;
 mod signals;
 mod socketfiles;
 mod sockets;
+mod sparse;
 mod stdio;
 mod stub;
 mod switches;
