@@ -96,7 +96,7 @@ fn measure() -> Result<()> {
     }
     let mut column = Column { table: &mut table, index: 0 };
     let curves = match places.first() {
-        Some(place) => scale::all(&bench, place, &mut column, &wanted),
+        Some(place) => scale::all(&bench, place, &mut column, wanted),
         None => Ok(Vec::new()),
     };
     if wanted("idle") {

@@ -115,8 +115,7 @@ pub(super) fn mapped<'a>(
     for (index, pid) in used {
         let Some((path, key)) = mapped.present(index) else { continue };
         let place = nix::sys::statfs::statfs(&view.path(&path.0));
-        let saves =
-            shared.contains(&index) && place.is_ok_and(|s| keep.files.wants(&path.0, s.filesystem_type().0 as i64));
+        let saves = shared.contains(&index) && place.is_ok_and(|s| keep.files.wants(&path.0, s.filesystem_type().0));
         let embeds = keep.embed && !written.contains(&index);
         if !saves && !embeds {
             continue;
@@ -126,7 +125,7 @@ pub(super) fn mapped<'a>(
             Ok((meta, file)) if (meta.dev(), meta.ino()) == key => (meta, file),
             Ok(_) => return Err(Error::io("opening", "a mapped file")(std::io::ErrorKind::NotFound.into())),
             Err(error) => {
-                refusals.add(pid, format!("mapped file {}", path.display()), &format!("{UNREADABLE}: {error}"), "");
+                refusals.add(pid, format!("mapped file {}", path.display()), format!("{UNREADABLE}: {error}"), "");
                 continue;
             }
         };

@@ -293,7 +293,8 @@ mod tests {
     fn lines_and_their_ends_come_back() {
         let (master, mut slave) = pair();
         let mut silent = settings(master.as_fd()).unwrap();
-        set_local(&mut silent, local(&silent) & !ECHO);
+        let flags = local(&silent) & !ECHO;
+        set_local(&mut silent, flags);
         set(master.as_fd(), &silent).unwrap();
         write(&master, b"one\ntwo\x04\x04thr");
         slave.write_all(b"hello\n").unwrap();

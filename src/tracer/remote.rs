@@ -153,7 +153,12 @@ impl HeldProcess {
         let mut unmap = |(at, len): (Addr, u64)| {
             self.remote(0)?.call("munmap", libc::SYS_munmap, [at.0, len, 0, 0, 0, 0]).map(drop)
         };
-        views.into_iter().fold(Ok(()), |done, view| done.and(unmap(view)))
+        // All of them, also after one that failed.
+        let mut done = Ok(());
+        for view in views {
+            done = done.and(unmap(view));
+        }
+        done
     }
 
     /// Bytes that a signal frame of any of its threads takes.
