@@ -377,7 +377,7 @@ fn embedded_files_replace_other_ones() {
     scene.attach(guest.pid(), &with, &["--kill", "--embed-files"]);
     scene.end_of(&mut guest);
     let size = |image: &PathBuf| fs::metadata(image).expect("an image").len();
-    let shared: u64 = [&program, &library].map(|file| size(file)).iter().sum();
+    let shared: u64 = [&program, &library].map(size).iter().sum();
     assert!(size(&with) > size(&without) + shared, "{} and {}", size(&with), size(&without));
     fs::remove_file(&library).and_then(|()| fs::write(&library, vec![0; 100_000])).expect("another library");
     let refused = scene.output("without", scene.ckpt("ckpt-resume", &[]).arg(&without));
