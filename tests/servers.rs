@@ -6,7 +6,7 @@ mod harness;
 use std::process::Command;
 
 use harness::app::{App, go_program, have, java_archive, script, survives, text};
-use harness::made_of;
+use harness::{made_of, skip};
 
 fn all_there(programs: &[&str], test: &str) -> bool {
     programs.iter().all(|p| have(p, test))
@@ -86,6 +86,32 @@ fn socat_chain() {
     }
 }
 
+#[test]
+fn python_manager() {
+    if have("python3", "python_manager") {
+        survives(&python("python_manager", "manager.py", "150"));
+    }
+}
+
+#[test]
+fn dbus() {
+    if all_there(&["dbus-daemon", "dbus-monitor", "dbus-send", "python3"], "dbus") {
+        survives(&python("dbus", "dbus.py", "150"));
+    }
+}
+
+/// As root it runs as nobody: the server refuses to be root.
+#[test]
+fn postgres() {
+    let installed = std::path::Path::new("/usr/lib/postgresql").exists();
+    if !installed {
+        return skip("postgres", "PostgreSQL is not installed");
+    }
+    if have("python3", "postgres") {
+        survives(&App::new("postgres", &[&"bash", &script("postgres.sh"), &"30"]));
+    }
+}
+
 /// A ring and an allreduce over four ranks.
 fn mpi(flavour: &'static str, options: &[&str], rounds: &str) {
     let (compiler, runner) = (format!("mpicc.{flavour}"), format!("mpirun.{flavour}"));
@@ -106,4 +132,9 @@ fn mpi(flavour: &'static str, options: &[&str], rounds: &str) {
 #[test]
 fn openmpi() {
     mpi("openmpi", &["--oversubscribe", "--allow-run-as-root", "-n", "4"], "2500");
+}
+
+#[test]
+fn mpich() {
+    mpi("mpich", &["-n", "4"], "60");
 }

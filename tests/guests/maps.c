@@ -38,10 +38,15 @@ static void read_layout(struct layout *to) {
 
 static void spoil(void) { MUST(munmap(victim, 4096)); }
 
-int main(void) {
-    char deep[256 * 1024]; // so that the stack does not grow any more
+// Has the stack grow beyond what anything here needs. In a frame of its own: what comes below main's is then within it.
+__attribute__((noinline)) static void deepen(void) {
+    char deep[256 * 1024];
     memset(deep, 1, sizeof deep);
     __asm__ volatile("" ::"r"(deep) : "memory");
+}
+
+int main(void) {
+    deepen();
     victim = mmap(NULL, 5 * 4096, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     CHECK(victim != MAP_FAILED, "mmap");
     int fd = MUST(open("/proc/self/exe", O_RDONLY | O_CLOEXEC));
