@@ -175,6 +175,7 @@ fn take(held: &mut Held, looked: Looked, mut manifest: Manifest, request: &Reque
         processes.push(process);
     }
     jobcontrol::note(&mut tree, &news);
+    tcp::end_connects(&mut processes, &tree, &fds.files);
     let mut anon = Vec::new();
     for (index, sharers) in shared.objects.iter().enumerate() {
         unless_cancelled(request.cancel)?;

@@ -1,13 +1,15 @@
 //! TCP sockets. Both ends of a connection may be in the tree, or one; what is on its way is made to arrive, and looked at.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 
-use crate::model::fd::Kind;
+use crate::model::fd::{Descriptor, Kind, OpenFile};
+use crate::model::process::Process;
 use crate::model::sockets::{Family, Socket};
 use crate::model::tcp::{Link, State, TcpSocket};
-use crate::model::{Checkpoint, Hex};
+use crate::model::tree::Tree;
+use crate::model::{Checkpoint, Hex, Pid};
 use crate::net::inet::{self, Inet, state};
 use crate::net::inflight;
 use crate::net::queue::{self, Message, Queue};
@@ -275,6 +277,28 @@ pub(super) fn reset_at_close(held: &Held, checkpoint: &Checkpoint) {
         for fd in process.fds.iter().filter(|d| of_the_tree(d.file)) {
             if let Ok(copy) = tasks::pidfd_getfd(host.pidfd.as_fd(), fd.fd) {
                 let _ = socket::set_option(copy.as_fd(), libc::SOL_SOCKET, libc::SO_LINGER, &LINGER);
+            }
+        }
+    }
+}
+/// Threads held in connect(2) whose connection has come about meanwhile: their call is over. Made again, it would find the
+/// socket of a resume connected, and fail (EISCONN).
+pub(super) fn end_connects(processes: &mut [Process], tree: &Tree, files: &[OpenFile]) {
+    let connected = |d: &&Descriptor| {
+        files.get(d.file as usize).is_some_and(|file| match &file.kind {
+            Kind::Socket(Socket { family: Family::Tcp(tcp), .. }) => matches!(tcp.state, State::Connected { .. }),
+            _ => false,
+        })
+    };
+    let sockets: HashMap<Pid, HashSet<u64>> =
+        processes.iter().map(|p| (p.pid, p.fds.iter().filter(connected).map(|d| d.fd as u64).collect())).collect();
+    for process in processes {
+        let shares = tree.members.iter().find(|m| m.pid == process.pid).and_then(|m| m.shares.descriptors);
+        let Some(own) = sockets.get(&shares.unwrap_or(process.pid)) else { continue };
+        for regs in process.threads.iter_mut().map(|t| &mut t.regs) {
+            let interrupted = regs.orig_rax == libc::SYS_connect as u64 && (regs.rax as i64) < 0;
+            if interrupted && own.contains(&(regs.rdi & u64::from(u32::MAX))) {
+                (regs.rax, regs.orig_rax) = (0, u64::MAX);
             }
         }
     }
