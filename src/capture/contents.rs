@@ -8,6 +8,7 @@ use crate::model::files::Content;
 use crate::model::memfd::Memfd;
 use crate::model::sparse::Sparse;
 
+use super::nameless::NamelessObjects;
 use super::{mqueue, pty, sparse};
 
 /// The contents collected so far.
@@ -18,6 +19,8 @@ pub(super) struct Contents {
     pub memfds: Vec<Memfd>,
     /// Which of them are without holes.
     pub sparse: Vec<Sparse>,
+    /// Deleted directories and symbolic links.
+    pub nameless: NamelessObjects,
     /// POSIX message queues, whose messages are yet to be copied.
     pub mqueues: Vec<mqueue::Seen>,
     /// Pseudo-terminals, whose content is yet to be copied.

@@ -21,7 +21,8 @@ use super::refusals::Refusals;
 use super::sharing::Distinct;
 use super::view::View;
 use super::{
-    Error, Inside, epoll, eventfd, files, flight, inotify, locks, pidfd, pipes, pty, signalfd, sockets, stdio, timerfd,
+    Error, Inside, epoll, eventfd, files, flight, inotify, linked, locks, opath, pidfd, pipes, pty, signalfd, sockets,
+    stdio, timerfd,
 };
 
 const O_CLOEXEC: u32 = 0o2_000_000;
@@ -73,6 +74,16 @@ impl SeenFd {
     /// Status flags without close-on-exec.
     pub fn flags(&self) -> u32 {
         self.info.flags & !O_CLOEXEC
+    }
+
+    /// Whether it is open in name only.
+    pub fn only_path(&self) -> bool {
+        self.flags() & O_PATH != 0
+    }
+
+    /// Its type, as `S_IFMT` bits; 0 of what has none (anonymous inodes) or is open in name only.
+    pub fn file_type(&self) -> u32 {
+        if self.only_path() { 0 } else { self.meta.mode() & libc::S_IFMT }
     }
 
     /// Device and inode.
@@ -187,12 +198,14 @@ pub(super) struct Work<'a> {
     pub held: &'a Held,
     pub view: &'a View,
     pub seen: &'a [SeenFd],
-    pub mapped: &'a Mapped,
+    pub mapped: &'a mut Mapped,
     pub keep: &'a SaveFiles,
     pub contents: &'a mut Contents,
     pub refusals: &'a mut Refusals,
     /// Names of files that are watched by inotify, by device and inode.
     pub watched: HashMap<(u64, u64), Vec<u8>>,
+    /// Present names of files that were opened by another, likewise.
+    pub linked: HashMap<(u64, u64), Vec<u8>>,
     /// New sockets to compare others with, by family, type and protocol.
     pub fresh: HashMap<[i32; 3], Fresh>,
 }
@@ -201,7 +214,7 @@ pub(super) struct Work<'a> {
 #[derive(Debug)]
 pub(super) struct Files<'a> {
     pub view: &'a View,
-    pub mapped: &'a Mapped,
+    pub mapped: &'a mut Mapped,
     /// Contents of which of them are wanted.
     pub keep: &'a SaveFiles,
 }
@@ -211,7 +224,7 @@ pub(super) fn capture(
     held: &Held,
     root: usize,
     inside: &Inside,
-    files: &Files<'_>,
+    files: Files<'_>,
     contents: &mut Contents,
     refusals: &mut Refusals,
 ) -> Result<Captured, Error> {
@@ -219,10 +232,11 @@ pub(super) fn capture(
     let mut found = sockets::find(held, &mut seen, root)?;
     let ptys = pty::find(held, &seen)?;
     let groups = stdio::split(&seen, group(&seen)?, |s| found.ours.contains(&s.meta.ino()) || pty::is_ours(s, &ptys));
-    let (watched, fresh) = (HashMap::new(), HashMap::new());
-    let Files { view, mapped, keep } = *files;
-    let mut work = Work { held, view, seen: &seen, mapped, keep, contents, refusals, watched, fresh };
+    let (watched, linked, fresh) = (HashMap::new(), HashMap::new(), HashMap::new());
+    let Files { view, mapped, keep } = files;
+    let mut work = Work { held, view, seen: &seen, mapped, keep, contents, refusals, watched, linked, fresh };
     work.watched = inotify::find(&work)?;
+    work.linked = linked::find(&mut work)?;
     let roles = stdio::roles(&seen, root);
     let mut settled = pipes::capture(&mut work, &groups, &roles)?;
     settled.extend(pty::capture(&mut work, &groups, ptys, inside)?);
@@ -271,15 +285,14 @@ fn kind(
     settled: &HashMap<usize, Kind>,
     file_of: &HashMap<usize, u32>,
 ) -> Result<Option<Kind>, Error> {
-    if s.flags() & O_PATH != 0 {
-        work.refusals.add(s.pid, s.object(&s.name()), "descriptors opened with O_PATH are not supported", "");
-        return Ok(None);
+    if s.only_path() {
+        return opath::capture(work, s);
     }
     // Pipes and sockets are settled as a whole.
     if let Some(kind) = group.holders.first().and_then(|i| settled.get(i)) {
         return Ok(Some(kind.clone()));
     }
-    match s.meta.mode() & libc::S_IFMT {
+    match s.file_type() {
         libc::S_IFIFO => Ok(None),
         libc::S_IFSOCK | libc::S_IFCHR => stdio::capture(work, group, s, roles),
         _ if s.link.starts_with(b"anon_inode:") => anonymous(work, s, file_of),

@@ -7,15 +7,15 @@ use std::os::unix::fs::MetadataExt;
 
 use crate::model::Name;
 use crate::model::fd::Kind;
-use crate::model::files::{Device, Directory, Regular, Saved};
+use crate::model::files::{Content, Device, Directory, Regular, Saved};
 
 use super::Error;
 use super::fd::{SeenFd, Work};
 use super::keep::{self, SaveFiles};
 use super::mapped::stamp;
-use super::memfd;
-use super::mqueue;
+use super::nameless::is_deleted;
 use super::view::Place;
+use super::{linked, memfd, mqueue};
 
 const O_DIRECTORY: u32 = 0o200_000;
 const O_TMPFILE: u32 = 0o20_000_000;
@@ -58,10 +58,22 @@ pub(super) fn capture(work: &mut Work<'_>, s: &SeenFd) -> Result<Option<Kind>, E
     if s.meta.is_dir() {
         return match place {
             Place::Present { path, meta } if meta.dev() == dev => {
-                Ok(Some(Kind::Directory(Directory { path: Name(path), offset: s.info.pos })))
+                Ok(Some(Kind::Directory(Directory { path: Name(path), offset: s.info.pos, deleted: None })))
             }
-            _ => refuse("a directory that is deleted or out of sight is not supported", ""),
+            Place::Gone { path } if is_deleted(&s.meta, &s.link, file_system) => {
+                let deleted = Some(work.contents.nameless.add(&s.meta, &s.link, None));
+                Ok(Some(Kind::Directory(Directory { path: Name(path), offset: s.info.pos, deleted })))
+            }
+            _ => refuse("it is a directory that is out of sight", "have it closed"),
         };
+    }
+    let other_name = work.linked.get(&s.key()).cloned();
+    if matches!(place, Place::Gone { .. }) && s.meta.nlink() > 0 && other_name.is_none() && !hidden(s) {
+        // A shell may have opened it for us where we don't see it.
+        if (0..=2).contains(&s.fd) {
+            return Ok(Some(Kind::Stdio(super::stdio::outside(s, s.fd, false))));
+        }
+        return refuse(linked::NOT_FOUND, linked::HINT);
     }
     if matches!(place, Place::Gone { .. }) && hidden(s) {
         // A shell may have opened it for us with rights we do not have; we could not open it again.
@@ -87,38 +99,48 @@ pub(super) fn capture(work: &mut Work<'_>, s: &SeenFd) -> Result<Option<Kind>, E
             }
             (path, None)
         }
-        Place::Present { path, .. } | Place::Gone { path } if *work.keep == SaveFiles::None && !memfd::is(&path) => {
-            work.refusals.add(s.pid, s.object(&s.name()), keep::DELETED, keep::DELETED_HINT);
-            return Ok(None);
-        }
-        Place::Present { path, .. } | Place::Gone { path } => {
-            let content = work
-                .contents
-                .file(s.key(), s.meta.size(), || readable(work.held, s))
-                .map_err(Error::of(s.host, "opening a deleted file"))?;
-            stamp.size = content.size;
-            let file = readable(work.held, s).map_err(Error::of(s.host, "opening a memory file"))?;
-            let huge = memfd::huge(&file);
-            if memfd::is(&path) || huge.is_some() {
-                memfd::capture(work.contents, content, Some(&file), huge);
+        Place::Present { path, .. } | Place::Gone { path } => match other_name {
+            Some(name) => (name, None),
+            None if *work.keep == SaveFiles::None && !memfd::is(&path) => {
+                work.refusals.add(s.pid, s.object(&s.name()), keep::DELETED, keep::DELETED_HINT);
+                return Ok(None);
             }
-            (path, Some(content))
-        }
+            None => {
+                let content = content(work, s, &path)?;
+                stamp.size = content.size;
+                (path, Some(content))
+            }
+        },
     };
-    Ok(Some(Kind::Regular(Regular { path: Name(path), offset: s.info.pos, stamp, mode, content, saved })))
+    let temporary = content.is_some() && s.flags() & O_TMPFILE != 0;
+    Ok(Some(Kind::Regular(Regular { path: Name(path), offset: s.info.pos, stamp, mode, content, saved, temporary })))
+}
+
+/// Takes the content of a deleted file, which the kernel shows as `path`, into the image.
+pub(super) fn content(work: &mut Work<'_>, s: &SeenFd, path: &[u8]) -> Result<Content, Error> {
+    let held = work.held;
+    let content = work.contents.file(s.key(), s.meta.size(), || readable(held, s));
+    let content = content.map_err(Error::of(s.host, "opening a deleted file"))?;
+    let file = readable(held, s).map_err(Error::of(s.host, "opening a memory file"))?;
+    let huge = memfd::huge(&file);
+    if memfd::is(path) || huge.is_some() {
+        memfd::capture(work.contents, content, Some(&file), huge);
+    }
+    Ok(content)
 }
 
 /// Whether the file still has a name, in a directory that we may not search.
-fn hidden(s: &SeenFd) -> bool {
+pub(super) fn hidden(s: &SeenFd) -> bool {
     let path = std::path::Path::new(std::ffi::OsStr::from_bytes(&s.link));
     s.meta.nlink() > 0
         && std::fs::symlink_metadata(path).is_err_and(|e| e.kind() == std::io::ErrorKind::PermissionDenied)
 }
 
-/// The file opened for reading. What the program has open may be for writing only.
+/// The file opened for reading. What the program has open may be for writing only, or want its buffers aligned.
 fn readable(held: &crate::tracer::Held, s: &SeenFd) -> std::io::Result<File> {
     let copy = s.copy(held).map_err(std::io::Error::other)?;
-    if s.reads() { Ok(File::from(copy)) } else { File::open(format!("/proc/self/fd/{}", copy.as_raw_fd())) }
+    let as_it_is = !s.only_path() && s.reads() && s.flags() & libc::O_DIRECT as u32 == 0;
+    if as_it_is { Ok(File::from(copy)) } else { File::open(format!("/proc/self/fd/{}", copy.as_raw_fd())) }
 }
 
 /// Files that are none, by the names the kernel gives them.
@@ -133,14 +155,14 @@ fn special(link: &[u8]) -> Option<&'static str> {
 }
 
 /// The kind of file system it is on (linux/magic.h).
-fn file_system(s: &SeenFd) -> Result<i64, Error> {
+pub(super) fn file_system(s: &SeenFd) -> Result<i64, Error> {
     let path = format!("/proc/{}/fd/{}", s.host, s.fd);
     let found = nix::sys::statfs::statfs(path.as_str());
     Ok(found.map_err(|e| Error::of(s.host, "asking for a file system")(e.into()))?.filesystem_type().0 as i64)
 }
 
 /// Why files of such a file system can't be opened again by name, if so.
-fn not_by_name(s: &SeenFd, kind: i64) -> Option<&'static str> {
+pub(super) fn not_by_name(s: &SeenFd, kind: i64) -> Option<&'static str> {
     const PROC: i64 = 0x9fa0;
     /// Kinds whose files are objects of the kernel rather than files: linux/magic.h.
     const REFUSED: [(i64, &str); 5] = [

@@ -56,6 +56,7 @@ pub(super) fn look(held: &Held, request: &Request<'_>) -> Result<Looked, Error> 
     let inside = Inside::of(held, sharing::look(held, &mut refusals)?);
     let mut mapped = Mapped::new(keep.files != SaveFiles::None);
     let mut shared = SharedAnon::default();
+    let mut contents = Contents::default();
     let (mut maps_of_gone, mut aio_rings, mut rings) = (Vec::new(), Vec::new(), Vec::new());
     let mut processes = Vec::new();
     let alive: Vec<(usize, &HeldProcess)> =
@@ -69,7 +70,7 @@ pub(super) fn look(held: &Held, request: &Request<'_>) -> Result<Looked, Error> 
     for ((index, p), (process, memory)) in alive.into_iter().zip(read) {
         unless_cancelled(cancel)?;
         thread::look(p, &mut refusals)?;
-        let seen = process::look(p, process, &view, &mut mapped, &mut refusals)?;
+        let seen = process::look(p, process, &view, &mut mapped, &mut contents.nameless, &mut refusals)?;
         let mut whole = Whole {
             view: &view,
             mapped: &mut mapped,
@@ -87,9 +88,8 @@ pub(super) fn look(held: &Held, request: &Request<'_>) -> Result<Looked, Error> 
     }
     let ipc = ipc::look(held, root, &inside, &mut shared, &mut refusals)?;
     unless_cancelled(cancel)?;
-    let mut contents = Contents::default();
-    let files = fd::Files { view: &view, mapped: &mapped, keep: &keep.files };
-    let fds = fd::capture(held, root_index, &inside, &files, &mut contents, &mut refusals)?;
+    let files = fd::Files { view: &view, mapped: &mut mapped, keep: &keep.files };
+    let fds = fd::capture(held, root_index, &inside, files, &mut contents, &mut refusals)?;
     for process in &mut processes {
         let pid = held.processes.get(process.index).map_or(root.pid, |p| p.pid);
         super::uring::settle(&mut process.memory.memory, pid, &rings, &fds.rings, &mut refusals);

@@ -153,6 +153,15 @@ impl Mapped {
         }
     }
 
+    /// Takes note of where a file is that its mappings show as gone.
+    pub fn found(&mut self, key: (u64, u64), path: &[u8], meta: &Metadata) {
+        for entry in self.entries.iter_mut().filter(|e| !e.present && e.key == key && !fleeting(&e.file.path.0)) {
+            entry.file.path = Name(path.to_vec());
+            entry.file.stamp = stamp(meta);
+            (entry.present, entry.regular) = (true, meta.is_file());
+        }
+    }
+
     /// Sets the content of a deleted file.
     pub fn set_content(&mut self, index: u32, content: Content) {
         if let Some(entry) = self.entries.get_mut(index as usize) {

@@ -23,7 +23,7 @@ use super::{Error, packets};
 pub(super) fn capture(work: &mut Work<'_>, groups: &[Group], roles: &Roles) -> Result<HashMap<usize, Kind>, Error> {
     let mut pipes: BTreeMap<(u64, u64), Vec<usize>> = BTreeMap::new();
     for first in groups.iter().filter_map(|g| g.holders.first()) {
-        if let Some(s) = work.seen.get(*first).filter(|s| s.meta.mode() & libc::S_IFMT == libc::S_IFIFO) {
+        if let Some(s) = work.seen.get(*first).filter(|s| s.file_type() == libc::S_IFIFO) {
             pipes.entry(s.key()).or_default().push(*first);
         }
     }
@@ -81,6 +81,9 @@ fn fifo(work: &Work<'_>, s: &SeenFd) -> Option<Fifo> {
     }
     Some(match work.view.find(&s.link, dev, ino) {
         Place::Present { path, .. } => Fifo { path: Name(path), deleted: None },
+        Place::Gone { .. } if work.linked.contains_key(&s.key()) => {
+            Fifo { path: Name(work.linked.get(&s.key()).cloned().unwrap_or_default()), deleted: None }
+        }
         Place::Gone { path } => Fifo { path: Name(path), deleted: Some(s.meta.mode() & 0o7777) },
     })
 }

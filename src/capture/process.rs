@@ -2,8 +2,11 @@
 
 use std::os::unix::fs::MetadataExt;
 
+use nix::sys::statfs::statfs;
+
 use crate::model::manifest::Clocks;
 use crate::model::memory::Memory;
+use crate::model::nameless;
 use crate::model::process::{Exe, Limit, Process};
 use crate::model::thread::{Directories, Thread};
 use crate::model::{Addr, Name};
@@ -16,6 +19,7 @@ use super::credentials;
 use super::mapped::Mapped;
 use super::memory::lock_future;
 use super::mempolicy;
+use super::nameless::{NamelessObjects, is_deleted};
 use super::refusals::Refusals;
 use super::seccomp;
 use super::sharing;
@@ -35,6 +39,7 @@ pub(super) struct Seen {
     pub own: Vec<Option<Directories>>,
     cwd: Name,
     root: Name,
+    deleted: nameless::Directories,
     read: Read,
 }
 
@@ -70,6 +75,7 @@ pub(super) fn look(
     read: Read,
     view: &View,
     mapped: &mut Mapped,
+    gone: &mut NamelessObjects,
     refusals: &mut Refusals,
 ) -> Result<Seen, Error> {
     let host = p.live();
@@ -89,15 +95,16 @@ pub(super) fn look(
     if p.threads.iter().any(|t| t.regs.cs == 0x23) {
         refuse("it runs 32-bit code: not supported", "");
     }
-    let cwd = directory(p, host, "cwd", "working directory", view, refusals)?;
-    let root = directory(p, host, "root", "root directory", view, refusals)?;
+    let mut deleted = nameless::Directories::default();
+    let cwd = directory(p, host, "cwd", "working directory", view, Some((gone, &mut deleted.cwd)), refusals)?;
+    let root = directory(p, host, "root", "root directory", view, Some((gone, &mut deleted.root)), refusals)?;
     let mut own = Vec::new();
     for t in &p.threads {
         own.push(match sharing::own_directories(p, t)? {
             false => None,
             true => Some(Directories {
-                cwd: directory(p, t.host, "cwd", "a thread's working directory", view, refusals)?,
-                root: directory(p, t.host, "root", "a thread's root directory", view, refusals)?,
+                cwd: directory(p, t.host, "cwd", "a thread's working directory", view, None, refusals)?,
+                root: directory(p, t.host, "root", "a thread's root directory", view, None, refusals)?,
                 umask: t.status.umask,
             }),
         });
@@ -106,22 +113,32 @@ pub(super) fn look(
     let meta = std::fs::metadata(format!("/proc/{host}/exe")).map_err(Error::of(host, "looking at the executable"))?;
     let file = mapped.add(view, &link, meta.dev(), meta.ino(), true);
     let exe = Exe { path: mapped.path(file), file };
-    Ok(Seen { seccomp, exe, own, cwd, root, read })
+    Ok(Seen { seccomp, exe, own, cwd, root, deleted, read })
 }
 
+/// The name of a directory; `gone`: where it is listed if it is deleted, and its index there.
 fn directory(
     p: &HeldProcess,
     host: i32,
     link: &str,
     what: &'static str,
     view: &View,
+    gone: Option<(&mut NamelessObjects, &mut Option<u32>)>,
     refusals: &mut Refusals,
 ) -> Result<Name, Error> {
     let path = format!("{host}/{link}");
     let name = proc::link(&path).map_err(Error::proc(p.host))?;
     let meta = std::fs::metadata(format!("/proc/{path}")).map_err(Error::of(p.host, "looking at the directories"))?;
     let same = view.stat(&name).is_some_and(|there| (there.dev(), there.ino()) == (meta.dev(), meta.ino()));
-    if !same {
+    if same {
+        return Ok(Name(name));
+    }
+    let file_system = statfs(format!("/proc/{path}").as_str());
+    let file_system = file_system.map_err(|e| Error::of(p.host, "asking for a file system")(e.into()))?;
+    if let Some((gone, index)) = gone.filter(|_| is_deleted(&meta, &name, file_system.filesystem_type().0 as i64)) {
+        *index = Some(gone.add(&meta, &name, None));
+        return Ok(Name(name.strip_suffix(b" (deleted)").unwrap_or(&name).to_vec()));
+    } else {
         let object = format!("{what} {}", String::from_utf8_lossy(&name));
         refusals.add(
             p.pid,
@@ -168,7 +185,7 @@ pub(super) fn capture(
     (clocks, inside): (&Clocks, &super::Inside),
 ) -> Result<Process, Error> {
     let host = p.live();
-    let Seen { seccomp, exe, cwd, root, read, .. } = seen;
+    let Seen { seccomp, exe, cwd, root, deleted, read, .. } = seen;
     // Timers before pending signals, the threads' too: one that goes off in between is then seen twice, not missed, and a
     // standard signal that is sent twice is still one.
     let mut timers = timers::posix(&asked.timers, answers, clocks, inside);
@@ -198,6 +215,7 @@ pub(super) fn capture(
         exe,
         cwd,
         root,
+        deleted,
         umask,
         limits: read.limits,
         dumpable: answers.value(asked.dumpable) as u32,

@@ -7,7 +7,7 @@ use nix::sys::signal::{SigSet, Signal};
 
 use crate::image::{Part, Sink, Writer, process_part, shared_part};
 use crate::model::fd::Kind;
-use crate::model::manifest::{HUGE_PAGES, INHERITED_PAGES, Manifest, SPARSE_FILES, UNIX_SOCKETS};
+use crate::model::manifest::{DELETED_DIRECTORIES, HUGE_PAGES, INHERITED_PAGES, Manifest, SPARSE_FILES, UNIX_SOCKETS};
 use crate::model::memory::{self, SharedObjects};
 use crate::model::process::Process;
 use crate::model::tree::Tree;
@@ -204,6 +204,10 @@ fn take(held: &mut Held, looked: Looked, mut manifest: Manifest, request: &Reque
     if fds.files.iter().any(|file| matches!(&file.kind, Kind::Socket(socket) if socket.is_more_than_a_pair())) {
         manifest.requires.push(UNIX_SOCKETS.to_owned());
     }
+    let nameless = std::mem::take(&mut contents.nameless).into_list();
+    if !nameless.is_empty() {
+        manifest.requires.push(DELETED_DIRECTORIES.to_owned());
+    }
     let memfds = contents.memfds.clone();
     let sparse = std::mem::take(&mut contents.sparse);
     if !sparse.is_empty() {
@@ -216,7 +220,8 @@ fn take(held: &mut Held, looked: Looked, mut manifest: Manifest, request: &Reque
     }
     let mqueues = mqueue::take(std::mem::take(&mut contents.mqueues))?;
     let ptys = pty::copy(std::mem::take(&mut contents.ptys))?;
-    let shared = SharedObjects { anon, mapped: mapped.into_files(), memfds, sparse, mqueues, ptys, ipc: ipc.model };
+    let shared =
+        SharedObjects { anon, mapped: mapped.into_files(), memfds, nameless, sparse, mqueues, ptys, ipc: ipc.model };
     let checkpoint = Checkpoint { manifest, tree, processes, files: fds.files, shared };
     Ok(Taken { checkpoint, parts, origins, contents, space: ipc.space })
 }

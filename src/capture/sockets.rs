@@ -62,7 +62,7 @@ pub(super) struct Ask {
 }
 
 pub(super) fn is_socket(s: &SeenFd) -> bool {
-    s.meta.mode() & libc::S_IFMT == libc::S_IFSOCK
+    s.file_type() == libc::S_IFSOCK
 }
 
 /// Finds out which sockets of the tree lead to members of it. `root` is the root's index among the held processes. What is

@@ -19,7 +19,7 @@ pub(super) type Roles = HashMap<(u64, u64), i32>;
 pub(super) fn roles(seen: &[SeenFd], root: usize) -> Roles {
     let mut out = Roles::new();
     let stream = |s: &&SeenFd| {
-        let kind = s.meta.mode() & libc::S_IFMT;
+        let kind = s.file_type();
         let leads_outside =
             matches!(kind, libc::S_IFIFO | libc::S_IFCHR) || kind == libc::S_IFSOCK && s.process == root;
         (0..=2).contains(&s.fd) && leads_outside
@@ -42,7 +42,7 @@ fn identity(s: &SeenFd) -> (u64, u64) {
 
 /// The device number, if it is a terminal.
 fn terminal(s: &SeenFd) -> Option<u64> {
-    if s.meta.mode() & libc::S_IFMT != libc::S_IFCHR {
+    if s.file_type() != libc::S_IFCHR {
         return None;
     }
     let rdev = s.meta.rdev();
@@ -102,11 +102,11 @@ pub(super) fn outside(s: &SeenFd, role: i32, terminal: bool) -> Stdio {
 
 /// A character device or socket; `None` if it was refused.
 pub(super) fn capture(work: &mut Work<'_>, group: &Group, s: &SeenFd, roles: &Roles) -> Result<Option<Kind>, Error> {
-    if let Some(device) = files::device(s).filter(|_| s.meta.mode() & libc::S_IFMT == libc::S_IFCHR) {
+    if let Some(device) = files::device(s).filter(|_| s.file_type() == libc::S_IFCHR) {
         return Ok(Some(Kind::Device(device)));
     }
     let is_terminal = terminal(s).is_some();
-    let is_socket = s.meta.mode() & libc::S_IFMT == libc::S_IFSOCK;
+    let is_socket = sockets::is_socket(s);
     let ours = roles.contains_key(&identity(s)) && (is_terminal || is_socket);
     if let (true, Some(role)) = (ours, group.role) {
         return Ok(Some(Kind::Stdio(outside(s, role, is_terminal))));

@@ -15,6 +15,7 @@ use crate::model::Hex;
 use crate::model::datagram::DatagramSocket;
 use crate::model::fd::{Kind, OpenFile};
 use crate::model::manifest::Manifest;
+use crate::model::opath::Object;
 use crate::model::pidfd::Pidfd;
 use crate::model::process::Process;
 use crate::model::sockets::{Family, Socket};
@@ -121,7 +122,14 @@ fn describe(kind: &Kind) -> (&'static str, String) {
             };
             ("file", format!("{}{kept} at {}", file.path.display(), file.offset))
         }
-        Kind::Directory(directory) => ("directory", directory.path.display()),
+        Kind::Directory(directory) => {
+            let deleted = if directory.deleted.is_some() { " (deleted)" } else { "" };
+            ("directory", format!("{}{deleted}", directory.path.display()))
+        }
+        Kind::Path(place) => {
+            let deleted = if matches!(place.object, Object::Named { .. }) { "" } else { " (deleted)" };
+            ("path", format!("{}{deleted}", place.path.display()))
+        }
         Kind::Device(device) => ("device", device.path.display()),
         Kind::Pipe(end) => {
             let name = end.fifo.as_ref().map_or_else(|| format!("pipe {}", end.pipe), |fifo| fifo.path.display());

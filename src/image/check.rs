@@ -11,10 +11,11 @@ use crate::model::aio;
 use crate::model::fd::Kind;
 use crate::model::files::{Content, Saved};
 use crate::model::inotify::Inotify;
-use crate::model::manifest::{HUGE_PAGES, INHERITED_PAGES, SPARSE_FILES};
+use crate::model::manifest::{DELETED_DIRECTORIES, HUGE_PAGES, INHERITED_PAGES, SPARSE_FILES};
 use crate::model::memory::{Backing, Inherits, Memory, SharedObjects, Span, Vma};
 use crate::model::mempolicy::Policy;
 use crate::model::mqueue::{Message, Queue};
+use crate::model::opath::{Object, Place};
 use crate::model::pidfd::Pidfd;
 use crate::model::pipes::PipeEnd;
 use crate::model::process::Process;
@@ -506,6 +507,34 @@ fn sparse(c: &Checkpoint, blobs: &HashMap<u32, u64>) -> Result<HashMap<u32, u64>
     Ok(ends)
 }
 
+/// Everything deleted that is referred to is there, and is a directory where it must be.
+fn nameless(c: &Checkpoint) -> Check {
+    let all = &c.shared.nameless;
+    if !all.is_empty() && !c.manifest.requires.iter().any(|name| name == DELETED_DIRECTORIES) {
+        return Err(format!("something is deleted, and {DELETED_DIRECTORIES} is not required"));
+    }
+    let object = |index: u32| all.get(index as usize).ok_or(format!("deleted object {index} is not there"));
+    let directory = |index: Option<u32>| match index.map(object).transpose()? {
+        Some(object) if object.target.is_some() => Err("a symbolic link for a directory".to_owned()),
+        _ => Ok(()),
+    };
+    for process in &c.processes {
+        directory(process.deleted.cwd)?;
+        directory(process.deleted.root)?;
+    }
+    for file in &c.files {
+        match &file.kind {
+            Kind::Directory(d) => directory(d.deleted)?,
+            Kind::Path(Place { object: Object::Nameless(index), .. }) => drop(object(*index)?),
+            _ => {}
+        }
+    }
+    match all.iter().find(|n| !n.path.0.starts_with(b"/") || n.path.0.contains(&0)) {
+        Some(n) => Err(format!("something deleted called {}", n.path.display())),
+        None => Ok(()),
+    }
+}
+
 fn files(c: &Checkpoint, blobs: &HashMap<u32, u64>) -> Check {
     let whole = |content: &Option<Content>| match content {
         Some(content) if blobs.get(&content.id) != Some(&content.size) => {
@@ -532,6 +561,7 @@ fn files(c: &Checkpoint, blobs: &HashMap<u32, u64>) -> Check {
         let result = match &file.kind {
             Kind::Regular(regular) => content(&regular.content).and_then(|()| saved(&regular.saved)),
             Kind::Pipe(pipe) => whole(&pipe.content).and_then(|()| pieces(pipe)),
+            Kind::Path(Place { object: Object::Deleted { content: c, .. }, .. }) => content(&Some(*c)),
             Kind::Epoll(epoll) => match epoll.targets.iter().find(|t| t.file as usize >= c.files.len()) {
                 Some(target) => Err(format!("it watches open file {}, which is not there", target.file)),
                 None => Ok(()),
@@ -568,6 +598,7 @@ fn files(c: &Checkpoint, blobs: &HashMap<u32, u64>) -> Check {
     if let Some(memfd) = c.shared.memfds.iter().find(|m| m.huge.is_some_and(|page| !is_huge(page))) {
         return Err(format!("memory file {} has pages that cannot be", memfd.content));
     }
+    nameless(c)?;
     if let Some(memfd) = c.shared.memfds.iter().find(|m| !blobs.contains_key(&m.content)) {
         return Err(format!("content {} of a memory file is not there", memfd.content));
     }

@@ -43,6 +43,7 @@ pub fn checkpoint() -> Checkpoint {
         mode: 0o644,
         content: Some(Content { id: 0, size: 5 }),
         saved: None,
+        temporary: false,
     };
     let pipe = PipeEnd {
         pipe: 0,
@@ -86,6 +87,7 @@ pub fn checkpoint() -> Checkpoint {
             anon: vec![SharedAnon { size: 0x4000 }],
             mapped: vec![MappedFile { path: odd, stamp, content: None, saved: None, embedded: None }],
             memfds: vec![],
+            nameless: vec![],
             sparse: vec![],
             mqueues: vec![],
             ptys: vec![],
@@ -115,6 +117,7 @@ fn process(pid: i32, cwd: &Name) -> Process {
         exe: Exe { path: "/bin/true".into(), file: 0 },
         cwd: cwd.clone(),
         root: "/".into(),
+        deleted: crate::model::nameless::Directories::default(),
         umask: 0o22,
         limits: vec![],
         dumpable: 1,

@@ -2,7 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Pid, epoll, eventfd, files, inotify, mqueue, pidfd, pipes, pty, signalfd, sockets, stdio, timerfd, uring};
+use super::{
+    Pid, epoll, eventfd, files, inotify, mqueue, opath, pidfd, pipes, pty, signalfd, sockets, stdio, timerfd, uring,
+};
 
 /// One open descriptor of one process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -45,6 +47,8 @@ pub enum Kind {
     Regular(files::Regular),
     /// A directory.
     Directory(files::Directory),
+    /// Opened with O_PATH.
+    Path(opath::Place),
     /// /dev/null, zero, full, random, urandom.
     Device(files::Device),
     /// One end of a pipe, or a FIFO.

@@ -21,6 +21,9 @@ pub struct Regular {
     /// Set for a file that still had its name if its content was asked for.
     #[serde(default)]
     pub saved: Option<Saved>,
+    /// Made by O_TMPFILE, through this very description: it may be given a name by linkat(2).
+    #[serde(default)]
+    pub temporary: bool,
 }
 
 /// The content of a file that still had its name, to be put back there if that is asked for.
@@ -49,6 +52,9 @@ pub struct Directory {
     pub path: Name,
     /// Position as `lseek` has it.
     pub offset: u64,
+    /// Set for a deleted one: index into [`super::memory::SharedObjects::nameless`].
+    #[serde(default)]
+    pub deleted: Option<u32>,
 }
 
 /// A character device without state of its own.

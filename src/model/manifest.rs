@@ -8,7 +8,7 @@ use super::{Nanos, Pid};
 pub const FORMAT: u32 = 1;
 
 /// `requires` names that this program understands; an image that names another is refused, with that name.
-pub const KNOWN_FEATURES: &[&str] = &[INHERITED_PAGES, SPARSE_FILES, UNIX_SOCKETS, HUGE_PAGES];
+pub const KNOWN_FEATURES: &[&str] = &[INHERITED_PAGES, SPARSE_FILES, UNIX_SOCKETS, HUGE_PAGES, DELETED_DIRECTORIES];
 
 /// In `requires` where a process has [`super::memory::Memory::inherits`].
 pub const INHERITED_PAGES: &str = "inherited-pages";
@@ -22,6 +22,10 @@ pub const HUGE_PAGES: &str = "huge-pages";
 
 /// In `requires` where there is something in [`super::memory::SharedObjects::sparse`].
 pub const SPARSE_FILES: &str = "sparse-files";
+
+/// In `requires` where there is something in [`super::memory::SharedObjects::nameless`]: another directory may have the
+/// name of a deleted one.
+pub const DELETED_DIRECTORIES: &str = "deleted-directories";
 
 /// First member of an image.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

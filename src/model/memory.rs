@@ -140,6 +140,9 @@ pub struct SharedObjects {
     pub mapped: Vec<MappedFile>,
     /// Which of the contents are those of memory files.
     pub memfds: Vec<super::memfd::Memfd>,
+    /// Deleted directories and symbolic links.
+    #[serde(default)]
+    pub nameless: Vec<super::nameless::Nameless>,
     /// Which of the contents are without the holes of their files.
     #[serde(default)]
     pub sparse: Vec<super::sparse::Sparse>,

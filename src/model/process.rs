@@ -24,6 +24,9 @@ pub struct Process {
     pub cwd: Name,
     /// Root directory; `/` but for chroot.
     pub root: Name,
+    /// Which of the two are deleted.
+    #[serde(default)]
+    pub deleted: super::nameless::Directories,
     /// File mode creation mask.
     pub umask: u32,
     /// Resource limits, in the order of `RLIMIT_*`.

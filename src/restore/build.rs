@@ -449,11 +449,14 @@ impl Builder<'_> {
         let fresh = self.options.pids == Pids::Fresh;
         let leader = puppet(&mut self.puppets, process.pid)?;
         let shares = shares(self.checkpoint, process.pid);
+        if shares.directories.is_none() {
+            process::enter(leader, process, self.sources)?;
+        }
         if shares.descriptors.is_none() {
             fd::close_sources(leader, self.sources)?;
         }
         locks::take(leader, process, self.checkpoint)?;
-        process::set_up(leader, process, shares.directories.is_none(), &mut self.notes)?;
+        process::set_up(leader, process, &mut self.notes)?;
         if let Some(status) = process.ended_leader {
             self.end_leader(process, status, others.remove(0))?;
         }

@@ -48,7 +48,8 @@ pub fn look(checkpoint: &Checkpoint, policy: Files, conflicts: &mut Vec<Refusal>
 fn directories(checkpoint: &Checkpoint, conflicts: &mut Vec<Refusal>) {
     for process in &checkpoint.processes {
         let own = process.threads.iter().filter_map(|t| t.directories.as_ref().map(|d| &d.cwd));
-        for cwd in std::iter::once(&process.cwd).chain(own).filter(|cwd| !cwd.as_path().is_dir()) {
+        let cwd = Some(&process.cwd).filter(|_| process.deleted.cwd.is_none());
+        for cwd in cwd.into_iter().chain(own).filter(|cwd| !cwd.as_path().is_dir()) {
             let hint = "make it again, or choose another with --cwd";
             conflicts.push(refusal(process.pid, cwd, "the working directory is gone", hint));
         }
@@ -95,7 +96,7 @@ fn open(checkpoint: &Checkpoint, judge: &mut Judge<'_>) {
                 let copy = embedded.get(&r.path).copied().filter(|_| !written);
                 judge.open(root, r, written, copy);
             }
-            Kind::Directory(d) if !d.path.as_path().is_dir() => {
+            Kind::Directory(d) if d.deleted.is_none() && !d.path.as_path().is_dir() => {
                 judge.conflicts.push(refusal(root, &d.path, "the open directory is gone", "make it again"));
             }
             Kind::Device(d) if !d.path.as_path().exists() => {

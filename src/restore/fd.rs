@@ -16,7 +16,7 @@ use crate::sys::{fds, tasks};
 use super::changed::Changed;
 use super::late::Handover;
 use super::stub::{Expect, Puppet};
-use super::{Error, Options, epoll, eventfd, files, inotify, pipes, pty, signalfd, sockets, stdio, timerfd};
+use super::{Error, Options, epoll, eventfd, files, inotify, opath, pipes, pty, signalfd, sockets, stdio, timerfd};
 
 const RLIMIT_NOFILE: u32 = 7;
 
@@ -29,6 +29,8 @@ pub struct Sources {
     pub files: Vec<i32>,
     /// One for every mapped file of the model.
     pub mapped: Vec<Mapped>,
+    /// One for every deleted directory or link of the model.
+    pub nameless: Vec<i32>,
     /// The image.
     pub image: i32,
     /// Where the root's wait status goes.
@@ -92,7 +94,7 @@ pub fn open_all(image: &Image, options: &Options, changed: &Changed) -> Result<O
         owned.push(high);
         Ok(number)
     };
-    let mut contents = files::Contents::new(image, changed);
+    let mut contents = files::Contents::new(image, changed)?;
     let mut pipes = pipes::open_all(image)?;
     let mut numbers = Vec::with_capacity(checkpoint.files.len());
     let roles = stdio::overrides(checkpoint, options);
@@ -133,6 +135,9 @@ pub fn open_all(image: &Image, options: &Options, changed: &Changed) -> Result<O
             Ok(Mapped { read: number(read)?, write: number(write)? })
         })
         .collect::<Result<_, Error>>()?;
+    let nameless = (0..checkpoint.shared.nameless.len() as u32)
+        .map(|index| place(contents.nameless(index)?.try_clone().map_err(|e| Error::step("sharing", 0, e))?))
+        .collect::<Result<_, Error>>()?;
     let (unsealed, returning) = contents.finish(|content| written(checkpoint, content))?;
     let image_fd = image.file().as_fd().try_clone_to_owned().map_err(|e| Error::step("sharing the image", 0, e))?;
     let image_number = place(image_fd)?;
@@ -140,7 +145,7 @@ pub fn open_all(image: &Image, options: &Options, changed: &Changed) -> Result<O
         nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC).map_err(|e| Error::step("a pipe", 0, e.into()))?;
     let status_write = fds::dup_above(write.as_fd(), base).map_err(|e| Error::step("numbering a descriptor", 0, e))?;
     let status = status_write.as_raw_fd();
-    let numbers = Sources { base, files: numbers, mapped, image: image_number, status, handover, watching };
+    let numbers = Sources { base, files: numbers, mapped, nameless, image: image_number, status, handover, watching };
     Ok(Opened { numbers, owned, status_write, status_read, unsealed, returning, notes })
 }
 
@@ -160,7 +165,7 @@ fn raise_limits() -> Result<(), Error> {
 pub fn no_room(checkpoint: &Checkpoint) -> Option<i32> {
     let highest = highest(checkpoint);
     let hard = tasks::limit(0, RLIMIT_NOFILE).map_or(u64::MAX, |l| l.hard);
-    let needed = checkpoint.files.len() + 2 * checkpoint.shared.mapped.len() + 16;
+    let needed = checkpoint.files.len() + 2 * checkpoint.shared.mapped.len() + checkpoint.shared.nameless.len() + 16;
     (highest as u64 + needed as u64 >= hard).then_some(highest)
 }
 
@@ -171,7 +176,8 @@ fn highest(checkpoint: &Checkpoint) -> i32 {
 fn open(options: &Options, file: &OpenFile, contents: &mut files::Contents<'_>) -> Result<OwnedFd, Error> {
     match &file.kind {
         Kind::Regular(regular) => contents.open(regular, file.flags),
-        Kind::Directory(directory) => files::open_directory(directory, file.flags),
+        Kind::Directory(directory) => files::open_directory(directory, file.flags, contents),
+        Kind::Path(place) => opath::open(place, file.flags, contents),
         Kind::Device(device) => files::open_device(device, file.flags),
         Kind::Pipe(_) => Err(Error::step("opening a pipe", 0, io::Error::other("it was not made"))),
         Kind::Eventfd(e) => eventfd::open(e, file.flags),

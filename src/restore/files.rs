@@ -8,31 +8,51 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
+use nix::fcntl::OFlag;
+use nix::sys::stat::Mode;
+
 use crate::image::Image;
 use crate::model::Name;
+use crate::model::fd::Kind;
 use crate::model::files::{Content, Device, Directory, Regular};
 use crate::model::memory::MappedFile;
+use crate::sys::fds;
 use crate::sys::mounts;
 
 use super::changed::{Changed, PutBack};
 use super::fd::reopen;
+use super::nameless::{self, Scaffold};
 use super::{Error, memfd, namespaces, sparse};
 
 /// O_NOFOLLOW stays among a file's flags, and would forbid the way through /proc, which is a link.
-const NOFOLLOW: u32 = libc::O_NOFOLLOW as u32;
+pub const NOFOLLOW: u32 = libc::O_NOFOLLOW as u32;
 
-/// Files made anew from their content, once each.
+/// Flags of a temporary file that can't be given to it later.
+const AT_ONCE: i32 = libc::O_ACCMODE | libc::O_SYNC | libc::O_NOATIME;
+
+/// Files made anew from their content, once each; directories and links that were deleted.
 #[derive(Debug)]
 pub struct Contents<'a> {
     image: &'a Image,
     changed: &'a Changed,
-    /// Deleted files and their permissions, by the number of their content.
-    made: HashMap<u32, (File, u32)>,
+    /// Deleted files, by the number of their content.
+    made: HashMap<u32, Made>,
+    nameless: Vec<OwnedFd>,
     /// Files that others know by their names.
     copies: HashMap<Name, File>,
     returning: Returning,
     /// Where copies are made that nobody is to find.
     private: Option<OwnedFd>,
+}
+
+/// A deleted file made anew.
+#[derive(Debug)]
+struct Made {
+    file: File,
+    /// Permissions that it is to have.
+    mode: u32,
+    /// By O_TMPFILE, so that it may be given a name.
+    temporary: bool,
 }
 
 /// Files made again beside their names, which they take when the tree stands ready. Until then nothing has changed; what
@@ -61,17 +81,33 @@ impl Drop for Returning {
 
 impl<'a> Contents<'a> {
     /// None made yet.
-    pub fn new(image: &'a Image, changed: &'a Changed) -> Self {
-        let (made, copies) = (HashMap::new(), HashMap::new());
-        Contents { image, changed, made, copies, returning: Returning::default(), private: None }
+    pub fn new(image: &'a Image, changed: &'a Changed) -> Result<Self, Error> {
+        let nameless = nameless::open_all(&image.checkpoint().shared.nameless)?;
+        let (made, copies, returning) = (HashMap::new(), HashMap::new(), Returning::default());
+        Ok(Contents { image, changed, made, nameless, copies, returning, private: None })
+    }
+
+    /// A deleted directory or symbolic link.
+    pub fn nameless(&self, index: u32) -> Result<&OwnedFd, Error> {
+        let missing = || Error::step("opening what was deleted", 0, io::Error::other("it is not in the image"));
+        self.nameless.get(index as usize).ok_or_else(missing)
     }
 
     /// An open regular file, at its position.
     pub fn open(&mut self, regular: &Regular, flags: u32) -> Result<OwnedFd, Error> {
         let fail = |e| Error::file("opening", &regular.path, e);
-        let mut file = match self.source(&regular.path, regular.content.as_ref(), regular.mode)? {
+        let source = self.source(&regular.path, regular.content.as_ref(), regular.mode)?;
+        let reopened = match source {
             Some(made) => reopen(&own_link(made), flags & !NOFOLLOW),
             None => reopen(regular.path.as_path(), flags),
+        };
+        let own = regular.content.and_then(|c| self.made.get(&c.id)).filter(|m| m.temporary && regular.temporary);
+        let mut file = match own {
+            Some(made) => {
+                fds::fcntl(made.file.as_fd(), libc::F_SETFL, i64::from(flags)).map_err(fail)?;
+                made.file.try_clone()
+            }
+            None => reopened,
         }
         .map_err(fail)?;
         file.seek(SeekFrom::Start(regular.offset)).map_err(fail)?;
@@ -148,7 +184,7 @@ impl<'a> Contents<'a> {
                 .map_err(|e| Error::file("putting back", path, e))?;
         }
         let mut unsealed = Vec::new();
-        for (id, (file, mode)) in self.made {
+        for (id, Made { file, mode, .. }) in self.made {
             file.set_permissions(Permissions::from_mode(mode))
                 .map_err(|e| Error::step("setting the permissions of a deleted file", 0, e))?;
             match self.image.checkpoint().shared.memfds.iter().find(|m| m.content == id) {
@@ -162,51 +198,69 @@ impl<'a> Contents<'a> {
         Ok((unsealed, self.returning))
     }
 
+    /// A file made by O_TMPFILE where it was, if the one with this content was made so and can be again. Its description
+    /// is the one that made it.
+    fn temporary(&self, path: &Name, content: u32) -> Option<File> {
+        let by = self.image.checkpoint().files.iter().find(|f| match &f.kind {
+            Kind::Regular(r) => r.temporary && r.content.is_some_and(|c| c.id == content),
+            _ => false,
+        })?;
+        let flags = libc::O_TMPFILE | libc::O_CLOEXEC | by.flags as i32 & AT_ONCE;
+        let directory = path.as_path().parent()?;
+        let opened = nix::fcntl::open(directory, OFlag::from_bits_retain(flags), Mode::S_IRUSR | Mode::S_IWUSR);
+        opened.ok().map(File::from)
+    }
+
     /// The file without a name, made where it was (so that it is on the same file system) and deleted again.
-    fn make(&mut self, path: &Name, content: &Content, mode: u32) -> Result<&File, Error> {
+    pub fn make(&mut self, path: &Name, content: &Content, mode: u32) -> Result<&File, Error> {
         if !self.made.contains_key(&content.id) {
             let fail = |e| Error::file("making the deleted file", path, e);
             let memfd = self.image.checkpoint().shared.memfds.iter().find(|m| m.content == content.id);
-            let file = match memfd {
-                Some(memfd) => memfd::make(memfd, path).map_err(fail)?,
-                None => {
-                    let (file, name) = somewhere(path.as_path(), |p| {
+            let temporary = if memfd.is_none() { self.temporary(path, content.id) } else { None };
+            let made = |file, temporary| Made { file, mode, temporary };
+            let made = match (memfd, temporary) {
+                (Some(memfd), _) => made(memfd::make(memfd, path).map_err(fail)?, false),
+                (None, Some(file)) => made(file, true),
+                (None, None) => {
+                    let create = |p: &Path| {
                         OpenOptions::new().read(true).write(true).create_new(true).mode(mode | 0o600).open(p)
-                    })
-                    .map_err(fail)?;
-                    // Nobody is to find it, whatever happens from here on.
-                    fs::remove_file(&name).map_err(fail)?;
-                    file
+                    };
+                    made(without_name(path.as_path(), create).map_err(fail)?, false)
                 }
             };
-            sparse::fill(self.image, content, &file, memfd.and_then(|m| m.huge)).map_err(fail)?;
-            self.made.insert(content.id, (file, mode));
+            sparse::fill(self.image, content, &made.file, memfd.and_then(|m| m.huge)).map_err(fail)?;
+            self.made.insert(content.id, made);
         }
         self.made
             .get(&content.id)
-            .map(|(file, _)| file)
+            .map(|made| &made.file)
             .ok_or_else(|| Error::file("making", path, io::ErrorKind::NotFound.into()))
     }
 }
 
-/// Makes something under the old name if that is free, else beside it; where nothing can be made there, among temporary
-/// files: nobody knows it by its name any more. Returns the name too, which is to be removed.
-pub fn somewhere<T>(path: &Path, make: impl Fn(&Path) -> io::Result<T>) -> io::Result<(T, PathBuf)> {
-    let elsewhere = || std::env::temp_dir().join(format!("deleted.ckpt-{}", std::process::id()));
-    near(path, &make).or_else(|_| near(&elsewhere(), &make))
+/// Makes a file under the old name if that is free, else beside it; where nothing can be made there, among temporary
+/// files: nobody knows it by its name any more. That is removed at once, whatever happens from here on.
+pub fn without_name<T>(path: &Path, make: impl Fn(&Path) -> io::Result<T>) -> io::Result<T> {
+    let attempt = |path: &Path| {
+        let mut scaffold = Scaffold::default();
+        scaffold.above(path)?;
+        let made = make(path)?;
+        fs::remove_file(path)?;
+        Ok(made)
+    };
+    attempt(path).or_else(|_: io::Error| attempt(&beside(path))).or_else(|_| attempt(&temporary()))
 }
 
-fn near<T>(path: &Path, make: &impl Fn(&Path) -> io::Result<T>) -> io::Result<(T, PathBuf)> {
-    match make(path) {
-        Ok(made) => return Ok((made, path.to_owned())),
-        Err(e) if e.kind() != io::ErrorKind::AlreadyExists => return Err(e),
-        Err(_) => {}
-    }
-    let suffix = format!(".ckpt-{}", std::process::id());
-    let mut beside = path.as_os_str().to_owned();
-    beside.push(&suffix);
-    let beside = PathBuf::from(beside);
-    make(&beside).map(|made| (made, beside))
+/// A name beside one that is taken.
+pub fn beside(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(format!(".ckpt-{}", std::process::id()));
+    PathBuf::from(name)
+}
+
+/// A name among temporary files.
+pub fn temporary() -> PathBuf {
+    std::env::temp_dir().join(format!("deleted.ckpt-{}", std::process::id()))
 }
 
 /// The name under which a file of ours can be opened again with other flags.
@@ -215,9 +269,13 @@ pub fn own_link(file: &impl AsRawFd) -> PathBuf {
 }
 
 /// An open directory, at its position.
-pub fn open_directory(directory: &Directory, flags: u32) -> Result<OwnedFd, Error> {
+pub fn open_directory(directory: &Directory, flags: u32, contents: &Contents<'_>) -> Result<OwnedFd, Error> {
     let fail = |e| Error::file("opening", &directory.path, e);
-    let mut file = reopen(directory.path.as_path(), flags | libc::O_DIRECTORY as u32).map_err(fail)?;
+    let (path, flags) = match directory.deleted {
+        Some(index) => (own_link(contents.nameless(index)?), flags & !NOFOLLOW),
+        None => (directory.path.as_path().to_owned(), flags),
+    };
+    let mut file = reopen(&path, flags | libc::O_DIRECTORY as u32).map_err(fail)?;
     if directory.offset != 0 {
         file.seek(SeekFrom::Start(directory.offset)).map_err(fail)?;
     }

@@ -1,6 +1,7 @@
 //! A program whose files and directories have other names here (`--map-path`, `--cwd`).
 
 use crate::model::fd::Kind;
+use crate::model::opath::Object;
 use crate::model::sockets::{Family, Socket};
 use crate::model::unix::UnixSocket;
 use crate::model::{Checkpoint, Name};
@@ -89,10 +90,15 @@ fn paths<'a>(checkpoint: &'a mut Checkpoint, left_out: Option<&Name>) -> Vec<&'a
             out.push(&mut file.path);
         }
     }
+    out.extend(checkpoint.shared.nameless.iter_mut().map(|n| &mut n.path));
     for file in &mut checkpoint.files {
         match &mut file.kind {
             Kind::Regular(r) if !memfd(r.content.map(|c| c.id)) => out.push(&mut r.path),
             Kind::Directory(d) => out.push(&mut d.path),
+            Kind::Path(place) => match place.object {
+                Object::Deleted { content, .. } if memfd(Some(content.id)) => {}
+                _ => out.push(&mut place.path),
+            },
             Kind::Device(d) => out.push(&mut d.path),
             Kind::Pipe(p) => out.extend(p.fifo.as_mut().map(|f| &mut f.path)),
             Kind::Socket(Socket { family: Family::Unix(unix), .. }) => {

@@ -1,7 +1,7 @@
 //! Pipes and FIFOs, with what is in them.
 
 use std::collections::{BTreeMap, HashMap};
-use std::fs::{self, File, OpenOptions};
+use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
@@ -18,7 +18,7 @@ use crate::sys::fds;
 
 use super::Error;
 use super::fd::reopen;
-use super::files::{own_link, somewhere};
+use super::files::{own_link, without_name};
 
 const O_LARGEFILE: u32 = 0o100_000;
 const O_NONBLOCK: u32 = libc::O_NONBLOCK as u32;
@@ -104,11 +104,10 @@ fn make(image: &Image, end: &PipeEnd) -> io::Result<Pipe> {
     let pipe = match &end.fifo {
         Some(Fifo { path, deleted: None }) => Pipe { both: open_both(path.as_path())?, read: None, write: None },
         Some(Fifo { path, deleted: Some(mode) }) => {
-            let (both, name) = somewhere(path.as_path(), |p| {
+            let both = without_name(path.as_path(), |p| {
                 nix::unistd::mkfifo(p, Mode::S_IRUSR | Mode::S_IWUSR)?;
                 open_both(p)
             })?;
-            fs::remove_file(name)?;
             nix::sys::stat::fchmod(&both, Mode::from_bits_truncate(*mode))?;
             Pipe { both, read: None, write: None }
         }

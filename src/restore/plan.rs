@@ -14,7 +14,7 @@ use super::namespaces::{self, Wanted};
 use super::tree::{Order, order};
 use super::{
     Error, Options, Pids, Sockets, credentials, datagram, fd, hugetlb, inotify, ipc, limits, locks, manifest, mqueue,
-    netlink, seccomp, sockets, tcp, thread, vdso,
+    netlink, opath, seccomp, sockets, tcp, thread, vdso,
 };
 
 /// A complete plan.
@@ -72,6 +72,7 @@ pub fn plan(image: &Image, options: &Options) -> Result<Plan, Error> {
     locks::conflicts(checkpoint, &mut conflicts);
     sockets::conflicts(checkpoint, &mut conflicts);
     inotify::conflicts(checkpoint, &mut conflicts);
+    opath::conflicts(checkpoint, &mut conflicts);
     ipc::conflicts(checkpoint, wanted, &mut conflicts, &mut notes);
     mqueue::conflicts(checkpoint, wanted, &mut conflicts);
     tcp::conflicts(checkpoint, &mut conflicts);

@@ -8,6 +8,7 @@ use crate::proc;
 
 use super::Error;
 use super::fd::Sources;
+use super::files::own_link;
 use super::stub::{Batch, Expect, Puppet};
 use super::switches;
 
@@ -90,18 +91,19 @@ pub fn directories(batch: &mut Batch, cwd: &Name, root: &Name, umask: u32) {
     batch.call("umask", libc::SYS_umask, &[u64::from(umask)]);
 }
 
-/// Directories, mask, and what prctl(2) sets, but for what later steps still need differently.
-/// Without `own_directories` they are another process's, which sets them.
-pub fn set_up(
-    puppet: &mut Puppet,
-    process: &Process,
-    own_directories: bool,
-    notes: &mut Vec<String>,
-) -> Result<(), Error> {
+/// The same for a process as long as it has the sources: deleted directories are among them.
+pub fn enter(puppet: &mut Puppet, process: &Process, sources: &Sources) -> Result<(), Error> {
+    let source = |index: Option<u32>| index.and_then(|index| sources.nameless.get(index as usize));
+    let link = |name: &Name, index| source(index).map_or_else(|| name.clone(), |fd| own_link(fd).into());
+    let (cwd, root) = (link(&process.cwd, process.deleted.cwd), link(&process.root, process.deleted.root));
     let mut batch = puppet.batch();
-    if own_directories {
-        directories(&mut batch, &process.cwd, &process.root, process.umask);
-    }
+    directories(&mut batch, &cwd, &root, process.umask);
+    puppet.run(batch).map(drop)
+}
+
+/// What prctl(2) sets, but for what later steps still need differently.
+pub fn set_up(puppet: &mut Puppet, process: &Process, notes: &mut Vec<String>) -> Result<(), Error> {
+    let mut batch = puppet.batch();
     switches::of_process(&mut batch, &process.switches);
     puppet.run(batch)?;
     let host = puppet.host();

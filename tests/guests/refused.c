@@ -127,7 +127,6 @@ int main(int argc, char **argv) {
         CHECK(fd < 0 || syscall(SYS_io_submit, context, 1, list) == 1, "io_submit");
         CHECK(fd < 0 || syscall(SYS_io_getevents, context, 1, 1, &event, NULL) == 1, "io_getevents");
     }
-    else if (!strcmp(kind, "opath")) fd = MUST(open(".", O_PATH));
     else if (!strcmp(kind, "lease")) {
         fd = MUST(open("leased", O_RDWR | O_CREAT, 0600));
         MUST(ftruncate(fd, 4096));
@@ -163,10 +162,6 @@ int main(int argc, char **argv) {
     } else if (!strcmp(kind, "dispatch")) {
         static char selector; // 0: allow
         MUST(prctl(59, 1, 0, 0, &selector)); // PR_SET_SYSCALL_USER_DISPATCH
-    } else if (!strcmp(kind, "gone-cwd")) {
-        MUST(mkdir("gone", 0755));
-        MUST(chdir("gone"));
-        MUST(rmdir("../gone"));
     } else if (!strncmp(kind, "ns-", 3)) fd = own_namespace(kind + 3);
     else if (!strcmp(kind, "undumpable")) MUST(prctl(PR_SET_DUMPABLE, 0));
     else if (!strcmp(kind, "vfork")) {

@@ -1,0 +1,61 @@
+// Deleted directories as working directories and as descriptors, one in the other; files in deleted directories; directories whose
+// old name another has now.
+#include "guest.h"
+
+static void spoil(void) { MUST(chdir("/")); }
+
+static ino_t inode(int at, const char *name) {
+    struct stat st;
+    MUST(fstatat(at, name, &st, *name ? 0 : AT_EMPTY_PATH));
+    return st.st_ino;
+}
+
+int main(void) {
+    struct stat st;
+    char buffer[4096];
+    MUST(mkdir("a", 0755)), MUST(mkdir("a/b", 0710)), MUST(mkdir("taken", 0700)), MUST(mkdir("moved", 0700));
+    int file = MUST(open("a/b/file", O_CREAT | O_RDWR, 0600));
+    CHECK(write(file, "content", 7) == 7, "write");
+    MUST(unlink("a/b/file"));
+    int outer = MUST(open("a", O_RDONLY | O_DIRECTORY)), inner = MUST(open("a/b", O_RDONLY | O_CLOEXEC)), twin = MUST(open("a/b", O_RDONLY));
+    int taken = MUST(open("taken", O_RDONLY)), moved = MUST(open("moved", O_RDONLY)), here = MUST(open(".", O_PATH));
+    pid_t child = MUST(fork());
+    if (child == 0) {
+        MUST(chdir("taken"));
+        while (wait_on()) CHECK(inode(AT_FDCWD, ".") == inode(taken, ""), "the child is elsewhere");
+        _exit(0);
+    }
+    // The child is there before the directory is gone.
+    char link[64];
+    snprintf(link, sizeof link, "/proc/%d/cwd", child);
+    do {
+        ssize_t n = MUST(readlink(link, buffer, sizeof buffer - 1));
+        buffer[n] = 0;
+    } while (!strstr(buffer, "/taken"));
+    MUST(chdir("a/b"));
+    MUST(unlinkat(here, "a/b", AT_REMOVEDIR)), MUST(unlinkat(here, "a", AT_REMOVEDIR));
+    MUST(unlinkat(here, "taken", AT_REMOVEDIR)), MUST(mkdirat(here, "taken", 0700));
+    MUST(renameat(here, "moved", here, "elsewhere"));
+    ready();
+    while (go_on()) {
+        CHECK(getcwd(buffer, sizeof buffer) == NULL && errno == ENOENT, "the working directory has a name: %s", buffer);
+        CHECK(inode(AT_FDCWD, ".") == inode(inner, "") && inode(inner, "") == inode(twin, ""), "not one directory any more");
+        CHECK(inode(AT_FDCWD, "..") == inode(outer, ""), "what is above a deleted directory is another");
+        int fds[] = {outer, inner, taken};
+        for (int i = 0; i < 3; i++) {
+            MUST(fstat(fds[i], &st));
+            CHECK(st.st_nlink == 0 && S_ISDIR(st.st_mode), "fd %d has a name again", fds[i]);
+            CHECK(syscall(SYS_getdents64, fds[i], buffer, sizeof buffer) == -1 && errno == ENOENT, "a deleted directory can be listed");
+            CHECK(openat(fds[i], "x", O_CREAT | O_WRONLY, 0600) == -1 && errno == ENOENT, "something can be made in a deleted directory");
+        }
+        MUST(fstat(inner, &st));
+        CHECK((st.st_mode & 07777) == 0710, "mode %o", st.st_mode);
+        CHECK(inode(taken, "") != inode(here, "taken"), "the new directory of that name is the old one");
+        CHECK(inode(moved, "") == inode(here, "elsewhere"), "a renamed directory is another");
+        CHECK(pread(file, buffer, 64, 0) == 7 && !memcmp(buffer, "content", 7), "the file in a deleted directory");
+        CHECK(faccessat(here, "a", F_OK, 0) == -1, "the deleted directory is there");
+    }
+    MUST(openat(here, "go", O_RDONLY));
+    join_child(child);
+    return pass();
+}
