@@ -303,3 +303,35 @@ pub(super) fn end_connects(processes: &mut [Process], tree: &Tree, files: &[Open
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_connect_that_has_come_about_is_over() {
+        let mut sample = crate::image::sample();
+        let peer = Hex(Vec::new());
+        let tcp = |state| {
+            let family = Family::Tcp(TcpSocket { domain: libc::AF_INET, local: Hex(Vec::new()), state });
+            let socket = Socket { kind: 1, family, shutdown: 0, queue: vec![], content: None, options: vec![] };
+            OpenFile { flags: 2, owner: None, kind: Kind::Socket(socket) }
+        };
+        let files =
+            [tcp(State::Connected { peer: peer.clone(), link: Link::Closed }), tcp(State::Connecting { to: peer })];
+        let process = &mut sample.processes[0];
+        process.fds =
+            vec![Descriptor { fd: 5, cloexec: false, file: 0 }, Descriptor { fd: 6, cloexec: false, file: 1 }];
+        let mut after = |call: i64, rdi: u64| {
+            let regs = &mut sample.processes[0].threads[0].regs;
+            (regs.orig_rax, regs.rax, regs.rdi) = (call as u64, -512i64 as u64, rdi);
+            end_connects(&mut sample.processes, &sample.tree, &files);
+            let regs = &sample.processes[0].threads[0].regs;
+            (regs.orig_rax as i64, regs.rax as i64)
+        };
+        assert_eq!(after(libc::SYS_connect, 5), (-1, 0));
+        // Still under way, or another call: the kernel makes it again.
+        assert_eq!(after(libc::SYS_connect, 6), (libc::SYS_connect, -512));
+        assert_eq!(after(libc::SYS_read, 5), (libc::SYS_read, -512));
+    }
+}
