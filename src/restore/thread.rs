@@ -126,17 +126,18 @@ fn scheduling(host: i32, thread: &Thread, pinned: &Pinned, notes: &mut Vec<Strin
     let mut note = |what: &str, e: io::Error| {
         notes.push(format!("thread {}: {what} could not be set as it was: {e}", thread.tid));
     };
-    if sched::get(host).is_ok_and(|now| now != thread.sched) {
-        sched::set(host, &thread.sched).unwrap_or_else(|e| note("scheduling", e));
-    }
     if sched::affinity(host).is_ok_and(|now| trimmed(&now) != trimmed(&thread.affinity.0)) {
         sched::set_affinity(host, &thread.affinity.0).unwrap_or_else(|e| {
             pinned.loosen(host);
             note("CPU affinity", e);
         });
     }
-    // Once it has become another user's, we could not let it go any more.
-    if thread.credentials.uid == [nix::unistd::geteuid().as_raw(); 4] {
+    if sched::get(host).is_ok_and(|now| now != thread.sched) {
+        sched::set(host, &thread.sched).unwrap_or_else(|e| note("scheduling", e));
+    }
+    // Once it has become another user's, we could not let it go any more. One with a deadline must be free to go anywhere
+    // (sched(7)).
+    if thread.sched.deadline.is_none() && thread.credentials.uid == [nix::unistd::geteuid().as_raw(); 4] {
         pinned.hold_back(host);
     }
     if sched::io_priority(host).is_ok_and(|now| now != thread.io_priority) {
