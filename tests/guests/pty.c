@@ -29,7 +29,7 @@ static void get(int fd, void *to, size_t n) {
     size_t have = 0;
     while (have < n) {
         struct pollfd p = {fd, POLLIN, 0};
-        CHECK(poll(&p, 1, 20000) == 1, "nothing to read after %zu of %zu bytes", have, n);
+        CHECK(poll(&p, 1, 5000) == 1, "nothing to read after %zu of %zu bytes", have, n);
         have += MUST(read(fd, (char *)to + have, n - have));
     }
 }
