@@ -231,7 +231,8 @@ pub(super) fn capture(
     let mut seen = look(held, &inside.shares)?;
     let mut found = sockets::find(held, &mut seen, root)?;
     let ptys = pty::find(held, &seen)?;
-    let groups = stdio::split(&seen, group(&seen)?, |s| found.ours.contains(&s.meta.ino()) || pty::is_ours(s, &ptys));
+    let ours = |i| ptys.ends.contains_key(&i) || seen.get(i).is_some_and(|s| found.ours.contains(&s.meta.ino()));
+    let groups = stdio::split(&seen, group(&seen)?, ours);
     let (watched, linked, fresh) = (HashMap::new(), HashMap::new(), HashMap::new());
     let Files { view, mapped, keep } = files;
     let mut work = Work { held, view, seen: &seen, mapped, keep, contents, refusals, watched, linked, fresh };

@@ -5,12 +5,12 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs::File;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 
 use crate::model::Hex;
 use crate::model::fd::Kind;
-use crate::model::pty::{Input, Pty, PtyEnd, Session};
+use crate::model::pty::{End, Input, Pty, PtyEnd, Session};
 use crate::sys::{socket, tty};
 use crate::tracer::Held;
 
@@ -20,8 +20,14 @@ use super::{Error, Inside};
 /// Why a save waits a moment, and is refused if that does not help.
 pub(super) const STOPPED: &str = "its output is stopped, or nobody reads it";
 
-/// The pseudo-terminals of the tree: their numbers, and a descriptor of the master of each, unless that is closed.
-pub(super) type Found = BTreeMap<u32, Option<OwnedFd>>;
+/// The pseudo-terminals of the tree.
+#[derive(Debug, Default)]
+pub(super) struct Found {
+    /// A descriptor of the master of each, by its number, unless that is closed.
+    masters: BTreeMap<u32, Option<OwnedFd>>,
+    /// Which of the descriptors seen lead to them, with the number.
+    pub ends: BTreeMap<usize, (u32, End)>,
+}
 
 /// A pseudo-terminal whose content is still to be copied.
 #[derive(Debug)]
@@ -32,42 +38,62 @@ pub(super) struct Seen {
     slave: Option<OwnedFd>,
 }
 
-/// The number of a slave.
-fn slave(s: &SeenFd) -> Option<u32> {
-    let rdev = s.meta.rdev();
+/// The number of a slave, by its device.
+fn number(rdev: u64) -> Option<u32> {
     let (major, minor) = (libc::major(rdev), libc::minor(rdev));
-    let is_one = s.meta.mode() & libc::S_IFMT == libc::S_IFCHR && (136..=143).contains(&major);
-    is_one.then(|| (major - 136) << 20 | minor)
+    (136..=143).contains(&major).then(|| (major - 136) << 20 | minor)
 }
 
-/// Whether it is a master, by its device.
-fn is_master(s: &SeenFd) -> bool {
-    let rdev = s.meta.rdev();
-    s.meta.mode() & libc::S_IFMT == libc::S_IFCHR && (libc::major(rdev), libc::minor(rdev)) == (5, 2)
+/// Which end of one it may be, by its device.
+fn end(s: &SeenFd) -> Option<End> {
+    if s.file_type() != libc::S_IFCHR {
+        return None;
+    }
+    match (libc::major(s.meta.rdev()), libc::minor(s.meta.rdev())) {
+        (5, 2) => Some(End::Master),
+        (5, 0) => Some(End::Tty),
+        _ => number(s.meta.rdev()).map(|_| End::Slave),
+    }
 }
 
 /// Looks for them.
 pub(super) fn find(held: &Held, seen: &[SeenFd]) -> Result<Found, Error> {
-    let mut found = Found::new();
-    for s in seen.iter().filter(|s| is_master(s)) {
+    let mut found = Found::default();
+    let of = |wanted| move |(_, s): &(usize, &SeenFd)| end(s) == Some(wanted);
+    for (i, s) in seen.iter().enumerate().filter(of(End::Master)) {
         let master = s.copy(held)?;
         let index = tty::index(master.as_fd()).map_err(Error::of(s.host, "asking for a terminal's number"))?;
-        found.insert(index, Some(master));
+        found.masters.insert(index, Some(master));
+        found.ends.insert(i, (index, End::Master));
     }
-    for s in seen {
-        if let Some(index) = slave(s).filter(|index| !found.contains_key(index)) {
-            let events = socket::events(s.copy(held)?.as_fd(), libc::POLLIN);
-            if events.map_err(Error::of(s.host, "polling a terminal"))? & libc::POLLHUP != 0 {
-                found.insert(index, None);
-            }
+    for (i, s) in seen.iter().enumerate().filter(of(End::Slave)) {
+        let Some(index) = number(s.meta.rdev()) else { continue };
+        if !found.masters.contains_key(&index) && is_hung_up(&s.copy(held)?, s)? {
+            found.masters.insert(index, None);
+        }
+        if found.masters.contains_key(&index) {
+            found.ends.insert(i, (index, End::Slave));
+        }
+    }
+    for (i, s) in seen.iter().enumerate().filter(of(End::Tty)) {
+        let copy = s.copy(held)?;
+        let index = match tty::device(copy.as_fd()) {
+            Ok(device) => number(device).filter(|index| found.masters.contains_key(index)),
+            // Nothing tells which it was: it has a number that no other has.
+            Err(_) if is_hung_up(&copy, s)? => (0..).find(|index| !found.masters.contains_key(index)),
+            Err(e) => return Err(Error::of(s.host, "asking for a terminal's number")(e)),
+        };
+        if let Some(index) = index {
+            found.masters.entry(index).or_default();
+            found.ends.insert(i, (index, End::Tty));
         }
     }
     Ok(found)
 }
 
-/// Whether a descriptor is one of a pseudo-terminal of the tree.
-pub(super) fn is_ours(s: &SeenFd, found: &Found) -> bool {
-    is_master(s) || slave(s).is_some_and(|index| found.contains_key(&index))
+fn is_hung_up(copy: &OwnedFd, s: &SeenFd) -> Result<bool, Error> {
+    let events = socket::events(copy.as_fd(), libc::POLLIN).map_err(Error::of(s.host, "polling a terminal"))?;
+    Ok(events & libc::POLLHUP != 0)
 }
 
 /// What each description of a pseudo-terminal is, by its first holder.
@@ -77,11 +103,19 @@ pub(super) fn capture(
     found: Found,
     inside: &Inside,
 ) -> Result<HashMap<usize, Kind>, Error> {
-    let mut out = HashMap::new();
+    let mut slaves = HashMap::new();
+    for (&i, &(index, end)) in &found.ends {
+        match end {
+            End::Master => {}
+            End::Slave => drop(slaves.insert(index, i)),
+            // One of /dev/pts shows its mode, this one does not.
+            End::Tty => drop(slaves.entry(index).or_insert(i)),
+        }
+    }
     let mut numbers = HashMap::new();
-    for (index, master) in found {
+    for (index, master) in found.masters {
         numbers.insert(index, work.contents.ptys.len() as u32);
-        let first = work.seen.iter().find(|s| slave(s) == Some(index));
+        let first = slaves.get(&index).and_then(|&i| work.seen.get(i));
         let copy = first.map(|s| s.copy(work.held)).transpose()?;
         let failed = |e| Error::io("looking at", format!("/dev/pts/{index}"))(e);
         let pty = match &master {
@@ -99,21 +133,17 @@ pub(super) fn capture(
         }
         work.contents.ptys.push(Seen { pty, master, slave: copy });
     }
+    let mut out = HashMap::new();
     let mut masters = HashSet::new();
-    for (first, s) in groups.iter().filter_map(|g| g.holders.first()).filter_map(|&i| Some((i, work.seen.get(i)?))) {
-        let end = if let Some(index) = slave(s) {
-            numbers.get(&index).map(|&pty| PtyEnd { pty, master: false })
-        } else if is_master(s) {
-            let index = tty::index(s.copy(work.held)?.as_fd()).map_err(Error::of(s.host, "asking for a number"))?;
-            if !masters.insert(index) {
-                let reason = format!("there are two terminals with the number {index}: not supported");
-                work.refusals.add(s.pid, s.object(&s.name()), reason, "use one /dev/pts");
-            }
-            numbers.get(&index).map(|&pty| PtyEnd { pty, master: true })
-        } else {
-            None
-        };
-        out.extend(end.map(|end| (first, Kind::Pty(end))));
+    for first in groups.iter().filter_map(|g| g.holders.first().copied()) {
+        let (Some(&(index, end)), Some(s)) = (found.ends.get(&first), work.seen.get(first)) else { continue };
+        if end == End::Master && !masters.insert(index) {
+            let reason = format!("there are two terminals with the number {index}: not supported");
+            work.refusals.add(s.pid, s.object(&s.name()), reason, "use one /dev/pts");
+        }
+        if let Some(&pty) = numbers.get(&index) {
+            out.insert(first, Kind::Pty(PtyEnd { pty, end }));
+        }
     }
     Ok(out)
 }
@@ -143,7 +173,7 @@ fn look(index: u32, master: &OwnedFd, slave: Option<(&SeenFd, &OwnedFd)>, inside
     Ok(Pty {
         termios: Hex(tty::settings(master)?.to_vec()),
         size: Hex(tty::size(master)?.to_vec()),
-        mode: slave.map(|(s, _)| s.meta.mode() & 0o777),
+        mode: slave.map(|(s, _)| mode(s, master)).transpose()?,
         locked: tty::is_locked(master)?,
         packets: tty::gets_packets(master)?,
         exclusive: slave.map_or(Ok(false), |(_, copy)| tty::is_exclusive(copy.as_fd()))?,
@@ -151,6 +181,15 @@ fn look(index: u32, master: &OwnedFd, slave: Option<(&SeenFd, &OwnedFd)>, inside
         session,
         ..closed(index)
     })
+}
+
+/// Permission bits of the slave. /dev/tty has others.
+fn mode(s: &SeenFd, master: BorrowedFd<'_>) -> std::io::Result<u32> {
+    let meta = match end(s) {
+        Some(End::Tty) => File::from(tty::open_slave(master, libc::O_RDWR | libc::O_CLOEXEC)?).metadata()?,
+        _ => return Ok(s.meta.mode() & 0o777),
+    };
+    Ok(meta.mode() & 0o777)
 }
 
 /// Copies what waits in them. From here to the end of each no signal ends us.
@@ -204,8 +243,8 @@ mod tests {
     fn ends_are_told_apart() {
         let pty = nix::pty::openpty(None, None).unwrap();
         let (master, other) = (seen(&pty.master, 0, 3), seen(&pty.slave, 0, 4));
-        assert!(is_master(&master) && !is_master(&other));
-        assert_eq!(slave(&master), None);
-        assert_eq!(slave(&other), Some(tty::index(pty.master.as_fd()).unwrap()));
+        assert_eq!((end(&master), end(&other)), (Some(End::Master), Some(End::Slave)));
+        assert_eq!(number(other.meta.rdev()), Some(tty::index(pty.master.as_fd()).unwrap()));
+        assert_eq!(tty::device(pty.slave.as_fd()).unwrap(), other.meta.rdev());
     }
 }

@@ -64,11 +64,11 @@ fn controlling(pid: i32) -> Option<u64> {
 
 /// A terminal or socket that is several standard streams at once counts as one description for each: at a resume each
 /// is one of our own streams, which need not lead to one place. `ours`: leads to the tree.
-pub(super) fn split(seen: &[SeenFd], groups: Vec<Group>, ours: impl Fn(&SeenFd) -> bool) -> Vec<Group> {
+pub(super) fn split(seen: &[SeenFd], groups: Vec<Group>, ours: impl Fn(usize) -> bool) -> Vec<Group> {
     let mut out = Vec::with_capacity(groups.len());
     for group in groups {
-        let Some(first) = group.holders.first().and_then(|i| seen.get(*i)) else { continue };
-        if ours(first) || terminal(first).is_none() && !sockets::is_socket(first) {
+        let Some((index, first)) = group.holders.first().and_then(|&i| Some((i, seen.get(i)?))) else { continue };
+        if ours(index) || terminal(first).is_none() && !sockets::is_socket(first) {
             out.push(group);
             continue;
         }

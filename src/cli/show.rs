@@ -144,7 +144,7 @@ fn describe(kind: &Kind) -> (&'static str, String) {
         Kind::Pidfd(Pidfd::Task(pid)) => ("pidfd", format!("of pid {pid}")),
         Kind::Pidfd(Pidfd::Gone { status, .. }) => ("pidfd", format!("of a process that ended ({status:#x})")),
         Kind::Mqueue(mqueue) => ("mqueue", format!("message queue {}", mqueue.queue)),
-        Kind::Pty(end) => ("pty", format!("{} of terminal {}", if end.master { "master" } else { "slave" }, end.pty)),
+        Kind::Pty(end) => ("pty", format!("{} of terminal {}", end.end.name(), end.pty)),
         Kind::Socket(socket) => ("socket", self::socket(socket)),
         Kind::Uring(ring) => ("io_uring", format!("{} places, {} requests so far", ring.sq_entries, ring.sq_head)),
         Kind::Stdio(stdio) => {

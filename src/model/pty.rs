@@ -9,8 +9,31 @@ use super::{Hex, Pid};
 pub struct PtyEnd {
     /// Index into [`super::memory::SharedObjects::ptys`].
     pub pty: u32,
-    /// The master, or a slave.
-    pub master: bool,
+    /// Which descriptor of it.
+    pub end: End,
+}
+
+/// A side of a pseudo-terminal, and the name it was opened by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum End {
+    /// /dev/ptmx.
+    Master,
+    /// /dev/pts/N.
+    Slave,
+    /// /dev/tty: a slave that its session opened.
+    Tty,
+}
+
+impl End {
+    /// For people.
+    pub fn name(self) -> &'static str {
+        match self {
+            End::Master => "master",
+            End::Slave => "slave",
+            End::Tty => "/dev/tty",
+        }
+    }
 }
 
 /// A pseudo-terminal.

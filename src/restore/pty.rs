@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 
 use crate::model::fd::Kind;
-use crate::model::pty::{Pty, PtyEnd};
+use crate::model::pty::{End, Pty, PtyEnd};
 use crate::model::{Checkpoint, Pid};
 use crate::sys::{fds, tty};
 
@@ -84,10 +84,15 @@ fn furnish(c: &Checkpoint, number: usize, pty: &Pty, master: OwnedFd, made: &mut
     });
     let mut of_master = None;
     for (index, file, end) in ends {
-        if end.master {
-            of_master = Some((index, file.flags));
-        } else {
-            made.fds.insert(index, tty::open_slave(master.as_fd(), file.flags as i32 | libc::O_CLOEXEC)?);
+        match end.end {
+            End::Master => of_master = Some((index, file.flags)),
+            End::Slave => {
+                made.fds.insert(index, tty::open_slave(master.as_fd(), file.flags as i32 | libc::O_CLOEXEC)?);
+            }
+            End::Tty => {
+                let slave = tty::open_slave(master.as_fd(), libc::O_RDWR | libc::O_CLOEXEC)?;
+                made.fds.insert(index, tty::open_as_controlling(slave.as_fd(), file.flags as i32)?);
+            }
         }
     }
     if pty.mode.is_some() || pty.left {
@@ -119,7 +124,8 @@ fn furnish(c: &Checkpoint, number: usize, pty: &Pty, master: OwnedFd, made: &mut
 
 /// A descriptor of the slave among the sources.
 fn slave_of(c: &Checkpoint, sources: &Sources, number: usize) -> Option<i32> {
-    let is_slave = |kind: &Kind| matches!(kind, Kind::Pty(PtyEnd { pty, master: false }) if *pty as usize == number);
+    let is_slave =
+        |kind: &Kind| matches!(kind, Kind::Pty(PtyEnd { pty, end }) if *pty as usize == number && *end != End::Master);
     c.files.iter().zip(&sources.files).find(|(file, _)| is_slave(&file.kind)).map(|(_, fd)| *fd)
 }
 

@@ -6,6 +6,7 @@
 //! kernel's errno.
 
 pub mod agent;
+pub mod child;
 pub mod cpu;
 pub mod fds;
 pub mod inotify;

@@ -1,14 +1,13 @@
 //! A file system of our own that is mounted nowhere.
 //!
 //! # Safety
-//! The child made here makes system calls and then `_exit`: nothing allocates or locks between. It shares our table of
-//! descriptors, so what it opens for us is ours.
+//! The child made here only makes system calls: nothing allocates or locks in it.
 #![allow(unsafe_code)]
 
 use std::ffi::{CStr, OsStr};
 use std::fs::File;
-use std::io::{self, Read};
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::io;
+use std::os::fd::{BorrowedFd, FromRawFd, OwnedFd};
 use std::path::{Component, Path, PathBuf};
 
 use nix::errno::Errno;
@@ -16,7 +15,7 @@ use nix::fcntl::{OFlag, openat};
 use nix::sys::stat::{Mode, mkdirat};
 use nix::unistd::{UnlinkatFlags, unlinkat};
 
-use super::check;
+use super::{check, child};
 
 const FSOPEN_CLOEXEC: u32 = 1;
 const FSMOUNT_CLOEXEC: u32 = 1;
@@ -28,9 +27,11 @@ const FSCONFIG_CMD_CREATE: u32 = 6;
 /// # Errors
 /// As clone(2), fsopen(2), fsconfig(2) and fsmount(2).
 pub fn private(user: bool) -> io::Result<OwnedFd> {
-    let number = if user { in_namespaces()? } else { make()? };
+    if user {
+        return in_namespaces();
+    }
     // SAFETY: a new descriptor, which nobody else knows of.
-    Ok(unsafe { OwnedFd::from_raw_fd(number) })
+    make().map(|number| unsafe { OwnedFd::from_raw_fd(number) })
 }
 
 /// fsopen, fsconfig, fsmount: the descriptor's number.
@@ -47,37 +48,14 @@ fn make() -> io::Result<i32> {
 }
 
 /// The same, in a child that has namespaces where it may.
-fn in_namespaces() -> io::Result<i32> {
+fn in_namespaces() -> io::Result<OwnedFd> {
     let (uid, gid) = (nix::unistd::geteuid(), nix::unistd::getegid());
     let (uids, gids) = (format!("{uid} {uid} 1"), format!("{gid} {gid} 1"));
-    let (told, tell) = nix::unistd::pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK)?;
-    let flags = libc::CLONE_NEWUSER | libc::CLONE_NEWNS | libc::CLONE_FILES;
-    // No exit signal: whoever waits for the program does not hear of it.
-    // SAFETY: a fork that shares descriptors only; the child never returns.
-    let pid = check(unsafe { libc::syscall(libc::SYS_clone, flags as usize, 0usize, 0usize, 0usize, 0usize) })?;
-    if pid == 0 {
+    child::opens(libc::CLONE_NEWUSER | libc::CLONE_NEWNS, || {
         let maps = [(c"setgroups", "deny"), (c"uid_map", uids.as_str()), (c"gid_map", gids.as_str())];
-        let mapped = maps.into_iter().try_for_each(|(file, text)| put(file, text));
-        let answer = match mapped.and_then(|()| make()) {
-            Ok(number) => i64::from(number),
-            Err(error) => -i64::from(error.raw_os_error().unwrap_or(libc::EIO)),
-        };
-        let bytes = answer.to_ne_bytes();
-        // SAFETY: `bytes` outlives the call; _exit never returns.
-        unsafe {
-            libc::write(tell.as_raw_fd(), bytes.as_ptr().cast(), bytes.len());
-            libc::_exit(0)
-        }
-    }
-    // Both ends of the pipe are in the table we share: not its end of file but the child's tells that there is no more.
-    let child = nix::unistd::Pid::from_raw(pid as i32);
-    let _ = nix::sys::wait::waitpid(child, Some(nix::sys::wait::WaitPidFlag::__WALL));
-    let mut answer = [0; 8];
-    File::from(told).read_exact(&mut answer)?;
-    match i64::from_ne_bytes(answer) {
-        error @ ..0 => Err(io::Error::from_raw_os_error(-error as i32)),
-        number => Ok(number as i32),
-    }
+        maps.into_iter().try_for_each(|(file, text)| put(file, text))?;
+        make()
+    })
 }
 
 /// Writes to a file of /proc/self.
@@ -120,7 +98,7 @@ pub fn unnamed_file(root: BorrowedFd<'_>, path: &Path) -> io::Result<File> {
 
 #[cfg(test)]
 mod tests {
-    use std::os::fd::AsFd;
+    use std::os::fd::{AsFd, AsRawFd};
 
     use super::*;
 

@@ -5,7 +5,7 @@ use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
-use super::{check, socket};
+use super::{check, child, socket};
 
 /// Bytes of `struct termios2` (include/uapi/asm-generic/termbits.h).
 pub const TERMIOS: usize = 44;
@@ -19,6 +19,7 @@ const TIOCGPTLCK: u64 = 0x8004_5439;
 const TIOCGPKT: u64 = 0x8004_5438;
 const TIOCGEXCL: u64 = 0x8004_5440;
 const TIOCGPTPEER: u64 = 0x5441;
+const TIOCGDEV: u64 = 0x8004_5432;
 
 const OFLAG: usize = 4;
 const LFLAG: usize = 12;
@@ -39,6 +40,16 @@ pub type Termios = [u8; TERMIOS];
 /// `ENOTTY` for anything else.
 pub fn index(master: BorrowedFd<'_>) -> io::Result<u32> {
     socket::ioctl_number(master, libc::TIOCGPTN).map(|n| n as u32)
+}
+
+/// Device number of the terminal that this one is: also where it was opened as /dev/tty or /dev/console.
+///
+/// # Errors
+/// `EIO` if it was hung up, `ENOTTY` for anything else.
+pub fn device(fd: BorrowedFd<'_>) -> io::Result<u64> {
+    // new_encode_dev (include/linux/kdev_t.h): the minor in bits 31–20 and 7–0, the major in 19–8.
+    let n = socket::ioctl_number(fd, TIOCGDEV)? as u32;
+    Ok(libc::makedev(n >> 8 & 0xfff, (n & 0xff) | (n >> 12 & 0xf_ff00)))
 }
 
 /// The terminal's settings; a master tells those of its slave.
@@ -153,6 +164,24 @@ pub fn open_slave(master: BorrowedFd<'_>, flags: i32) -> io::Result<OwnedFd> {
     let fd = check(unsafe { libc::ioctl(master.as_raw_fd(), TIOCGPTPEER, flags | libc::O_NOCTTY) }.into())?;
     // SAFETY: a new descriptor, owned by nobody else.
     Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
+}
+
+/// Opens a slave, nobody's controlling terminal, as /dev/tty: by a session that has it for that moment.
+///
+/// # Errors
+/// As open(2), setsid(2) and ioctl_tty(2).
+pub fn open_as_controlling(slave: BorrowedFd<'_>, flags: i32) -> io::Result<OwnedFd> {
+    // SAFETY: no pointers but a string literal.
+    child::opens(0, || unsafe {
+        // Who gives up a terminal gets it, as does its foreground group (disassociate_ctty in drivers/tty/tty_jobctrl.c).
+        libc::signal(libc::SIGHUP, libc::SIG_IGN);
+        check(libc::setsid().into())?;
+        check(libc::ioctl(slave.as_raw_fd(), libc::TIOCSCTTY, 0).into())?;
+        let fd = check(libc::open(c"/dev/tty".as_ptr(), flags | libc::O_NOCTTY | libc::O_CLOEXEC).into());
+        // A leader that ends with its terminal has that hung up.
+        check(libc::ioctl(slave.as_raw_fd(), libc::TIOCNOTTY).into())?;
+        fd.map(|fd| fd as i32)
+    })
 }
 
 /// What waits in a pseudo-terminal.

@@ -109,8 +109,14 @@ static void member(pid_t leader, int foreground) {
     MUST(sigaction(SIGINT, &act, NULL));
     signal(SIGTTOU, SIG_IGN);
     if (foreground) MUST(tcsetpgrp(session.slave, getpgrp()));
+    int kept = MUST(open("/dev/tty", O_RDWR | O_NONBLOCK));
     __sync_fetch_and_add(&shared->settled, 1);
     while (!shared->stop) {
+        struct stat st;
+        MUST(fstat(kept, &st));
+        CHECK(st.st_rdev == makedev(5, 0), "/dev/tty is device %lx", (long)st.st_rdev);
+        CHECK((MUST(fcntl(kept, F_GETFL)) & (O_ACCMODE | O_NONBLOCK)) == (O_RDWR | O_NONBLOCK), "flags of /dev/tty");
+        CHECK(tcgetsid(kept) == leader, "/dev/tty that was open is another terminal");
         CHECK(tcgetsid(session.slave) == leader && getsid(0) == leader, "session");
         pid_t group = MUST(tcgetpgrp(session.slave));
         CHECK(group == 0 || foreground == (group == getpgrp()) || !foreground, "foreground group %d", group);
