@@ -164,6 +164,7 @@ guests! {
     filemap: false,
     deletedmap: true,
     shmanon: true,
+    large: true,
     registers: true,
     threads: true,
     deadleader: true,

@@ -4,7 +4,6 @@
 //! then fills it from several threads; [`Image`] opens one, checks all of its metadata, and says where every page is;
 //! [`Image::verify`] checks the bytes of memory and files as well.
 
-mod ahead;
 mod blobs;
 mod buffer;
 mod check;
@@ -37,6 +36,7 @@ pub use reader::{Image, Member, PartLocation};
 pub use rewrite::rewrite;
 #[cfg(test)]
 pub(crate) use sample::checkpoint as sample;
+pub use verify::Verifier;
 pub use writer::{Sink, Writer};
 
 /// Bytes in a page.

@@ -58,6 +58,17 @@ impl PartLocation {
         self.runs.iter().zip(&self.before).map(|(run, before)| (*run, self.data_offset + before))
     }
 
+    /// The same of bytes `from..to` of the pages.
+    pub fn located_between(&self, from: u64, to: u64) -> impl Iterator<Item = (Run, u64)> + '_ {
+        let first = self.before.partition_point(|&before| before <= from).saturating_sub(1);
+        let all = self.runs.iter().zip(&self.before).skip(first).take_while(move |(_, before)| **before < to);
+        all.map(move |(run, &before)| {
+            let skip = from.saturating_sub(before).min(run.len);
+            let len = (run.len - skip).min(to - before - skip);
+            (Run { start: run.start + skip, len }, self.data_offset + before + skip)
+        })
+    }
+
     /// Where in the file the byte at `addr` is, and how many bytes of its run are left from there.
     pub fn find(&self, addr: u64) -> Option<(u64, u64)> {
         let at = self.runs.partition_point(|run| run.start <= addr).checked_sub(1)?;

@@ -8,7 +8,6 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 
 use super::blobs::Blob;
-use super::buffer::Buffer;
 use super::crew::{Crew, threads_for};
 use super::digest::Digest;
 use super::error::{Error, Result};
@@ -16,8 +15,12 @@ use super::layout::{Layout, Step, What};
 use super::pages::{PageSource, Part, Run};
 use super::partial::Partial;
 use super::stream::{self, Stream};
-use super::{CHUNK, ahead, check};
+use super::{CHUNK, check};
 use crate::model::Checkpoint;
+
+/// Bytes that are read, hashed and written at a time. Threads that write longer pieces wait asleep for the file's lock, not
+/// spinning; those of shorter ones take it too often.
+const PIECE: usize = 256 * 1024;
 
 /// Where an image goes.
 #[derive(Debug)]
@@ -48,6 +51,10 @@ impl Output {
             Output::File(partial) => partial.target(),
             Output::Stream(_) => Path::new(stream::NAME),
         }
+    }
+
+    fn takes_any_order(&self) -> bool {
+        matches!(self, Output::File(_))
     }
 
     /// Writes at `offset`, which for a stream must be where it is.
@@ -152,38 +159,61 @@ struct Job<'a> {
 }
 
 impl Job<'_> {
-    /// Writes all steps in order; the digests of those that have one.
+    /// Does all steps; the digests of those that have one. Each thread reads, hashes and writes: what it writes is in
+    /// its own cache still, and the others read meanwhile. A stream is written in order.
     fn run(&self) -> Result<Vec<Option<Digest>>> {
-        let chunks: Vec<(usize, u64, usize)> = self.layout.steps.iter().filter_map(|step| chunk(&step.what)).collect();
-        let read = |chunk: usize, buf: &mut [u8]| {
-            self.crew.go_on()?;
-            let Some(&(part, index, len)) = chunks.get(chunk) else { return Err(Error::Cancelled) };
-            let buf = buf.get_mut(..len).unwrap_or_default();
-            self.fill(part, index * CHUNK as u64, buf)?;
-            Ok((len, Digest::of(buf)))
-        };
-        let readers = threads_for(self.layout.payload) - 1;
-        let mut own = Buffer::new(self.layout.buffer());
-        ahead::with_readers(readers, chunks.len(), CHUNK.min(self.layout.buffer()), read, |next| {
-            let mut digests = Vec::with_capacity(self.layout.steps.len());
-            for Step { offset, what } in &self.layout.steps {
-                self.crew.go_on()?;
-                let digest = match what {
-                    What::Bytes(bytes) => self.output.write(bytes, *offset, self.crew).map(|()| None)?,
-                    &What::Blob { blob, .. } => Some(self.blob(blob, *offset, own.bytes())?),
-                    What::Chunk { .. } => {
-                        let mut found = None;
-                        next(&mut |bytes, (len, digest)| {
-                            found = Some(digest);
-                            self.output.write(bytes.get(..len).unwrap_or_default(), *offset, self.crew)
-                        })?;
-                        found
-                    }
-                };
-                digests.push(digest);
+        let steps = &self.layout.steps;
+        let threads = if self.output.takes_any_order() { threads_for(self.layout.payload) } else { 1 };
+        let mut digests = vec![None; steps.len()];
+        let done = self.crew.run(threads, steps.len(), PIECE.min(self.layout.buffer()), |step, buf| {
+            match steps.get(step) {
+                Some(step) => self.step(step, buf),
+                None => Ok(None),
             }
-            Ok(digests)
-        })
+        })?;
+        for (step, digest) in done {
+            if let Some(known) = digests.get_mut(step) {
+                *known = digest;
+            }
+        }
+        Ok(digests)
+    }
+
+    fn step(&self, Step { offset, what }: &Step, buf: &mut [u8]) -> Result<Option<Digest>> {
+        let read = |len, read: &dyn Fn(u64, &mut [u8]) -> Result<()>, buf| self.copy(*offset, len, read, buf).map(Some);
+        match *what {
+            What::Bytes(ref bytes) => self.output.write(bytes, *offset, self.crew).map(|()| None),
+            What::Blob { blob, .. } => {
+                let Some(Blob { id, size, source }) = self.blobs.get(blob) else { return Ok(None) };
+                let failed = |source| Error::Blob { id: *id, source };
+                read(*size, &|at, piece| source.read(piece, at).map_err(failed), buf)
+            }
+            What::Chunk { part, index, len } => {
+                read(len as u64, &|at, piece| self.fill(part, index * CHUNK as u64 + at, piece), buf)
+            }
+        }
+    }
+
+    /// Writes `len` bytes at `offset`, as `read` gives them.
+    fn copy(
+        &self,
+        offset: u64,
+        len: u64,
+        read: &dyn Fn(u64, &mut [u8]) -> Result<()>,
+        buf: &mut [u8],
+    ) -> Result<Digest> {
+        let mut hasher = blake3::Hasher::new();
+        let mut at = 0;
+        while at < len {
+            self.crew.go_on()?;
+            let now = (len - at).min(buf.len() as u64) as usize;
+            let piece = buf.get_mut(..now).unwrap_or_default();
+            read(at, piece)?;
+            hasher.update(piece);
+            self.output.write(piece, offset + at, self.crew)?;
+            at += now as u64;
+        }
+        Ok(hasher.finalize().into())
     }
 
     /// Fills `buf` with what is at byte `from` of a part's pages.
@@ -206,31 +236,6 @@ impl Job<'_> {
             buf = rest;
         }
         Ok(())
-    }
-
-    fn blob(&self, index: usize, offset: u64, buf: &mut [u8]) -> Result<Digest> {
-        let mut hasher = blake3::Hasher::new();
-        if let Some(blob) = self.blobs.get(index) {
-            let mut at = 0;
-            while at < blob.size {
-                self.crew.go_on()?;
-                let len = (blob.size - at).min(buf.len() as u64) as usize;
-                let piece = buf.get_mut(..len).unwrap_or_default();
-                blob.source.read(piece, at).map_err(|source| Error::Blob { id: blob.id, source })?;
-                hasher.update(piece);
-                self.output.write(piece, offset + at, self.crew)?;
-                at += len as u64;
-            }
-        }
-        Ok(hasher.finalize().into())
-    }
-}
-
-/// Part, index and length of a chunk.
-fn chunk(what: &What) -> Option<(usize, u64, usize)> {
-    match *what {
-        What::Chunk { part, index, len } => Some((part, index, len)),
-        _ => None,
     }
 }
 
@@ -261,6 +266,10 @@ mod tests {
                 assert!(bytes.iter().zip(run.start..).all(|(&b, addr)| b == byte(index, addr)), "{run:?}");
                 assert_eq!(found.find(run.start + 1), Some((offset + 1, run.len - 1)));
             }
+            let bytes = |(run, at): (Run, u64)| (run.start..run.start + run.len).zip(at..).collect::<Vec<_>>();
+            let all: Vec<_> = found.located().flat_map(bytes).collect();
+            let between = |from: usize| found.located_between(from as u64, (from as u64 + 5000).min(found.len));
+            assert!(all.chunks(5000).enumerate().all(|(i, some)| between(i * 5000).flat_map(bytes).eq(some.to_vec())));
             assert_eq!(found.find(0), None);
         }
     }

@@ -16,6 +16,7 @@ use crate::tracer;
 
 use super::credentials::Start;
 use super::fd::Sources;
+use super::fill::Filler;
 use super::memory::{Hold, Site};
 use super::namespaces::{self, CLONE_ARGS_LEN, Init, clone_args};
 use super::pinned::Pinned;
@@ -76,7 +77,7 @@ pub fn tree(
     image: &Image,
     options: &Options,
     plan: &Plan,
-    sources: &Sources,
+    (sources, filler): (&Sources, &Filler<'_>),
     pinned: &Pinned,
     init: &mut Init,
 ) -> Result<Built, Error> {
@@ -100,10 +101,10 @@ pub fn tree(
         notes,
         socket_files,
     };
-    let hold = builder.template(image, &plan.order, init)?;
+    let hold = builder.template(filler, &plan.order, init)?;
     builder.sockets(image, &plan.order)?;
     let memories: Vec<_> = checkpoint.processes.iter().map(|p| (p.pid, &p.memory)).collect();
-    let site = Site { image, sources, hold, ranges: inherit::ranges(&memories) };
+    let site = Site { image, filler, sources, hold, ranges: inherit::ranges(&memories) };
     builder.births(&plan.order, &site)?;
     let mut threads: Vec<(Pid, Vec<Puppet>)> = Vec::new();
     for process in &checkpoint.processes {
@@ -182,7 +183,7 @@ impl Builder<'_> {
     }
 
     /// The process all others descend from: empty but for the stub, the vDSO and the shared memory.
-    fn template(&mut self, image: &Image, order: &Order, init: &mut Init) -> Result<Hold, Error> {
+    fn template(&mut self, filler: &Filler<'_>, order: &Order, init: &mut Init) -> Result<Hold, Error> {
         let Some(Step::Create { parent: pid, .. }) = order.steps.first().copied() else {
             return Err(Error::step("planning", 0, io::Error::other("no processes")));
         };
@@ -217,7 +218,7 @@ impl Builder<'_> {
         if self.own_namespaces() {
             ipc::create(&mut puppet, self.checkpoint, &hold)?;
         }
-        memory::fill_shared(&mut puppet, image, self.sources, &hold)?;
+        memory::fill_shared(&mut puppet, filler, self.sources, &hold)?;
         self.add(pid, puppet);
         Ok(hold)
     }

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io;
 
-use crate::image::{Image, Run};
+use crate::image::{Image, Run, process_part, shared_part};
 use crate::model::memory::{Backing, Vma};
 use crate::model::process::Process;
 use crate::model::{Addr, Checkpoint, Name, Pid};
@@ -11,6 +11,7 @@ use crate::proc::smaps::Mapping;
 use crate::tracer;
 
 use super::fd::Sources;
+use super::fill::{self, Filler};
 use super::hugetlb;
 use super::inherit::{self, Range};
 use super::stub::{Batch, Expect, LEN, Puppet};
@@ -134,14 +135,9 @@ fn objects_of(checkpoint: &Checkpoint, so: impl Fn(&Vma) -> bool) -> BTreeSet<u3
 }
 
 /// Reads the content of shared memory into the hold, once for all processes.
-pub fn fill_shared(puppet: &mut Puppet, image: &Image, sources: &Sources, hold: &Hold) -> Result<(), Error> {
-    let parts: HashMap<&str, _> = image.parts().iter().map(|p| (p.name.as_str(), p)).collect();
-    let runs = hold.anon.iter().enumerate().flat_map(|(index, start)| {
-        let part = parts.get(format!("anon-{index}").as_str());
-        let placed = |(run, at): (Run, u64)| (Run { start: run.start + start.0, ..run }, at);
-        part.into_iter().flat_map(|part| part.located()).map(placed)
-    });
-    fill(puppet, sources, runs)
+pub fn fill_shared(puppet: &mut Puppet, filler: &Filler<'_>, sources: &Sources, hold: &Hold) -> Result<(), Error> {
+    let parts = hold.anon.iter().enumerate().map(|(index, start)| (shared_part(index), start.0));
+    filler.parts(puppet, sources, parts)
 }
 
 /// What the address spaces of a tree are made from.
@@ -149,6 +145,8 @@ pub fn fill_shared(puppet: &mut Puppet, image: &Image, sources: &Sources, hold: 
 pub struct Site<'a> {
     /// The image.
     pub image: &'a Image,
+    /// Who fills them.
+    pub filler: &'a Filler<'a>,
     /// Descriptors for everything that is mapped.
     pub sources: &'a Sources,
     /// Where things wait.
@@ -207,11 +205,9 @@ pub fn furnish(
     }
     puppet.run(batch)?;
     super::uring::map(puppet, process, site.sources)?;
-    if let Some(part) = site.image.pages_of(process.pid) {
-        fill(puppet, site.sources, part.located())?;
-    }
+    site.filler.parts(puppet, site.sources, [(process_part(process.pid), 0)].into_iter())?;
     let lost = lost(process, site, &plan)?;
-    fill(puppet, site.sources, lost.into_iter())
+    fill::read(puppet, site.sources, lost.into_iter())
 }
 
 /// Unmaps everything that the process was born with but for the hold and what it keeps.
@@ -356,50 +352,6 @@ fn map(batch: &mut Batch, vma: &Vma, range: Range, prot: u32, sources: &Sources,
 fn has_content(runs: &[Run], vma: &Vma) -> bool {
     let first = runs.partition_point(|r| r.start + r.len <= vma.start.0);
     runs.get(first).is_some_and(|r| r.start < vma.end.0)
-}
-
-/// Has the process read pages straight from the image to where they belong: one copy, none of it ours.
-/// `runs` come with their offsets in the file.
-fn fill(puppet: &mut Puppet, sources: &Sources, runs: impl Iterator<Item = (Run, u64)>) -> Result<(), Error> {
-    /// The kernel's UIO_MAXIOV.
-    const MAX_PIECES: usize = 1024;
-    /// Below the 2 GiB that one read may return.
-    const MAX_BYTES: u64 = 1 << 30;
-    let mut batch = puppet.batch();
-    let mut offset = 0;
-    let mut pieces: Vec<u8> = Vec::new();
-    let mut bytes = 0;
-    let mut send = |puppet: &mut Puppet, pieces: &mut Vec<u8>, bytes: &mut u64, offset: &mut u64| {
-        if *bytes == 0 {
-            return Ok(());
-        }
-        puppet.flush_for(&mut batch, 1, pieces.len() + 16)?;
-        let at = batch.data(pieces);
-        let args = [sources.image as u64, at.0, (pieces.len() / 16) as u64, *offset, 0];
-        batch.call_expecting(Expect::Exactly(*bytes), "preadv", libc::SYS_preadv, &args);
-        *offset += *bytes;
-        *bytes = 0;
-        pieces.clear();
-        Ok::<(), Error>(())
-    };
-    for (run, at) in runs {
-        if at != offset + bytes {
-            send(puppet, &mut pieces, &mut bytes, &mut offset)?;
-            offset = at;
-        }
-        let (mut start, mut left) = (run.start, run.len);
-        while left > 0 {
-            let now = left.min(MAX_BYTES - bytes);
-            pieces.extend(start.to_le_bytes());
-            pieces.extend(now.to_le_bytes());
-            (start, left, bytes) = (start + now, left - now, bytes + now);
-            if bytes == MAX_BYTES || pieces.len() == MAX_PIECES * 16 {
-                send(puppet, &mut pieces, &mut bytes, &mut offset)?;
-            }
-        }
-    }
-    send(puppet, &mut pieces, &mut bytes, &mut offset)?;
-    puppet.run(batch).map(drop)
 }
 
 fn attributes(batch: &mut Batch, vma: &Vma) {

@@ -14,6 +14,7 @@ mod epoll;
 mod eventfd;
 mod fd;
 mod files;
+mod fill;
 mod gap;
 mod hugetlb;
 mod inherit;
@@ -69,10 +70,11 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::image::Image;
+use crate::image::{Image, Verifier};
 use crate::model::Refusal;
 use crate::sys::sched;
 
+use fill::Filler;
 use pinned::Pinned;
 
 pub use moved::{Moves, adapt};
@@ -259,6 +261,10 @@ pub fn resume(image: &Image, options: &Options) -> Result<Resumed, Error> {
     }
     let checkpoint = image.checkpoint();
     let mut sources = fd::open_all(image, options, &plan.changed)?;
+    let verifier = match options.verify {
+        Verify::Full => Some(Verifier::new(image, options.cancel).map_err(Error::Image)?),
+        Verify::Meta | Verify::None => None,
+    };
     let pinned = Pinned::here();
     let mut notes = plan.summary.notes.clone();
     notes.append(&mut sources.notes);
@@ -267,14 +273,19 @@ pub fn resume(image: &Image, options: &Options) -> Result<Resumed, Error> {
     let built = std::thread::scope(|scope| {
         // The pages are checked while the processes read them; nothing runs before both are done.
         let everywhere = pinned.everywhere();
-        let check = (options.verify == Verify::Full).then(|| {
-            scope.spawn(|| {
+        let verifier = verifier.as_ref();
+        let (filler, helper) = Filler::new(image, verifier.is_some());
+        let helper = helper.map(|helper| {
+            scope.spawn(move || {
                 let _ = sched::set_affinity(0, everywhere);
-                image.verify(1, options.cancel)
+                helper.work(image, verifier)?;
+                verifier.map_or(Ok(()), Verifier::rest)
             })
         });
-        let built = build::tree(image, options, &plan, &sources, &pinned, &mut init);
-        match check.map(|c| c.join()) {
+        let built = build::tree(image, options, &plan, (&sources, &filler), &pinned, &mut init);
+        drop(filler);
+        let rest = if built.is_ok() { verifier.map_or(Ok(()), Verifier::rest) } else { Ok(()) };
+        match helper.map(|helper| helper.join().map(|helped| helped.and(rest))) {
             Some(Ok(Err(error))) => Err(Error::Image(error)),
             Some(Err(_)) => Err(Error::step("checking the image", 0, io::Error::other("the checker panicked"))),
             _ => built,
