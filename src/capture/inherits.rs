@@ -101,7 +101,7 @@ fn cut(run: Run, mut piece: impl FnMut(u64, u64)) {
 fn compare_all(sharers: &[Sharer<'_>], pieces: &[Piece], cancel: &AtomicBool) -> Result<Vec<(Piece, Vec<Run>)>, Error> {
     const WORTH_A_THREAD: u64 = 4 << 20;
     let bytes: u64 = pieces.iter().map(|p| p.len).sum();
-    let most = std::thread::available_parallelism().map_or(1, usize::from).min(4);
+    let most = crate::sys::sched::processors().min(4);
     let threads = if bytes < WORTH_A_THREAD { 1 } else { most };
     let next = AtomicUsize::new(0);
     let work = || -> Result<Vec<(Piece, Vec<Run>)>, Error> {

@@ -195,7 +195,7 @@ pub(super) fn capture(
     for (thread, held) in threads.iter_mut().zip(&p.threads) {
         thread.pending = match held.host == host {
             true => signals::pending(host, false, &now)?,
-            false => signals::of_thread(held.host)?,
+            false => signals::pending(held.host, false, &held.status)?,
         };
         thread.pending.retain(|pending| !signals::comes_again(pending, &held.regs, held.sigmask));
     }

@@ -3,7 +3,7 @@
 use crate::model::signals::{Action, Pending};
 use crate::model::thread::Regs;
 use crate::model::{Addr, Hex};
-use crate::proc::{self, status::Status};
+use crate::proc::status::Status;
 use crate::sys::ptrace;
 use crate::tracer::{Answers, Calls, Room};
 
@@ -64,11 +64,6 @@ pub(super) fn comes_again(pending: &Pending, regs: &Regs, sigmask: u64) -> bool 
         _ => false,
     };
     fault && regs.orig_rax as i64 == -1 && sigmask >> (pending.signal - 1) & 1 == 0
-}
-
-/// Those of a thread.
-pub(super) fn of_thread(tid: i32) -> Result<Vec<Pending>, Error> {
-    pending(tid, false, &proc::status(tid).map_err(Error::proc(tid))?)
 }
 
 fn unqueued(set: u64, queue: &[Pending]) -> Vec<Pending> {

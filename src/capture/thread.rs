@@ -1,7 +1,7 @@
 //! What belongs to one thread.
 
 use crate::model::thread::{AltStack, Thread};
-use crate::model::{Addr, Hex, Name};
+use crate::model::{Addr, Area, Hex, Name};
 use crate::sys::{sched, tasks};
 use crate::tracer::{Answers, Call, Calls, HeldProcess, Room, frame};
 
@@ -85,7 +85,7 @@ pub(super) fn capture(p: &HeldProcess, index: usize, asked: &Asked, answers: &An
         comm: Name(comm.to_vec()),
         regs: frame::for_image(&t.regs, t.call),
         left: t.left,
-        xstate: Hex(t.xstate.clone()),
+        xstate: Area(t.xstate.clone()),
         sigmask: t.sigmask,
         pending: Vec::new(),
         altstack: AltStack { sp: Addr(sp), flags: flags as i32, size },

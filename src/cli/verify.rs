@@ -25,7 +25,7 @@ pub fn run(args: &VerifyArgs) -> Done {
     let image = open::open(&args.image)?;
     let cancel = spawn::cancel_by_signal()
         .map_err(|error| Failure::new(FailureKind::Failed, format!("cannot watch for signals: {error}"), ""))?;
-    image.verify(std::thread::available_parallelism().map_or(1, usize::from), cancel)?;
+    image.verify(crate::sys::sched::processors(), cancel)?;
     let bytes = image.file().metadata().map_or(0, |meta| meta.len());
     let processes = units::count(image.checkpoint().tree.members.len(), "process", "processes");
     args.talk.line(format_args!("{} is good ({}, {processes})", args.image.display(), units::bytes(bytes)));

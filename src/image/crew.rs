@@ -106,7 +106,7 @@ pub(super) fn threads_for(bytes: u64) -> usize {
     if bytes < WORTH_A_THREAD {
         return 1;
     }
-    std::thread::available_parallelism().map_or(1, usize::from).clamp(2, 4)
+    crate::sys::sched::processors().clamp(2, 4)
 }
 
 #[cfg(test)]

@@ -17,7 +17,7 @@ use crate::model::switches::{ProcessSwitches, ThreadSwitches};
 use crate::model::thread::{AltStack, Regs, Sched, Thread};
 use crate::model::timers::IntervalTimer;
 use crate::model::tree::{Member as Relative, Shares, State, Tree};
-use crate::model::{Addr, Checkpoint, Hex, Name, Nanos, Pid};
+use crate::model::{Addr, Area, Checkpoint, Hex, Name, Nanos, Pid};
 
 pub(super) const BASE: u64 = 0x5555_0000_0000;
 pub(super) static NEVER: AtomicBool = AtomicBool::new(false);
@@ -167,7 +167,7 @@ fn process(pid: i32, cwd: &Name) -> Process {
             tid: Pid(pid),
             comm: "a".into(),
             regs: Regs { rip: u64::MAX, ..Regs::default() },
-            xstate: Hex(vec![0xab; 64]),
+            xstate: Area(vec![0xab; 64]),
             sigmask: 0,
             pending: vec![],
             altstack: AltStack::default(),

@@ -71,6 +71,65 @@ impl<'de> Deserialize<'de> for Hex {
     }
 }
 
+/// Bytes of which many are zero (an xsave area), as hexadecimal text in which `(N)` stands for N of these.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Area(pub Vec<u8>);
+
+impl Area {
+    /// More than any area the kernel knows of.
+    const MAX: usize = 64 * 1024;
+
+    fn text(&self) -> String {
+        let mut out = String::with_capacity(self.0.len());
+        let mut zeros = 0;
+        // Registers are words.
+        for word in self.0.chunks(8) {
+            if word.iter().all(|b| *b == 0) {
+                zeros += word.len();
+                continue;
+            }
+            if zeros > 0 {
+                out.push_str(&format!("({zeros})"));
+                zeros = 0;
+            }
+            out.push_str(&to_hex(word));
+        }
+        if zeros > 0 {
+            out.push_str(&format!("({zeros})"));
+        }
+        out
+    }
+
+    fn parse(text: &str) -> Option<Area> {
+        let mut out = Vec::new();
+        let mut rest = text;
+        while !rest.is_empty() {
+            let (bytes, zeros) = rest.split_once('(').unwrap_or((rest, "0)"));
+            let (zeros, after) = zeros.split_once(')')?;
+            out.append(&mut from_hex(bytes)?);
+            out.resize(
+                zeros.parse::<usize>().ok().and_then(|n| n.checked_add(out.len())).filter(|n| *n <= Area::MAX)?,
+                0,
+            );
+            rest = after;
+        }
+        Some(Area(out))
+    }
+}
+
+impl Serialize for Area {
+    fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        s.serialize_str(&self.text())
+    }
+}
+
+impl<'de> Deserialize<'de> for Area {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        let text = std::borrow::Cow::<str>::deserialize(d)?;
+        Area::parse(&text).ok_or_else(|| de::Error::custom("not hexadecimal with zeros"))
+    }
+}
+
 fn to_hex(bytes: &[u8]) -> String {
     const DIGITS: &[u8; 16] = b"0123456789abcdef";
     let mut out = vec![0; bytes.len() * 2];
@@ -84,10 +143,13 @@ fn from_hex(text: &str) -> Option<Vec<u8>> {
     if text.len() % 2 != 0 {
         return None;
     }
-    text.as_bytes()
-        .chunks_exact(2)
-        .map(|pair| Some(((pair[0] as char).to_digit(16)? << 4 | (pair[1] as char).to_digit(16)?) as u8))
-        .collect()
+    let digit = |d: u8| match d {
+        b'0'..=b'9' => Some(d - b'0'),
+        b'a'..=b'f' => Some(d - b'a' + 10),
+        b'A'..=b'F' => Some(d - b'A' + 10),
+        _ => None,
+    };
+    text.as_bytes().chunks_exact(2).map(|pair| Some(digit(pair[0])? << 4 | digit(pair[1])?)).collect()
 }
 
 /// A path or name as the kernel has it: any bytes. In JSON a string where it is UTF-8, else `{"hex": "…"}`.
@@ -218,6 +280,21 @@ mod tests {
         assert_eq!(json, r#"["0x7fff00001000","00abff"]"#);
         let back: (Addr, Hex) = serde_json::from_str(&json).unwrap();
         assert_eq!(back, (Addr(0x7fff_0000_1000), Hex(vec![0, 0xab, 0xff])));
+    }
+
+    #[test]
+    fn areas_round_trip() {
+        for bytes in [vec![], vec![0; 3], vec![7; 20], [vec![0; 64], vec![1; 9], vec![0; 17], vec![2]].concat()] {
+            let json = serde_json::to_string(&Area(bytes.clone())).unwrap();
+            assert_eq!(serde_json::from_str::<Area>(&json).unwrap(), Area(bytes), "{json}");
+        }
+        assert_eq!(
+            serde_json::to_string(&Area([vec![1; 8], vec![0; 24]].concat())).unwrap(),
+            r#""0101010101010101(24)""#
+        );
+        for bad in ["(", "(1", "1)", "(-1)", "(70000)", "(9999999999999999999999)", "0(1)", "(1)(65536)", "((1))"] {
+            assert!(serde_json::from_str::<Area>(&format!("\"{bad}\"")).is_err(), "{bad}");
+        }
     }
 
     #[test]

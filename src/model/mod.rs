@@ -44,7 +44,7 @@ pub mod tree;
 pub mod unix;
 pub mod uring;
 
-pub use basic::{Addr, Hex, Name, Nanos, Pid, Refusal};
+pub use basic::{Addr, Area, Hex, Name, Nanos, Pid, Refusal};
 
 use serde::{Deserialize, Serialize};
 

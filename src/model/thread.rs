@@ -7,7 +7,7 @@ use super::mempolicy::Policy;
 use super::seccomp::Seccomp;
 use super::signals::Pending;
 use super::switches::ThreadSwitches;
-use super::{Addr, Hex, Name, Nanos, Pid};
+use super::{Addr, Area, Hex, Name, Nanos, Pid};
 
 /// One thread.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -25,7 +25,7 @@ pub struct Thread {
     #[serde(default)]
     pub left: Option<Nanos>,
     /// The whole xsave area as the kernel's `NT_X86_XSTATE` gives it.
-    pub xstate: Hex,
+    pub xstate: Area,
     /// Blocked signals, bit n-1 for signal n.
     pub sigmask: u64,
     /// Signals pending for this thread alone, in order.

@@ -16,7 +16,7 @@ pub fn each<T: Sync, R: Send, E: Send>(
     work: impl Fn(&T) -> Result<R, E> + Sync,
 ) -> Result<Vec<R>, E> {
     let worth = items.len() / least.max(1);
-    let threads = std::thread::available_parallelism().map_or(1, usize::from).min(MOST).min(worth);
+    let threads = crate::sys::sched::processors().min(MOST).min(worth);
     if threads <= 1 {
         return items.iter().map(work).collect();
     }

@@ -156,6 +156,14 @@ pub fn sched(tid: impl std::fmt::Display) -> Result<sched::Sched, Error> {
     parsed(&format!("{tid}/sched"), sched::parse)
 }
 
+/// `/proc/TID/schedstat`: how often a thread has got a processor; 0 of kernels that do not count it.
+///
+/// # Errors
+/// If it cannot be read or makes no sense.
+pub fn runs(tid: i32) -> Result<u64, Error> {
+    parsed(&format!("{tid}/schedstat"), sched::runs)
+}
+
 /// `/proc/TID/syscall`: the call a thread sleeps in, with its arguments.
 ///
 /// # Errors

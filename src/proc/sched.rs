@@ -1,4 +1,5 @@
-//! `/proc/TID/sched` and `/proc/TID/syscall`: when a thread last ran, and the call it sleeps in.
+//! `/proc/TID/sched`, `/proc/TID/schedstat` and `/proc/TID/syscall`: when a thread last ran, how often, and the call it
+//! sleeps in.
 
 use super::Malformed;
 use super::text::{decimal, hex, lines, split_once, words};
@@ -25,6 +26,15 @@ pub fn parse(bytes: &[u8]) -> Result<Sched, Malformed> {
     let start = field(b"se.exec_start").and_then(milliseconds).ok_or(Malformed("no time of the last run"))?;
     let voluntary = field(b"nr_voluntary_switches").and_then(decimal).ok_or(Malformed("no count of switches"))?;
     Ok(Sched { exec_start: start, voluntary })
+}
+
+/// Parses the text of `schedstat`: time on processors, time of waiting for one, and how often it got one
+/// (Documentation/scheduler/sched-stats.rst), of which the last is returned.
+///
+/// # Errors
+/// If it makes no sense.
+pub fn runs(bytes: &[u8]) -> Result<u64, Malformed> {
+    words(bytes).nth(2).and_then(decimal).ok_or(Malformed("no count of runs"))
 }
 
 /// Milliseconds with six digits behind the point, as nanoseconds.

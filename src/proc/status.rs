@@ -64,6 +64,8 @@ pub struct Status {
     pub tagged_addresses: bool,
     /// `x86_Thread_features` and the like name a shadow stack.
     pub shadow_stack: bool,
+    /// How often it has given up the processor by itself.
+    pub voluntary_switches: u64,
     /// Whether the process has an address space (threads of the kernel and zombies have none).
     pub has_memory: bool,
 }
@@ -118,6 +120,7 @@ pub fn parse(bytes: &[u8]) -> Result<Status, Malformed> {
             b"VmSize" => out.has_memory = true,
             b"VmRSS" => out.rss = words(value).next().and_then(decimal).unwrap_or(0),
             b"VmLck" => out.locked = words(value).next().and_then(decimal).unwrap_or(0),
+            b"voluntary_ctxt_switches" => out.voluntary_switches = number(value)?,
             b"Threads" => out.threads = number(value)?,
             b"SigPnd" => out.sig_pending = set(value)?,
             b"ShdPnd" => out.shared_pending = set(value)?,

@@ -141,11 +141,9 @@ pub fn set_regs(tid: i32, r: &Regs) -> io::Result<()> {
 
 /// The xsave area.
 pub fn get_xstate(tid: i32) -> io::Result<Vec<u8>> {
-    let mut bytes = vec![0u8; XSTATE_MAX];
+    let mut bytes = [0u8; XSTATE_MAX];
     let len = get_regset(tid, NT_X86_XSTATE, &mut bytes)?;
-    bytes.truncate(len);
-    bytes.shrink_to_fit();
-    Ok(bytes)
+    Ok(bytes.get(..len).unwrap_or_default().to_vec())
 }
 
 /// Sets the xsave area.

@@ -53,6 +53,12 @@ pub fn set(tid: i32, sched: &Sched) -> io::Result<()> {
     check(unsafe { libc::syscall(libc::SYS_sched_setattr, tid, &raw const a, 0) }).map(drop)
 }
 
+/// Threads that can run at once. Asked once: the standard library looks for limits in files of cgroups.
+pub fn processors() -> usize {
+    static KNOWN: std::sync::OnceLock<usize> = std::sync::OnceLock::new();
+    *KNOWN.get_or_init(|| std::thread::available_parallelism().map_or(1, usize::from))
+}
+
 /// sched_getaffinity(2), as the kernel's bit set.
 pub fn affinity(tid: i32) -> io::Result<Vec<u8>> {
     let mut bits = vec![0u8; 1024];

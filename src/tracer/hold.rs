@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use crate::model::thread::{Regs, Rseq};
 use crate::model::tree::State;
 use crate::model::{Addr, Name, Nanos, Pid};
-use crate::proc::{smaps::Mapping, stat::Stat, status::Status};
+use crate::proc::{many, smaps::Mapping, stat::Stat, status::Status};
 use crate::sys::{self, ptrace, tasks::back_off, wait};
 use crate::{proc, tracer};
 
@@ -121,8 +121,14 @@ pub fn hold(request: &HoldRequest<'_>) -> Result<Held, Error> {
     let mut clocks = waits::Clocks::default();
     let mut sleepers = HashMap::new();
     let mut found = tree::members(request.root, request.reaper, |_| false)?;
-    for tid in found.iter().flat_map(|f| &f.tids) {
-        sleepers.extend(waits::look(*tid, &mut clocks).map(|sleeper| (*tid, sleeper)));
+    // What can be known before is not asked while the program stands still.
+    sys::sched::processors();
+    let mut workers = HashMap::new();
+    for process in &found {
+        for &tid in &process.tids {
+            sleepers.extend(waits::look(tid, &mut clocks).map(|sleeper| (tid, sleeper)));
+            workers.insert(tid, is_io_worker(process.pid, tid));
+        }
     }
     let mut hunt = Hunt {
         request: *request,
@@ -133,6 +139,7 @@ pub fn hold(request: &HoldRequest<'_>) -> Result<Held, Error> {
         order: Vec::new(),
         known: HashSet::new(),
         sleepers,
+        workers,
         since: None,
         grown: false,
     };
@@ -164,6 +171,8 @@ struct Hunt<'a> {
     known: HashSet<i32>,
     /// Threads that slept in a call with a time-out when they were interrupted.
     sleepers: HashMap<i32, Sleeper>,
+    /// Whether a thread is the kernel's own, of those that were looked at before the hold.
+    workers: HashMap<i32, bool>,
     since: Option<Instant>,
     /// Whether this round has seized anything: others may have died meanwhile, so their number does not tell.
     grown: bool,
@@ -184,7 +193,7 @@ impl Hunt<'_> {
             self.order.push(pid);
         }
         for &tid in &process.tids {
-            if self.seized.contains_key(&tid) || tid != pid && is_io_worker(pid, tid) {
+            if self.seized.contains_key(&tid) || self.workers.remove(&tid).unwrap_or_else(|| is_io_worker(pid, tid)) {
                 continue;
             }
             match Running::seize(tid, ptrace::OPT_SYSGOOD) {
@@ -334,8 +343,11 @@ impl Hunt<'_> {
     fn finish(mut self) -> Result<Held, Error> {
         let finder = Arc::new(Mutex::new(Finder::default()));
         let stood = sys::tasks::clock(libc::CLOCK_MONOTONIC).map_err(|e| Error::from_io("reading a clock", 0, e))?;
-        let slept: HashMap<i32, Nanos> =
-            self.sleepers.iter().filter_map(|(&tid, s)| Some((tid, s.slept(tid, stood)?))).collect();
+        let tids: Vec<(i32, i32)> =
+            self.stopped.keys().map(|&tid| (self.seized.get(&tid).copied().unwrap_or(tid), tid)).collect();
+        let read = |&(pid, tid): &(i32, i32)| Ok::<_, Error>((tid, proc::task_status(pid, tid)));
+        let mut statuses: HashMap<i32, Result<Status, proc::Error>> =
+            many::each(&tids, 16, read)?.into_iter().collect();
         let mut threads: HashMap<i32, Vec<HeldThread>> = HashMap::new();
         for (tid, task) in self.stopped.drain() {
             let pid = self.seized.get(&tid).copied().unwrap_or(tid);
@@ -360,7 +372,7 @@ impl Hunt<'_> {
         for pid in std::mem::take(&mut self.order) {
             let mut threads = threads.remove(&pid).unwrap_or_default();
             threads.sort_by_key(|t| (t.host != pid, t.host));
-            match describe(pid, threads, &slept, &finder, &mut nspids) {
+            match describe(pid, threads, &mut statuses, (&self.sleepers, stood), &finder, &mut nspids) {
                 Ok(Some(process)) => held.processes.push(process),
                 Ok(None) => {}
                 Err(e) => failure = failure.or(Some(e)),
@@ -410,7 +422,7 @@ fn is_dead_leader(tid: i32) -> bool {
 /// Whether a thread is the kernel's own, made for io_uring (PF_IO_WORKER in include/linux/sched.h): it runs none of the
 /// program's code, and the kernel makes another when it needs one.
 fn is_io_worker(pid: i32, tid: i32) -> bool {
-    proc::task_stat(pid, tid).is_ok_and(|s| s.flags & 0x10 != 0)
+    tid != pid && proc::task_stat(pid, tid).is_ok_and(|s| s.flags & 0x10 != 0)
 }
 
 /// Whether a thread that will not stop is inside vfork, clone or clone3.
@@ -425,7 +437,8 @@ fn in_vfork(tid: i32) -> bool {
 fn describe(
     host: i32,
     mut threads: Vec<HeldThread>,
-    slept: &HashMap<i32, Nanos>,
+    statuses: &mut HashMap<i32, Result<Status, proc::Error>>,
+    (sleepers, stood): (&HashMap<i32, Sleeper>, Nanos),
     finder: &Arc<Mutex<Finder>>,
     nspids: &mut HashMap<i32, Vec<i32>>,
 ) -> Result<Option<HeldProcess>, Error> {
@@ -434,7 +447,8 @@ fn describe(
     if threads.is_empty() && stat.state != b'Z' {
         return Err(Error::Vanished { pid: host });
     }
-    let status = proc::status(host).map_err(gone)?;
+    let mut status_of = |tid| statuses.remove(&tid).unwrap_or_else(|| proc::task_status(host, tid)).map_err(gone);
+    let status = status_of(host)?;
     let inside = |ids: &[i32], fallback: i32| Pid(ids.last().copied().unwrap_or(fallback));
     let nested = status.nspid.len() > 1;
     let of_parent = nspids.entry(stat.ppid).or_insert_with(|| proc::status(stat.ppid).map_or(Vec::new(), |s| s.nspid));
@@ -456,11 +470,12 @@ fn describe(
                 state = State::Stopped { signal: task.signal(), told: true };
             }
         }
-        t.status = if t.host == host { status.clone() } else { proc::task_status(host, t.host).map_err(gone)? };
+        t.status = if t.host == host { status.clone() } else { status_of(t.host)? };
         if nested {
             t.tid = inside(&t.status.nspid, t.host);
         }
-        read_thread(t, slept.get(&t.host).copied())?;
+        let slept = sleepers.get(&t.host).and_then(|s| s.slept(t.status.voluntary_switches, stood));
+        read_thread(t, slept)?;
     }
     let (host_ppid, comm, exit_signal) = (stat.ppid, stat.comm.clone(), stat.exit_signal);
     if let Some(live) = threads.first().filter(|t| t.host != host) {

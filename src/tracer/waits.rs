@@ -24,6 +24,8 @@ pub(super) struct Sleeper {
     since: Nanos,
     /// How often it had given up the processor by then.
     switches: u64,
+    /// How often it had got one; 0 where the kernel does not count that.
+    runs: u64,
 }
 
 /// Looks at a thread; `clocks` remembers what has been learned of processors.
@@ -32,10 +34,12 @@ pub(super) fn look(tid: i32, clocks: &mut Clocks) -> Option<Sleeper> {
     if !timed(nr, &args) {
         return None;
     }
+    // First what tells whether it has woken up since.
+    let runs = proc::runs(tid).unwrap_or(0);
     let seen = proc::sched(tid).ok()?;
     let offset = clocks.offset(proc::stat(tid).ok()?.processor)?;
     let since = Nanos(i64::try_from(seen.exec_start).ok()?.checked_add(offset.0)?);
-    Some(Sleeper { since, switches: seen.voluntary })
+    Some(Sleeper { since, switches: seen.voluntary, runs })
 }
 
 /// Whether the call may end by itself, after a time that [`left`] can tell.
@@ -54,13 +58,17 @@ fn timed(nr: i64, args: &[u64; 6]) -> bool {
 impl Sleeper {
     /// Right before the interrupt: whether it is still the same sleep.
     pub fn still(self, tid: i32) -> Option<Sleeper> {
-        (proc::sched(tid).ok()?.voluntary == self.switches).then_some(self)
+        let same = match self.runs {
+            0 => proc::sched(tid).ok()?.voluntary == self.switches,
+            runs => proc::runs(tid).ok()? == runs,
+        };
+        same.then_some(self)
     }
 
-    /// Once it has stopped: how long it was in the call at `until`, if it has done nothing since but to wake up and stop.
-    pub fn slept(&self, tid: i32, until: Nanos) -> Option<Nanos> {
-        (proc::sched(tid).ok()?.voluntary == self.switches + 1 && until > self.since)
-            .then(|| Nanos(until.0 - self.since.0))
+    /// Once it has stopped, and has given up the processor `switches` times: how long it was in the call at `until`, if it
+    /// has done nothing since but to wake up and stop.
+    pub fn slept(&self, switches: u64, until: Nanos) -> Option<Nanos> {
+        (switches == self.switches + 1 && until > self.since).then(|| Nanos(until.0 - self.since.0))
     }
 }
 
