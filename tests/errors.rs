@@ -962,6 +962,7 @@ fn kernel_objects_that_cannot_be_saved() {
         ("secret", "/secretmem (deleted)", "secret memory (memfd_secret) is not supported"),
         ("aio", "mapping at ", "IOCB_CMD_POLL"),
         ("pidfd", "pidfd", "is outside the tree"),
+        ("proc", "/proc/1/status", "belongs to a process outside the tree"),
         ("unread", "inotify", "events wait in it that the program has not read yet"),
         ("cork", "UDP socket", "bytes are held back in it (UDP_CORK or MSG_MORE)"),
         ("icmp", "UDP socket", "an error waits in it, in front of its datagrams"),

@@ -232,6 +232,7 @@ guests! {
     grown: true,
     brk: true,
     procs: true,
+    procfs: true,
     forked: false,
     syscalls: true,
     sysvshm: true,

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::fs::Metadata;
+use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 
@@ -21,8 +22,8 @@ use super::refusals::Refusals;
 use super::sharing::Distinct;
 use super::view::View;
 use super::{
-    Error, Inside, epoll, eventfd, files, flight, inotify, linked, locks, opath, pidfd, pipes, pty, signalfd, sockets,
-    stdio, timerfd,
+    Error, Inside, epoll, eventfd, files, flight, inotify, linked, locks, opath, pidfd, pipes, procfs, pty, signalfd,
+    sockets, stdio, timerfd,
 };
 
 const O_CLOEXEC: u32 = 0o2_000_000;
@@ -47,6 +48,20 @@ pub(super) struct SeenFd {
     pub own: Option<OwnedFd>,
 }
 
+/// Of what a link in /proc leads to. One kind of file has nothing to tell: the directory of descriptors of a process that
+/// has ended (fs/proc/fd.c, proc_fd_getattr). Any other of /proc says as much of it.
+fn meta(host: i32, path: &str) -> io::Result<Metadata> {
+    std::fs::metadata(format!("/proc/{path}")).or_else(|error| {
+        let of_the_dead = error.kind() == io::ErrorKind::NotFound && file_system(path)? == procfs::MAGIC;
+        if of_the_dead { std::fs::metadata(format!("/proc/{host}/root/proc")) } else { Err(error) }
+    })
+}
+
+/// The kind of file system (linux/magic.h) that a link in /proc leads to.
+pub(super) fn file_system(path: &str) -> io::Result<i64> {
+    Ok(nix::sys::statfs::statfs(format!("/proc/{path}").as_str())?.filesystem_type().0 as i64)
+}
+
 /// The process of a descriptor that no process has.
 pub(super) const NOBODY: usize = usize::MAX;
 
@@ -66,7 +81,7 @@ impl SeenFd {
             fd,
             info: proc::fdinfo(host, fd).map_err(Error::proc(host))?,
             link: proc::link(&path).map_err(Error::proc(host))?,
-            meta: std::fs::metadata(format!("/proc/{path}")).map_err(Error::of(host, "looking at a descriptor"))?,
+            meta: meta(host, &path).map_err(Error::of(host, "looking at a descriptor"))?,
             own: None,
         })
     }
@@ -152,6 +167,8 @@ pub(super) struct Captured {
     pub rings: HashMap<u64, u32>,
     /// Credentials that only the program itself can ask for.
     pub asks: Vec<sockets::Ask>,
+    /// Whether somebody is in the middle of a file in /proc that is of a process.
+    pub half_read: bool,
 }
 
 /// All descriptors of the living processes; a table that several share, of the first of them.
@@ -208,6 +225,8 @@ pub(super) struct Work<'a> {
     pub linked: HashMap<(u64, u64), Vec<u8>>,
     /// New sockets to compare others with, by family, type and protocol.
     pub fresh: HashMap<[i32; 3], Fresh>,
+    /// Whether somebody is in the middle of a file in /proc.
+    pub half_read: bool,
 }
 
 /// What is known of files.
@@ -235,7 +254,8 @@ pub(super) fn capture(
     let groups = stdio::split(&seen, group(&seen)?, ours);
     let (watched, linked, fresh) = (HashMap::new(), HashMap::new(), HashMap::new());
     let Files { view, mapped, keep } = files;
-    let mut work = Work { held, view, seen: &seen, mapped, keep, contents, refusals, watched, linked, fresh };
+    let mut work =
+        Work { held, view, seen: &seen, mapped, keep, contents, refusals, watched, linked, fresh, half_read: false };
     work.watched = inotify::find(&work)?;
     work.linked = linked::find(&mut work)?;
     let roles = stdio::roles(&seen, root);
@@ -274,6 +294,7 @@ pub(super) fn capture(
         let cloexec = s.info.flags & O_CLOEXEC != 0;
         out.descriptors.entry(s.process).or_default().push(Descriptor { fd: s.fd, cloexec, file });
     }
+    out.half_read = work.half_read;
     Ok(out)
 }
 

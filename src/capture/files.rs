@@ -15,13 +15,10 @@ use super::keep::{self, SaveFiles};
 use super::mapped::stamp;
 use super::nameless::is_deleted;
 use super::view::Place;
-use super::{linked, memfd, mqueue};
+use super::{fd, linked, memfd, mqueue, procfs};
 
 const O_DIRECTORY: u32 = 0o200_000;
 const O_TMPFILE: u32 = 0o20_000_000;
-
-/// Why a file like /proc/self/maps is refused. C libraries and shells read some for a moment.
-pub(super) const OF_A_PROCESS: &str = "files in /proc that belong to a process are not supported";
 
 /// Devices without state: null, zero, full, random, urandom.
 const DEVICES: [(u32, u32); 5] = [(1, 3), (1, 5), (1, 7), (1, 8), (1, 9)];
@@ -43,6 +40,9 @@ pub(super) fn capture(work: &mut Work<'_>, s: &SeenFd) -> Result<Option<Kind>, E
     if file_system == mqueue::MAGIC && s.meta.is_file() {
         return mqueue::capture(work, s);
     }
+    if procfs::is_of(s, file_system) {
+        return procfs::capture(work, s);
+    }
     let mut refuse = |reason: &str, hint: &str| {
         work.refusals.add(s.pid, s.object(&s.name()), reason, hint);
         Ok(None)
@@ -50,7 +50,7 @@ pub(super) fn capture(work: &mut Work<'_>, s: &SeenFd) -> Result<Option<Kind>, E
     if let Some(reason) = special(&s.link) {
         return refuse(reason, "");
     }
-    if let Some(reason) = not_by_name(s, file_system) {
+    if let Some(reason) = not_by_name(file_system) {
         return refuse(reason, "");
     }
     let (dev, ino) = s.key();
@@ -156,14 +156,11 @@ fn special(link: &[u8]) -> Option<&'static str> {
 
 /// The kind of file system it is on (linux/magic.h).
 pub(super) fn file_system(s: &SeenFd) -> Result<i64, Error> {
-    let path = format!("/proc/{}/fd/{}", s.host, s.fd);
-    let found = nix::sys::statfs::statfs(path.as_str());
-    Ok(found.map_err(|e| Error::of(s.host, "asking for a file system")(e.into()))?.filesystem_type().0 as i64)
+    fd::file_system(&format!("{}/fd/{}", s.host, s.fd)).map_err(Error::of(s.host, "asking for a file system"))
 }
 
 /// Why files of such a file system can't be opened again by name, if so.
-pub(super) fn not_by_name(s: &SeenFd, kind: i64) -> Option<&'static str> {
-    const PROC: i64 = 0x9fa0;
+pub(super) fn not_by_name(kind: i64) -> Option<&'static str> {
     /// Kinds whose files are objects of the kernel rather than files: linux/magic.h.
     const REFUSED: [(i64, &str); 5] = [
         (0x6e73_6673, "namespace descriptors are not supported"),
@@ -172,11 +169,6 @@ pub(super) fn not_by_name(s: &SeenFd, kind: i64) -> Option<&'static str> {
         (0x7472_6163, "files of tracefs are not supported"),
         (0x5345_434d, "secret memory (memfd_secret) is not supported"),
     ];
-    let of_a_process =
-        |name: &[u8]| name.strip_prefix(b"/proc/").is_some_and(|n| n.first().is_some_and(u8::is_ascii_digit));
-    if kind == PROC && of_a_process(&s.link) {
-        return Some(OF_A_PROCESS);
-    }
     REFUSED.iter().find(|(magic, _)| *magic == kind).map(|(_, reason)| *reason)
 }
 

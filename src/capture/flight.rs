@@ -95,7 +95,9 @@ fn messages(held: &Held, s: &SeenFd, socket: &Unix) -> Result<Waiting, Error> {
 pub(super) fn check(work: &mut Work<'_>, group: &Group, first: &SeenFd, kind: &Kind) {
     let mut holders = group.holders.iter().filter_map(|i| work.seen.get(*i));
     let reason = match kind {
-        Kind::Pidfd(_) | Kind::Mqueue(_) if holders.any(|s| s.own.is_some()) => "it can't be put on its way again",
+        Kind::Pidfd(_) | Kind::Mqueue(_) | Kind::Procfs(_) if holders.any(|s| s.own.is_some()) => {
+            "it can't be put on its way again"
+        }
         _ if !first.info.locks.is_empty() && holders.all(|s| s.own.is_some()) => "nobody has this locked file open",
         _ => return,
     };

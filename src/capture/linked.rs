@@ -20,7 +20,8 @@ pub(super) fn find(work: &mut Work<'_>) -> Result<HashMap<(u64, u64), Vec<u8>>, 
     let mut wanted = HashSet::new();
     for s in work.seen {
         let is_file = matches!(s.meta.mode() & libc::S_IFMT, libc::S_IFREG | libc::S_IFIFO);
-        if is_file && s.meta.nlink() > 0 && s.link.starts_with(b"/") && !hidden(s) {
+        // What is not to be found in /proc belongs to a process that has ended.
+        if is_file && s.meta.nlink() > 0 && !s.link.starts_with(b"/proc/") && s.link.starts_with(b"/") && !hidden(s) {
             let (dev, ino) = s.key();
             if matches!(work.view.find(&s.link, dev, ino), Place::Gone { .. }) {
                 wanted.insert(s.key());

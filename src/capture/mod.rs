@@ -40,6 +40,7 @@ mod pages;
 mod pidfd;
 mod pipes;
 mod process;
+mod procfs;
 mod pty;
 mod refusals;
 mod save;

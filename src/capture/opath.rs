@@ -10,7 +10,7 @@ use crate::model::opath::{Object, Place};
 
 use super::fd::{SeenFd, Work};
 use super::nameless::is_deleted;
-use super::{Error, files, linked, view};
+use super::{Error, files, linked, procfs, view};
 
 /// What it leads to; `None` if it was refused.
 pub(super) fn capture(work: &mut Work<'_>, s: &SeenFd) -> Result<Option<Kind>, Error> {
@@ -19,7 +19,10 @@ pub(super) fn capture(work: &mut Work<'_>, s: &SeenFd) -> Result<Option<Kind>, E
     if !s.link.starts_with(b"/") {
         return refuse(work, s, "it leads to something that has no name in the file system", "have it closed");
     }
-    if let Some(reason) = files::not_by_name(s, file_system) {
+    if procfs::is_of(s, file_system) {
+        return procfs::capture(work, s);
+    }
+    if let Some(reason) = files::not_by_name(file_system) {
         return refuse(work, s, reason, "have it closed");
     }
     let path = match find(work, s, file_type) {

@@ -22,8 +22,8 @@ use super::ipc::Space;
 use super::look::{Looked, LookedProcess, look, unless_cancelled};
 use super::pages::{Origin, Pages};
 use super::{
-    After, Error, Output, Request, Saved, datagram, files, inherits, inotify, jobcontrol, manifest, mempolicy, mqueue,
-    netlink, process, pty, shared, sockets, sysvsem, tcp, thread, timerfd, unix,
+    After, Error, Output, Request, Saved, datagram, inherits, inotify, jobcontrol, manifest, mempolicy, mqueue,
+    netlink, process, procfs, pty, shared, sockets, sysvsem, tcp, thread, timerfd, unix,
 };
 
 /// Saves a tree: holds it, looks at it, writes the image, lets it go (or stops or ends it).
@@ -91,10 +91,12 @@ pub fn save(request: &Request<'_>) -> Result<Saved, Error> {
 /// reads its own /proc/self/maps as it starts) is waited for, the tree running.
 fn hold_and_look(request: &Request<'_>) -> Result<(Held, Looked), Error> {
     const TRIES: u32 = 20;
+    /// So many are for a program that reads a file of /proc; it may as well be in the middle of one for good.
+    const HALF_READ: u32 = 4;
     const PAUSE: Duration = Duration::from_millis(5);
     let mut tries = 0;
     const PASSING: [&str; 11] = [
-        files::OF_A_PROCESS,
+        procfs::OUTSIDE,
         inotify::UNREAD,
         pty::STOPPED,
         tcp::EARLY,
@@ -110,7 +112,7 @@ fn hold_and_look(request: &Request<'_>) -> Result<(Held, Looked), Error> {
         let held = hold(&request.hold())?;
         let looked = look(&held, request)?;
         let refusals = &looked.refusals.0;
-        if refusals.is_empty() {
+        if refusals.is_empty() && (!looked.fds.half_read || tries >= HALF_READ) {
             return Ok((held, looked));
         }
         tries += 1;

@@ -18,6 +18,7 @@ use crate::model::manifest::Manifest;
 use crate::model::opath::Object;
 use crate::model::pidfd::Pidfd;
 use crate::model::process::Process;
+use crate::model::procfs::Of;
 use crate::model::sockets::{Family, Socket};
 use crate::model::tcp::TcpSocket;
 use crate::model::tree::{Member, State, Tree};
@@ -129,6 +130,10 @@ fn describe(kind: &Kind) -> (&'static str, String) {
         Kind::Path(place) => {
             let deleted = if matches!(place.object, Object::Named { .. }) { "" } else { " (deleted)" };
             ("path", format!("{}{deleted}", place.path.display()))
+        }
+        Kind::Procfs(file) => {
+            let ended = if file.of == Of::Ended { " (ended)" } else { "" };
+            ("proc", format!("{}{ended} at {}", file.path.display(), file.offset))
         }
         Kind::Device(device) => ("device", device.path.display()),
         Kind::Pipe(end) => {

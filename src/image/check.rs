@@ -19,6 +19,7 @@ use crate::model::opath::{Object, Place};
 use crate::model::pidfd::Pidfd;
 use crate::model::pipes::PipeEnd;
 use crate::model::process::Process;
+use crate::model::procfs::{self, Of};
 use crate::model::pty::Pty;
 use crate::model::seccomp::Seccomp;
 use crate::model::signals::Pending;
@@ -386,6 +387,28 @@ fn watches(inotify: &Inotify) -> Check {
     Ok(())
 }
 
+/// A path in /proc that is written as the kernel writes it, and of somebody who is there.
+fn of_proc(file: &procfs::File, there: impl Fn(Pid) -> bool) -> Check {
+    let path = file.path.0.as_slice();
+    let parts = path.strip_prefix(b"/proc").map(|rest| rest.strip_prefix(b"/").unwrap_or(rest));
+    let plain =
+        parts.filter(|p| path == b"/proc" || path.starts_with(b"/proc/") && !p.is_empty()).is_some_and(|parts| {
+            path.len() < 4096
+                && !path.contains(&0)
+                && (parts.is_empty() || parts.split(|&b| b == b'/').all(|p| !matches!(p, b"" | b"." | b"..")))
+        });
+    let known = match (procfs::ids(path), file.of) {
+        (None, of) => of == Of::System,
+        (Some((pid, tid)), Of::Member) => there(pid) && tid.is_none_or(&there),
+        (Some((_, tid)), Of::Ended) => tid.is_none(),
+        (Some(_), Of::System) => false,
+    };
+    if plain && known && i64::try_from(file.offset).is_ok() {
+        return Ok(());
+    }
+    Err(format!("{} cannot be", file.path.display()))
+}
+
 /// A POSIX message queue with a name and messages that it can hold.
 fn mqueue(queue: &Queue) -> Check {
     let name = &queue.name.0;
@@ -570,6 +593,7 @@ fn files(c: &Checkpoint, blobs: &HashMap<u32, u64>) -> Check {
             Kind::Pidfd(Pidfd::Task(pid)) if !there(*pid) => Err(format!("it is of pid {pid}, which is not there")),
             Kind::Pidfd(Pidfd::Gone { status, .. }) => wait_status(*status),
             Kind::Socket(socket) => whole(&socket.content).and_then(|()| sockets::check(c, index, socket)),
+            Kind::Procfs(file) => of_proc(file, there),
             Kind::Mqueue(m) if m.queue as usize >= c.shared.mqueues.len() => {
                 Err(format!("it is of message queue {}, which is not there", m.queue))
             }

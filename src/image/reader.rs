@@ -650,6 +650,39 @@ mod tests {
     }
 
     #[test]
+    fn files_of_proc_are_somebodys() {
+        use crate::model::Name;
+        use crate::model::procfs::{File, Of};
+        let with = |path: &'static str, of| {
+            edited(move |c| {
+                c.files[0].kind = crate::model::fd::Kind::Procfs(File { path: Name(path.into()), of, offset: 3 });
+            })
+        };
+        for (path, of) in [
+            ("/proc", Of::System),
+            ("/proc/sys/kernel/pid_max", Of::System),
+            ("/proc/100/task/100/comm", Of::Member),
+            ("/proc/7", Of::Ended),
+        ] {
+            with(path, of).unwrap();
+        }
+        for (path, of) in [
+            ("/process", Of::System),
+            ("/proc/", Of::System),
+            ("/proc/../etc/passwd", Of::System),
+            ("/proc/100/root/.", Of::Member),
+            ("/proc/100/status", Of::System),
+            ("/proc/7/status", Of::Member),
+            ("/proc/100/task/7/status", Of::Member),
+            ("/proc/7/task/7/status", Of::Ended),
+            ("/proc/meminfo", Of::Ended),
+        ] {
+            let result = with(path, of);
+            assert!(matches!(result, Err(Error::Inconsistent { .. })), "{path} {of:?}: {result:?}");
+        }
+    }
+
+    #[test]
     fn memory_policies_and_huge_pages_are_read() {
         edited(|c| policy(c, 1, 8)).unwrap();
         edited(|c| huge(c, 1, 4 * PAGE)).unwrap();

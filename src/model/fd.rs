@@ -3,7 +3,8 @@
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Pid, epoll, eventfd, files, inotify, mqueue, opath, pidfd, pipes, pty, signalfd, sockets, stdio, timerfd, uring,
+    Pid, epoll, eventfd, files, inotify, mqueue, opath, pidfd, pipes, procfs, pty, signalfd, sockets, stdio, timerfd,
+    uring,
 };
 
 /// One open descriptor of one process.
@@ -49,6 +50,8 @@ pub enum Kind {
     Directory(files::Directory),
     /// Opened with O_PATH.
     Path(opath::Place),
+    /// Of /proc.
+    Procfs(procfs::File),
     /// /dev/null, zero, full, random, urandom.
     Device(files::Device),
     /// One end of a pipe, or a FIFO.

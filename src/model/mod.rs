@@ -25,6 +25,7 @@ pub mod opath;
 pub mod pidfd;
 pub mod pipes;
 pub mod process;
+pub mod procfs;
 pub mod pty;
 pub mod seccomp;
 pub mod signalfd;

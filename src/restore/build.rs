@@ -25,7 +25,7 @@ use super::stub::{Batch, Expect, LEN, Puppet};
 use super::tree::{Order, Role, Step};
 use super::{
     Error, Options, Pids, Plan, credentials, epoll, fd, gap, inherit, ipc, jobcontrol, limits, locks, memory,
-    mempolicy, mqueue, pidfd, process, pty, seccomp, signals, sockets, sysvsem, thread, timers, waits,
+    mempolicy, mqueue, pidfd, process, procfs, pty, seccomp, signals, sockets, sysvsem, thread, timers, waits,
 };
 
 /// Children of any kind (wait4(2)).
@@ -172,9 +172,14 @@ impl Builder<'_> {
             Pids::Fresh => None,
             Pids::Host => {
                 let member = self.checkpoint.tree.members.iter().any(|m| m.pid == pid);
-                (member || !std::path::Path::new(&format!("/proc/{pid}")).exists()).then_some(pid)
+                (member || self.is_free(pid)).then_some(pid)
             }
         }
+    }
+
+    /// Whether nobody has a pid, as far as we can see.
+    fn is_free(&self, pid: Pid) -> bool {
+        self.own_namespaces() || !std::path::Path::new(&format!("/proc/{pid}")).exists()
     }
 
     /// Whether the tree lives in pid, mount and IPC namespaces of its own.
@@ -265,11 +270,18 @@ impl Builder<'_> {
         // The dead die once groups and children are settled, before their parents' signals are.
         for member in &self.checkpoint.tree.members {
             if let State::Zombie { status } = member.state {
+                let of_proc = self.open_of(member.pid, Some(member.pid))?;
+                self.gone.extend(of_proc);
                 self.zombie(member, status, &site.hold)?;
             }
         }
         if let Some(maker) = self.checkpoint.processes.first() {
-            self.gone = pidfd::of_ended(puppet(&mut self.puppets, maker.pid)?, &self.checkpoint.files)?;
+            let files = &self.checkpoint.files;
+            let free = |pid| self.chosen(pid).filter(|_| !self.hosts.contains_key(&pid) && self.is_free(pid));
+            let free: BTreeMap<Pid, Option<Pid>> = procfs::ended(files).map(|pid| (pid, free(pid))).collect();
+            let maker = puppet(&mut self.puppets, maker.pid)?;
+            self.gone.extend(pidfd::of_ended(maker, files)?);
+            self.gone.extend(procfs::of_ended(maker, files, &free)?);
         }
         for member in &self.checkpoint.tree.members {
             if let Some(child) = self.puppets.get_mut(&member.pid) {
@@ -393,9 +405,36 @@ impl Builder<'_> {
         for process in &self.checkpoint.processes {
             let puppet = puppet(&mut self.puppets, process.pid)?;
             self.sources.handover.deliver(puppet, process, self.checkpoint, self.sources, &late)?;
-            fd::install(puppet, process, self.sources)?;
+            fd::install(puppet, process, self.sources, |_| true)?;
         }
+        self.of_proc()?;
         self.descriptions()
+    }
+
+    /// Files of /proc, some of which tell of descriptors: those have their numbers by now.
+    fn of_proc(&mut self) -> Result<(), Error> {
+        let files = &self.checkpoint.files;
+        let mut late = Vec::new();
+        for owner in procfs::owners(files) {
+            // A zombie's have been opened before.
+            let process = |pid| self.checkpoint.processes.iter().find(|p| p.threads.iter().any(|t| t.tid == pid));
+            let Some(opener) = owner.map_or(self.checkpoint.processes.first(), process) else { continue };
+            late.extend(self.open_of(opener.pid, owner)?);
+        }
+        let is_of_proc = |index: u32| late.iter().any(|(late, _)| *late == index);
+        for process in &self.checkpoint.processes {
+            let puppet = puppet(&mut self.puppets, process.pid)?;
+            self.sources.handover.deliver(puppet, process, self.checkpoint, self.sources, &late)?;
+            fd::install(puppet, process, self.sources, is_of_proc)?;
+        }
+        Ok(())
+    }
+
+    /// The files in /proc that are `owner`'s, which `opener` opens.
+    fn open_of(&mut self, opener: Pid, owner: Option<Pid>) -> Result<Vec<(u32, OwnedFd)>, Error> {
+        let numbers: BTreeMap<Pid, i32> = self.hosts.keys().map(|&pid| (pid, self.actual(pid))).collect();
+        let actual = |pid: Pid| numbers.get(&pid).copied().unwrap_or(pid.0);
+        procfs::open_of(puppet(&mut self.puppets, opener)?, owner, &self.checkpoint.files, actual)
     }
 
     /// What descriptions need once descriptors have their numbers.

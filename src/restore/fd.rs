@@ -107,7 +107,7 @@ pub fn open_all(image: &Image, options: &Options, changed: &Changed) -> Result<O
     for (file, index) in checkpoint.files.iter().zip(0u32..) {
         let fd = match (roles.get(&index), &file.kind, pipes.remove(&(index as usize))) {
             (Some(role), ..) => stdio::open(*role, &options.stdio, file.flags)?,
-            (None, Kind::Pidfd(_) | Kind::Mqueue(_), _) => handover.keep_place(index)?,
+            (None, Kind::Pidfd(_) | Kind::Mqueue(_) | Kind::Procfs(_), _) => handover.keep_place(index)?,
             (None, _, Some(end)) => end,
             (
                 None,
@@ -186,6 +186,7 @@ fn open(options: &Options, file: &OpenFile, contents: &mut files::Contents<'_>) 
         Kind::Epoll(_) => epoll::open(),
         Kind::Inotify(_) => inotify::open(file.flags),
         Kind::Pidfd(_) => Err(Error::step("opening a pidfd", 0, io::Error::other("nobody is born yet"))),
+        Kind::Procfs(_) => Err(Error::step("opening in /proc", 0, io::Error::other("nobody is born yet"))),
         Kind::Mqueue(_) => Err(Error::step("opening a message queue", 0, io::Error::other("it was not made"))),
         // Keeps the number until there is a process that can make it.
         Kind::Socket(_) => File::open("/dev/null").map(OwnedFd::from).map_err(|e| Error::step("opening", 0, e)),
@@ -232,10 +233,15 @@ fn written(checkpoint: &Checkpoint, content: u32) -> bool {
         .any(|vma| matches!(vma.backing, Backing::File { file, shared: true, may_write: true, .. } if has(file)))
 }
 
-/// Gives descriptors their numbers in a process.
-pub fn install(puppet: &mut Puppet, process: &Process, sources: &Sources) -> Result<(), Error> {
+/// Gives those descriptors that are `wanted` their numbers in a process.
+pub fn install(
+    puppet: &mut Puppet,
+    process: &Process,
+    sources: &Sources,
+    wanted: impl Fn(u32) -> bool,
+) -> Result<(), Error> {
     let mut batch = puppet.batch();
-    for d in &process.fds {
+    for d in process.fds.iter().filter(|d| wanted(d.file)) {
         let source = source(sources, d.file)?;
         puppet.flush_for(&mut batch, 1, 0)?;
         let flags = if d.cloexec { libc::O_CLOEXEC } else { 0 };

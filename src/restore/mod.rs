@@ -41,6 +41,7 @@ mod pipes;
 pub mod plan;
 mod ports;
 mod process;
+mod procfs;
 mod pty;
 mod seccomp;
 mod signalfd;

@@ -14,7 +14,7 @@ use super::namespaces::{self, Wanted};
 use super::tree::{Order, order};
 use super::{
     Error, Options, Pids, Sockets, credentials, datagram, fd, hugetlb, inotify, ipc, limits, locks, manifest, mqueue,
-    netlink, opath, seccomp, sockets, tcp, thread, vdso,
+    netlink, opath, procfs, seccomp, sockets, tcp, thread, vdso,
 };
 
 /// A complete plan.
@@ -73,6 +73,7 @@ pub fn plan(image: &Image, options: &Options) -> Result<Plan, Error> {
     sockets::conflicts(checkpoint, &mut conflicts);
     inotify::conflicts(checkpoint, &mut conflicts);
     opath::conflicts(checkpoint, &mut conflicts);
+    procfs::conflicts(checkpoint, &mut conflicts);
     ipc::conflicts(checkpoint, wanted, &mut conflicts, &mut notes);
     mqueue::conflicts(checkpoint, wanted, &mut conflicts);
     tcp::conflicts(checkpoint, &mut conflicts);

@@ -6,8 +6,6 @@
 //   go         made by the harness: finish, with the last checks
 //   spoil      made by the harness: damage your own state as a bad resume would (proves that the guest can fail)
 //   fails.log  a line from any process of the guest that found something wrong
-//
-// A guest opens nothing of /proc between "ready" and "go": such a descriptor can't be saved.
 #ifndef GUEST_H
 #define GUEST_H
 #ifndef _GNU_SOURCE

@@ -132,7 +132,7 @@ int main(int argc, char **argv) {
         MUST(ftruncate(fd, 4096));
         MUST(fcntl(fd, F_SETLEASE, F_WRLCK));
         CHECK(mmap(NULL, 4096, PROT_READ, MAP_SHARED, fd, 0) != MAP_FAILED, "mmap");
-    } else if (!strcmp(kind, "proc")) fd = MUST(open("/proc/self/status", O_RDONLY));
+    } else if (!strcmp(kind, "proc")) fd = MUST(open("/proc/1/status", O_RDONLY));
     else if (!strcmp(kind, "notify")) {
         struct sigevent event = {.sigev_notify = SIGEV_SIGNAL, .sigev_signo = SIGURG};
         snprintf(name, sizeof name, "/ckpt-guest-%d", getpid());
