@@ -816,6 +816,26 @@ fn ipc_objects_without_a_namespace() {
     }
 }
 
+/// All descriptors of a tree are open at once in a resume.
+#[test]
+fn a_limit_of_open_files() {
+    let (resume, program) = (resume!(), guest!("syscalls"));
+    if !installed("prlimit") {
+        return skip("a_limit_of_open_files", "no prlimit");
+    }
+    let scene = Scene::new("nofile");
+    let image = saved(&scene, &program, &[]);
+    let mut command = scene.command("prlimit");
+    command.arg("--nofile=64").arg(&resume.adopter).arg(harness::bin("ckpt-resume")).arg(&image);
+    let output = scene.output("ckpt-resume", &mut command);
+    failed(
+        &scene,
+        &output,
+        REFUSED,
+        &["descriptors: those of the whole tree at once", "our hard limit is 64", "ulimit -Hn"],
+    );
+}
+
 /// Where a script makes user namespaces impossible, and runs a command without any capability.
 const WITHOUT_NAMESPACES: &str = "echo 0 > /proc/sys/user/max_user_namespaces && \
     exec setpriv --bounding-set=-all --ambient-caps=-all --inh-caps=-all \"$@\"";

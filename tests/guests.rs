@@ -233,6 +233,7 @@ guests! {
     brk: true,
     procs: true,
     procfs: true,
+    manyfds: true,
     forked: false,
     syscalls: true,
     sysvshm: true,

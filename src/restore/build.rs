@@ -216,13 +216,14 @@ impl Builder<'_> {
             batch.call("rseq", libc::SYS_rseq, &args);
         }
         signals::all_default(&mut batch);
-        // A descriptor of ours below the sources is nobody's business.
-        batch.call("close_range", libc::SYS_close_range, &[0, self.sources.base as u64 - 1, 0]);
+        // Our own standard streams, so that the lowest numbers are free.
+        batch.call("close_range", libc::SYS_close_range, &[0, 2, 0]);
         puppet.run(batch)?;
         let hold = memory::empty(&mut puppet, &maps, base, self.checkpoint, self.own_namespaces())?;
         if self.own_namespaces() {
             ipc::create(&mut puppet, self.checkpoint, &hold)?;
         }
+        fd::arrange(&mut puppet, self.sources)?;
         memory::fill_shared(&mut puppet, filler, self.sources, &hold)?;
         self.add(pid, puppet);
         Ok(hold)
@@ -493,7 +494,7 @@ impl Builder<'_> {
             process::enter(leader, process, self.sources)?;
         }
         if shares.descriptors.is_none() {
-            fd::close_sources(leader, self.sources)?;
+            fd::close_sources(leader, process)?;
         }
         locks::take(leader, process, self.checkpoint)?;
         process::set_up(leader, process, &mut self.notes)?;
@@ -535,16 +536,13 @@ impl Builder<'_> {
             process::set_name(&mut batch, &tracer::tree::STANDIN_COMM.into());
             let slash = batch.data(b"/\0");
             batch.call("chdir", libc::SYS_chdir, &[slash.0]);
-            let (base, status) = (self.sources.base as u64, self.sources.status as u64);
-            batch.call("close_range", libc::SYS_close_range, &[base, status - 1, 0]);
-            let after = if root_is_child { status + 1 } else { status };
-            batch.call("close_range", libc::SYS_close_range, &[after, u64::from(u32::MAX), 0]);
             if role == Role::Idle {
                 batch.call("prctl", libc::SYS_prctl, &[1, libc::SIGKILL as u64]);
             }
             hold.empty_around(&mut batch);
             hold.let_go(&mut batch);
             puppet.run(batch)?;
+            fd::keep_only(puppet, root_is_child.then_some(self.sources.status).into_iter().collect())?;
             puppet.stand_in(root_is_child.then_some((root_pid, self.sources.status)), role == Role::Idle)?;
         }
         Ok(())

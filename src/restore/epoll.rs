@@ -41,11 +41,11 @@ pub fn watch(
     let mut batch = puppet.batch();
     for target in epoll.targets.iter().filter(|t| t.pid == process.pid && has_fired(t) == fired) {
         puppet.flush_for(&mut batch, 5, 32)?;
-        let now = process.fds.iter().find(|d| d.fd == target.fd);
-        let borrowed = now.is_none_or(|d| d.file != target.file);
+        let now = process.fds.binary_search_by_key(&target.fd, |d| d.fd).ok().and_then(|at| process.fds.get(at));
+        let from = source(sources, target.file)?;
+        let borrowed = now.is_none_or(|d| d.file != target.file) && from != target.fd;
         if borrowed {
             // The number has been closed or given to another file since: it is lent for the moment.
-            let from = source(sources, target.file)?;
             batch.call("dup3", libc::SYS_dup3, &[from as u64, target.fd as u64, 0]);
         }
         let event = |events: u32| [&events.to_le_bytes()[..], &target.data.to_le_bytes()].concat();
@@ -69,8 +69,8 @@ pub fn watch(
                 let from = source(sources, d.file)?;
                 batch.call("dup3", libc::SYS_dup3, &[from as u64, d.fd as u64, flags as u64]);
             }
-            None => batch.call_expecting(Expect::Anything, "close", libc::SYS_close, &[target.fd as u64]),
-            Some(_) => {}
+            None if borrowed => batch.call_expecting(Expect::Anything, "close", libc::SYS_close, &[target.fd as u64]),
+            _ => {}
         }
     }
     puppet.run(batch).map(drop)

@@ -1,7 +1,7 @@
 //! Open file descriptions: all are opened here, before there is a process; every process then inherits them and gives
 //! each the numbers it had.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -15,6 +15,7 @@ use crate::sys::{fds, tasks};
 
 use super::changed::Changed;
 use super::late::Handover;
+use super::numbers::{self, Numbers};
 use super::stub::{Expect, Puppet};
 use super::{Error, Options, epoll, eventfd, files, inotify, opath, pipes, pty, signalfd, sockets, stdio, timerfd};
 
@@ -23,8 +24,8 @@ const RLIMIT_NOFILE: u32 = 7;
 /// Numbers under which every process under construction finds things.
 #[derive(Debug)]
 pub struct Sources {
-    /// The lowest number that none of the program's own descriptors has.
-    pub base: i32,
+    /// Numbers they have in us, and those they are to have.
+    moves: Vec<(i32, i32)>,
     /// One for every open file description of the model.
     pub files: Vec<i32>,
     /// One for every mapped file of the model.
@@ -86,25 +87,24 @@ impl Opened {
 pub fn open_all(image: &Image, options: &Options, changed: &Changed) -> Result<Opened, Error> {
     let checkpoint = image.checkpoint();
     raise_limits()?;
-    let base = highest(checkpoint).saturating_add(1);
-    let mut owned = Vec::new();
-    let mut place = |fd: OwnedFd| -> Result<i32, Error> {
-        let high = fds::dup_above(fd.as_fd(), base).map_err(|e| Error::step("numbering a descriptor", 0, e))?;
-        let number = high.as_raw_fd();
-        owned.push(high);
-        Ok(number)
+    let (mut owned, mut moves) = (Vec::new(), Vec::new());
+    let mut numbers = Numbers::of(checkpoint);
+    let mut place = |fd: OwnedFd, number: i32| -> i32 {
+        moves.push((fd.as_raw_fd(), number));
+        owned.push(fd);
+        number
     };
     let mut contents = files::Contents::new(image, changed)?;
     let mut pipes = pipes::open_all(image)?;
-    let mut numbers = Vec::with_capacity(checkpoint.files.len());
     let roles = stdio::overrides(checkpoint, options);
     let mut watching = Vec::new();
     let mut notes = Vec::new();
     let mut networked = sockets::networked(image, &mut notes)?;
     let mut terminals = pty::make(checkpoint)?;
     notes.extend(pty::notes(&terminals.renumbered));
-    let mut handover = Handover::new(&mut place)?;
-    for (file, index) in checkpoint.files.iter().zip(0u32..) {
+    let mut handover = Handover::new(|fd| place(fd, numbers.spare()))?;
+    let files = numbers.files.clone();
+    for ((file, index), &number) in checkpoint.files.iter().zip(0u32..).zip(&files) {
         let fd = match (roles.get(&index), &file.kind, pipes.remove(&(index as usize))) {
             (Some(role), ..) => stdio::open(*role, &options.stdio, file.flags)?,
             (None, Kind::Pidfd(_) | Kind::Mqueue(_) | Kind::Procfs(_), _) => handover.keep_place(index)?,
@@ -125,27 +125,30 @@ pub fn open_all(image: &Image, options: &Options, changed: &Changed) -> Result<O
             fds::fcntl(fd.as_fd(), libc::F_SETFL, i64::from(file.flags))
                 .map_err(|e| Error::step("setting file flags", 0, e))?;
         }
-        numbers.push(place(fd)?);
+        place(fd, number);
     }
     drop(pipes);
     let mapped = open_mapped(checkpoint, &mut contents)?
         .into_iter()
         .map(|[read, write]| {
-            let mut number = |fd: Option<OwnedFd>| fd.map_or(Ok(-1), &mut place);
-            Ok(Mapped { read: number(read)?, write: number(write)? })
+            let mut number = |fd: Option<OwnedFd>| fd.map_or(-1, |fd| place(fd, numbers.spare()));
+            Mapped { read: number(read), write: number(write) }
         })
-        .collect::<Result<_, Error>>()?;
+        .collect();
     let nameless = (0..checkpoint.shared.nameless.len() as u32)
-        .map(|index| place(contents.nameless(index)?.try_clone().map_err(|e| Error::step("sharing", 0, e))?))
+        .map(|index| {
+            let fd = contents.nameless(index)?.try_clone().map_err(|e| Error::step("sharing", 0, e))?;
+            Ok(place(fd, numbers.spare()))
+        })
         .collect::<Result<_, Error>>()?;
     let (unsealed, returning) = contents.finish(|content| written(checkpoint, content))?;
     let image_fd = image.file().as_fd().try_clone_to_owned().map_err(|e| Error::step("sharing the image", 0, e))?;
-    let image_number = place(image_fd)?;
-    let (status_read, write) =
+    let image = place(image_fd, numbers.spare());
+    let (status_read, status_write) =
         nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC).map_err(|e| Error::step("a pipe", 0, e.into()))?;
-    let status_write = fds::dup_above(write.as_fd(), base).map_err(|e| Error::step("numbering a descriptor", 0, e))?;
-    let status = status_write.as_raw_fd();
-    let numbers = Sources { base, files: numbers, mapped, nameless, image: image_number, status, handover, watching };
+    let status = numbers.spare();
+    moves.push((status_write.as_raw_fd(), status));
+    let numbers = Sources { moves, files, mapped, nameless, image, status, handover, watching };
     Ok(Opened { numbers, owned, status_write, status_read, unsealed, returning, notes })
 }
 
@@ -161,16 +164,20 @@ fn raise_limits() -> Result<(), Error> {
     Ok(())
 }
 
-/// The highest descriptor of the program, if the files of a resume do not fit between it and our limit.
-pub fn no_room(checkpoint: &Checkpoint) -> Option<i32> {
-    let highest = highest(checkpoint);
+/// The limit of open files that a resume needs, if that is above ours: all of the tree's are open at once, in us as well.
+pub fn no_room(checkpoint: &Checkpoint) -> Option<(u64, u64)> {
+    /// Descriptors that come and go.
+    const PASSING: usize = 100;
     let hard = tasks::limit(0, RLIMIT_NOFILE).map_or(u64::MAX, |l| l.hard);
-    let needed = checkpoint.files.len() + 2 * checkpoint.shared.mapped.len() + checkpoint.shared.nameless.len() + 16;
-    (highest as u64 + needed as u64 >= hard).then_some(highest)
-}
-
-fn highest(checkpoint: &Checkpoint) -> i32 {
-    checkpoint.processes.iter().flat_map(|p| &p.fds).map(|d| d.fd).max().unwrap_or(2).max(15)
+    let shared = &checkpoint.shared;
+    let others = 2 * shared.mapped.len() + shared.nameless.len() + PASSING;
+    let numbers = Numbers::of(checkpoint);
+    let watching = checkpoint.files.iter().filter(|f| matches!(f.kind, Kind::Inotify(_) | Kind::Timerfd(_))).count();
+    let deleted =
+        checkpoint.files.iter().filter(|f| matches!(&f.kind, Kind::Regular(r) if r.content.is_some())).count();
+    let in_us = checkpoint.files.len() + watching + deleted + shared.nameless.len() + others;
+    let needed = (numbers.highest() as u64 + 1).max((numbers.used() + others).max(in_us) as u64);
+    (needed > hard).then_some((needed, hard))
 }
 
 fn open(options: &Options, file: &OpenFile, contents: &mut files::Contents<'_>) -> Result<OwnedFd, Error> {
@@ -244,6 +251,11 @@ pub fn install(
     for d in process.fds.iter().filter(|d| wanted(d.file)) {
         let source = source(sources, d.file)?;
         puppet.flush_for(&mut batch, 1, 0)?;
+        if source == d.fd {
+            // F_SETFD, FD_CLOEXEC
+            batch.call("fcntl F_SETFD", libc::SYS_fcntl, &[d.fd as u64, 2, d.cloexec.into()]);
+            continue;
+        }
         let flags = if d.cloexec { libc::O_CLOEXEC } else { 0 };
         let args = [source as u64, d.fd as u64, flags as u64];
         batch.call_expecting(Expect::Exactly(d.fd as u64), "dup3", libc::SYS_dup3, &args);
@@ -275,10 +287,30 @@ pub fn owners(puppet: &mut Puppet, process: &Process, files: &[OpenFile], done: 
     puppet.run(batch).map(drop)
 }
 
-/// Closes the sources in a process that has everything it needs.
-pub fn close_sources(puppet: &mut Puppet, sources: &Sources) -> Result<(), Error> {
+/// Brings what the first process has inherited from us to the numbers of the sources. Our own descriptors are nobody's
+/// business.
+pub fn arrange(puppet: &mut Puppet, sources: &Sources) -> Result<(), Error> {
     let mut batch = puppet.batch();
-    batch.call("close_range", libc::SYS_close_range, &[sources.base as u64, u64::from(u32::MAX), 0]);
+    for (from, to) in numbers::moves(&sources.moves) {
+        puppet.flush_for(&mut batch, 1, 0)?;
+        batch.call_expecting(Expect::Exactly(to as u64), "dup3", libc::SYS_dup3, &[from as u64, to as u64, 0]);
+    }
+    puppet.run(batch)?;
+    keep_only(puppet, sources.moves.iter().map(|(_, to)| *to).collect())
+}
+
+/// Closes the sources in a process that has everything it needs.
+pub fn close_sources(puppet: &mut Puppet, process: &Process) -> Result<(), Error> {
+    keep_only(puppet, process.fds.iter().map(|d| d.fd).collect())
+}
+
+/// Closes all descriptors but these.
+pub fn keep_only(puppet: &mut Puppet, kept: BTreeSet<i32>) -> Result<(), Error> {
+    let mut batch = puppet.batch();
+    for (first, last) in numbers::between(kept) {
+        puppet.flush_for(&mut batch, 1, 0)?;
+        batch.call("close_range", libc::SYS_close_range, &[first.into(), last.into(), 0]);
+    }
     puppet.run(batch).map(drop)
 }
 

@@ -45,7 +45,7 @@ fn conflict(pid: Pid, object: String, reason: String, hint: &str) -> Refusal {
     Refusal { pid, object, reason, hint: hint.to_owned() }
 }
 
-/// Makes all objects. The process has no descriptors below the sources.
+/// Makes all objects. The process has no descriptor with the number 0.
 pub fn create(puppet: &mut Puppet, checkpoint: &Checkpoint, hold: &Hold) -> Result<(), Error> {
     sysvshm::create(puppet, checkpoint, hold)?;
     sysvsem::create(puppet, checkpoint)?;

@@ -20,7 +20,7 @@ use super::stub::Puppet;
 use super::{Error, pidfd};
 
 /// Descriptors in one message; the kernel takes 253 (SCM_MAX_FD).
-const AT_ONCE: usize = 128;
+const AT_ONCE: usize = 64;
 
 /// The way to hand descriptors to processes under construction, one of which listens at a time.
 #[derive(Debug)]
@@ -35,11 +35,11 @@ pub struct Handover {
 
 impl Handover {
     /// Two ends of a socket; `place` gives theirs a number that all processes inherit.
-    pub fn new(place: &mut impl FnMut(OwnedFd) -> Result<i32, Error>) -> Result<Handover, Error> {
+    pub fn new(place: impl FnOnce(OwnedFd) -> i32) -> Result<Handover, Error> {
         let (ours, theirs) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)
             .map_err(|e| Error::step("making a socket", 0, e.into()))?;
         let mut handover = Handover { ours, theirs, number: -1, kept: Vec::new() };
-        handover.number = place(handover.clone_of_theirs()?)?;
+        handover.number = place(handover.clone_of_theirs()?);
         Ok(handover)
     }
 

@@ -34,6 +34,7 @@ mod nameless;
 mod namespaces;
 mod netlink;
 pub mod network;
+mod numbers;
 mod opath;
 mod pidfd;
 mod pinned;

@@ -82,11 +82,13 @@ pub fn plan(image: &Image, options: &Options) -> Result<Plan, Error> {
     netlink::conflicts(checkpoint, &mut conflicts);
     pids(checkpoint, options, wanted, &mut conflicts);
     seccomp::conflicts(checkpoint, wanted, &mut conflicts);
-    if let Some(fd) = fd::no_room(checkpoint) {
+    if let Some((needed, hard)) = fd::no_room(checkpoint) {
         conflicts.push(Refusal {
             pid: checkpoint.tree.root,
-            object: format!("fd {fd}"),
-            reason: "our limit of open files leaves no room above it for those of the whole tree".to_owned(),
+            object: "descriptors".to_owned(),
+            reason: format!(
+                "those of the whole tree at once need a limit of {needed} open files, our hard limit is {hard}"
+            ),
             hint: "raise the hard limit (ulimit -Hn)".to_owned(),
         });
     }
