@@ -234,6 +234,7 @@ guests! {
     procs: true,
     procfs: true,
     manyfds: true,
+    linking: true,
     forked: false,
     syscalls: true,
     sysvshm: true,

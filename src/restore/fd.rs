@@ -17,6 +17,7 @@ use super::changed::Changed;
 use super::late::Handover;
 use super::numbers::{self, Numbers};
 use super::stub::{Expect, Puppet};
+use super::view::View;
 use super::{Error, Options, epoll, eventfd, files, inotify, opath, pipes, pty, signalfd, sockets, stdio, timerfd};
 
 const RLIMIT_NOFILE: u32 = 7;
@@ -84,7 +85,7 @@ impl Opened {
 }
 
 /// Everything the model's descriptors and mappings need, open.
-pub fn open_all(image: &Image, options: &Options, changed: &Changed) -> Result<Opened, Error> {
+pub fn open_all(image: &Image, options: &Options, changed: &Changed, view: &View) -> Result<Opened, Error> {
     let checkpoint = image.checkpoint();
     raise_limits()?;
     let (mut owned, mut moves) = (Vec::new(), Vec::new());
@@ -94,8 +95,8 @@ pub fn open_all(image: &Image, options: &Options, changed: &Changed) -> Result<O
         owned.push(fd);
         number
     };
-    let mut contents = files::Contents::new(image, changed)?;
-    let mut pipes = pipes::open_all(image)?;
+    let mut contents = files::Contents::new(image, changed, view)?;
+    let mut pipes = pipes::open_all(image, view)?;
     let roles = stdio::overrides(checkpoint, options);
     let mut watching = Vec::new();
     let mut notes = Vec::new();
@@ -185,7 +186,7 @@ fn open(options: &Options, file: &OpenFile, contents: &mut files::Contents<'_>) 
         Kind::Regular(regular) => contents.open(regular, file.flags),
         Kind::Directory(directory) => files::open_directory(directory, file.flags, contents),
         Kind::Path(place) => opath::open(place, file.flags, contents),
-        Kind::Device(device) => files::open_device(device, file.flags),
+        Kind::Device(device) => files::open_device(device, file.flags, contents),
         Kind::Pipe(_) => Err(Error::step("opening a pipe", 0, io::Error::other("it was not made"))),
         Kind::Eventfd(e) => eventfd::open(e, file.flags),
         Kind::Timerfd(t) => timerfd::open(t, file.flags),

@@ -22,6 +22,7 @@ use crate::sys::mounts;
 use super::changed::{Changed, PutBack};
 use super::fd::reopen;
 use super::nameless::{self, Scaffold};
+use super::view::View;
 use super::{Error, memfd, namespaces, sparse};
 
 /// O_NOFOLLOW stays among a file's flags, and would forbid the way through /proc, which is a link.
@@ -35,6 +36,7 @@ const AT_ONCE: i32 = libc::O_ACCMODE | libc::O_SYNC | libc::O_NOATIME;
 pub struct Contents<'a> {
     image: &'a Image,
     changed: &'a Changed,
+    view: &'a View,
     /// Deleted files, by the number of their content.
     made: HashMap<u32, Made>,
     nameless: Vec<OwnedFd>,
@@ -81,10 +83,15 @@ impl Drop for Returning {
 
 impl<'a> Contents<'a> {
     /// None made yet.
-    pub fn new(image: &'a Image, changed: &'a Changed) -> Result<Self, Error> {
-        let nameless = nameless::open_all(&image.checkpoint().shared.nameless)?;
+    pub fn new(image: &'a Image, changed: &'a Changed, view: &'a View) -> Result<Self, Error> {
+        let nameless = nameless::open_all(&image.checkpoint().shared.nameless, view)?;
         let (made, copies, returning) = (HashMap::new(), HashMap::new(), Returning::default());
-        Ok(Contents { image, changed, made, nameless, copies, returning, private: None })
+        Ok(Contents { image, changed, view, made, nameless, copies, returning, private: None })
+    }
+
+    /// Where we find a path of the program.
+    pub fn path(&self, path: &Name) -> PathBuf {
+        self.view.path(path.as_path())
     }
 
     /// A deleted directory or symbolic link.
@@ -99,7 +106,7 @@ impl<'a> Contents<'a> {
         let source = self.source(&regular.path, regular.content.as_ref(), regular.mode)?;
         let reopened = match source {
             Some(made) => reopen(&own_link(made), flags & !NOFOLLOW),
-            None => reopen(regular.path.as_path(), flags),
+            None => reopen(&self.path(&regular.path), flags),
         };
         let own = regular.content.and_then(|c| self.made.get(&c.id)).filter(|m| m.temporary && regular.temporary);
         let mut file = match own {
@@ -120,7 +127,7 @@ impl<'a> Contents<'a> {
         // Without the right to execute it could not be anybody's executable.
         let file = match self.source(&mapped.path, mapped.content.as_ref(), 0o700)? {
             Some(made) => reopen(&own_link(made), flags),
-            None => reopen(mapped.path.as_path(), flags),
+            None => reopen(&self.path(&mapped.path), flags),
         };
         file.map(OwnedFd::from).map_err(|e| Error::file("opening", &mapped.path, e))
     }
@@ -149,7 +156,12 @@ impl<'a> Contents<'a> {
         let name = fs::canonicalize(path.as_path()).unwrap_or_else(|_| path.as_path().to_owned());
         let mut made = name.clone().into_os_string();
         made.push(format!(".ckpt-{}", std::process::id()));
-        let file = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(&made)?;
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(self.view.path(Path::new(&made)))?;
         if let Ok(now) = fs::metadata(&name) {
             // Only root can give files away.
             let _ = std::os::unix::fs::fchown(&file, Some(now.uid()), Some(now.gid()));
@@ -206,8 +218,8 @@ impl<'a> Contents<'a> {
             _ => false,
         })?;
         let flags = libc::O_TMPFILE | libc::O_CLOEXEC | by.flags as i32 & AT_ONCE;
-        let directory = path.as_path().parent()?;
-        let opened = nix::fcntl::open(directory, OFlag::from_bits_retain(flags), Mode::S_IRUSR | Mode::S_IWUSR);
+        let directory = self.view.path(path.as_path().parent()?);
+        let opened = nix::fcntl::open(&directory, OFlag::from_bits_retain(flags), Mode::S_IRUSR | Mode::S_IWUSR);
         opened.ok().map(File::from)
     }
 
@@ -225,7 +237,7 @@ impl<'a> Contents<'a> {
                     let create = |p: &Path| {
                         OpenOptions::new().read(true).write(true).create_new(true).mode(mode | 0o600).open(p)
                     };
-                    made(without_name(path.as_path(), create).map_err(fail)?, false)
+                    made(without_name(path.as_path(), self.view, create).map_err(fail)?, false)
                 }
             };
             sparse::fill(self.image, content, &made.file, memfd.and_then(|m| m.huge)).map_err(fail)?;
@@ -240,8 +252,9 @@ impl<'a> Contents<'a> {
 
 /// Makes a file under the old name if that is free, else beside it; where nothing can be made there, among temporary
 /// files: nobody knows it by its name any more. That is removed at once, whatever happens from here on.
-pub fn without_name<T>(path: &Path, make: impl Fn(&Path) -> io::Result<T>) -> io::Result<T> {
+pub fn without_name<T>(path: &Path, view: &View, make: impl Fn(&Path) -> io::Result<T>) -> io::Result<T> {
     let attempt = |path: &Path| {
+        let path = &view.path(path);
         let mut scaffold = Scaffold::default();
         scaffold.above(path)?;
         let made = make(path)?;
@@ -273,7 +286,7 @@ pub fn open_directory(directory: &Directory, flags: u32, contents: &Contents<'_>
     let fail = |e| Error::file("opening", &directory.path, e);
     let (path, flags) = match directory.deleted {
         Some(index) => (own_link(contents.nameless(index)?), flags & !NOFOLLOW),
-        None => (directory.path.as_path().to_owned(), flags),
+        None => (contents.path(&directory.path), flags),
     };
     let mut file = reopen(&path, flags | libc::O_DIRECTORY as u32).map_err(fail)?;
     if directory.offset != 0 {
@@ -283,9 +296,9 @@ pub fn open_directory(directory: &Directory, flags: u32, contents: &Contents<'_>
 }
 
 /// A device, if it still is the same one.
-pub fn open_device(device: &Device, flags: u32) -> Result<OwnedFd, Error> {
+pub fn open_device(device: &Device, flags: u32, contents: &Contents<'_>) -> Result<OwnedFd, Error> {
     let fail = |e| Error::file("opening", &device.path, e);
-    let file = reopen(device.path.as_path(), flags).map_err(fail)?;
+    let file = reopen(&contents.path(&device.path), flags).map_err(fail)?;
     let rdev = file.metadata().map_err(fail)?.rdev();
     if (nix::sys::stat::major(rdev), nix::sys::stat::minor(rdev)) != (u64::from(device.major), u64::from(device.minor))
     {

@@ -64,6 +64,7 @@ mod tree;
 mod unix;
 mod uring;
 mod vdso;
+mod view;
 mod waits;
 
 use std::io;
@@ -78,6 +79,7 @@ use crate::sys::sched;
 
 use fill::Filler;
 use pinned::Pinned;
+use view::View;
 
 pub use moved::{Moves, adapt};
 pub use plan::{Plan, Summary, plan};
@@ -262,7 +264,8 @@ pub fn resume(image: &Image, options: &Options) -> Result<Resumed, Error> {
         return Err(Error::Conflicts(plan.conflicts));
     }
     let checkpoint = image.checkpoint();
-    let mut sources = fd::open_all(image, options, &plan.changed)?;
+    let view = View::new(namespaces::wanted(options))?;
+    let mut sources = fd::open_all(image, options, &plan.changed, &view)?;
     let verifier = match options.verify {
         Verify::Full => Some(Verifier::new(image, options.cancel).map_err(Error::Image)?),
         Verify::Meta | Verify::None => None,
@@ -270,7 +273,8 @@ pub fn resume(image: &Image, options: &Options) -> Result<Resumed, Error> {
     let pinned = Pinned::here();
     let mut notes = plan.summary.notes.clone();
     notes.append(&mut sources.notes);
-    let mut init = namespaces::Init::start(checkpoint, options, &sources)?;
+    let mut init = namespaces::Init::start(checkpoint, options, &sources, &view)?;
+    drop(view);
     let (sources, status, unsealed, returning) = sources.after_fork();
     let built = std::thread::scope(|scope| {
         // The pages are checked while the processes read them; nothing runs before both are done.

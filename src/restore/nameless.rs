@@ -13,6 +13,7 @@ use crate::model::nameless::Nameless;
 
 use super::Error;
 use super::files::{beside, temporary};
+use super::view::View;
 
 /// Directories on the way to something that is to have no name. They are removed again, whatever happens.
 #[derive(Debug, Default)]
@@ -42,16 +43,16 @@ impl Drop for Scaffold {
 }
 
 /// All of them, open: directories for reading, links with O_PATH. Those that were in each other are so again.
-pub fn open_all(list: &[Nameless]) -> Result<Vec<OwnedFd>, Error> {
+pub fn open_all(list: &[Nameless], view: &View) -> Result<Vec<OwnedFd>, Error> {
     let mut scaffold = Scaffold::default();
     let mut order: Vec<(usize, &Nameless)> = list.iter().enumerate().collect();
     order.sort_by_key(|(_, n)| n.path.0.len());
     let mut made = Vec::with_capacity(list.len());
     for (index, object) in order {
-        let path = object.path.as_path();
-        let opened = make(&mut scaffold, object, path)
-            .or_else(|_| make(&mut scaffold, object, &beside(path)))
-            .or_else(|_| make(&mut scaffold, object, &temporary()));
+        let path = view.path(object.path.as_path());
+        let opened = make(&mut scaffold, object, &path)
+            .or_else(|_| make(&mut scaffold, object, &beside(&path)))
+            .or_else(|_| make(&mut scaffold, object, &view.path(&temporary())));
         made.push((index, opened.map_err(|e| Error::file("making again what was deleted", &object.path, e))?));
     }
     drop(scaffold);
@@ -93,7 +94,7 @@ mod tests {
         fs::create_dir(dir.path().join("taken")).unwrap();
         let list = [("a/b/c", None), ("a/b", None), ("x/link", Some(at("nowhere"))), ("taken", None)]
             .map(|(name, target)| Nameless { path: at(name), mode: 0o751, target });
-        let all = open_all(&list).unwrap();
+        let all = open_all(&list, &View::ours()).unwrap();
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
         let meta = |fd: &OwnedFd| File::from(fd.try_clone().unwrap()).metadata().unwrap();
         assert_eq!((meta(&all[0]).nlink(), meta(&all[0]).permissions().mode() & 0o7777), (0, 0o751));

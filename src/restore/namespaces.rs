@@ -13,6 +13,7 @@ use crate::sys::{ptrace, stub, tasks};
 use crate::tracer::task::{Running, Stopped};
 
 use super::fd::Opened;
+use super::view::View;
 use super::{Clock, Error, Options, Pids};
 
 pub const CAP_SYS_ADMIN: u32 = 21;
@@ -61,27 +62,22 @@ pub struct Init {
 
 impl Init {
     /// Forks it into its namespaces, waits until they are in place, and seizes it.
-    pub fn start(checkpoint: &Checkpoint, options: &Options, opened: &Opened) -> Result<Init, Error> {
+    pub fn start(checkpoint: &Checkpoint, options: &Options, opened: &Opened, view: &View) -> Result<Init, Error> {
         let namespaces = wanted(options);
         let fail = |step| move |e: nix::Error| Error::step(step, 0, e.into());
         let pipe = || nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC).map_err(fail("a pipe"));
         let (report_read, report_write) = pipe()?;
         let (proceed_read, proceed_write) = pipe()?;
         let mut flags = 0;
-        if namespaces.user {
-            flags |= libc::CLONE_NEWUSER as u64;
-        }
         if namespaces.pid {
-            flags |= (libc::CLONE_NEWPID | libc::CLONE_NEWNS | libc::CLONE_NEWIPC) as u64;
+            flags |= (libc::CLONE_NEWPID | libc::CLONE_NEWIPC) as u64;
         }
-        let (uid, gid) = (nix::unistd::geteuid(), nix::unistd::getegid());
-        let map = |id: u32| format!("{id} {id} 1").into_bytes();
         let members = checkpoint.tree.members.iter().map(|m| m.pid);
         let threads = checkpoint.processes.iter().flat_map(|p| p.threads.iter().map(|t| t.tid));
         let last = members.chain(threads).max().unwrap_or(Pid(300));
         let plan = InitPlan {
             flags,
-            id_maps: namespaces.user.then(|| (map(uid.as_raw()), map(gid.as_raw()))),
+            entrance: view.entrance(),
             time_offsets: if namespaces.time { Some(time_offsets(checkpoint)?) } else { None },
             last_pid: last.to_string().into_bytes(),
             report: report_write.as_fd(),
@@ -223,7 +219,8 @@ pub fn elapsed(host: i32, checkpoint: &Checkpoint, options: &Options) -> Result<
     Ok(Nanos(its.saturating_sub(checkpoint.manifest.clocks.monotonic.0).max(0)))
 }
 
-fn namespace_error(what: &str, error: &io::Error) -> Error {
+/// Why namespaces can't be made.
+pub fn namespace_error(what: &str, error: &io::Error) -> Error {
     let hint = "user namespaces are off or used up here: see /proc/sys/user/max_user_namespaces, \
                 kernel.unprivileged_userns_clone and kernel.apparmor_restrict_unprivileged_userns, or resume with \
                 --pids fresh (new pids, no namespaces)";
@@ -237,9 +234,7 @@ fn namespace_error(what: &str, error: &io::Error) -> Error {
 
 fn step_error(step: Option<InitStep>, error: &io::Error) -> Error {
     let (what, hint) = match step {
-        Some(InitStep::IdMaps) => return namespace_error("mapping our user into a user namespace", error),
         Some(InitStep::Time) => ("a time namespace", "resume with --clock now"),
-        Some(InitStep::Mounts) => ("a mount namespace", "resume with --pids fresh"),
         Some(InitStep::Proc) => (
             "mounting /proc in a pid namespace",
             "parts of /proc are hidden here, as containers do; resume with --pids fresh, or outside the container",

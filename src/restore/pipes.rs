@@ -19,12 +19,13 @@ use crate::sys::fds;
 use super::Error;
 use super::fd::reopen;
 use super::files::{own_link, without_name};
+use super::view::View;
 
 const O_LARGEFILE: u32 = 0o100_000;
 const O_NONBLOCK: u32 = libc::O_NONBLOCK as u32;
 
 /// All ends of all pipes of an image, by index of their open file.
-pub fn open_all(image: &Image) -> Result<HashMap<usize, OwnedFd>, Error> {
+pub fn open_all(image: &Image, view: &View) -> Result<HashMap<usize, OwnedFd>, Error> {
     let mut pipes: BTreeMap<u32, Vec<(usize, &PipeEnd, u32)>> = BTreeMap::new();
     for (index, file) in image.checkpoint().files.iter().enumerate() {
         if let Kind::Pipe(end) = &file.kind {
@@ -37,7 +38,7 @@ pub fn open_all(image: &Image) -> Result<HashMap<usize, OwnedFd>, Error> {
     let mut out = HashMap::new();
     for ends in pipes {
         let Some((_, end, _)) = ends.first() else { continue };
-        open_ends(image, &ends, &mut out).map_err(|source| match source.raw_os_error() {
+        open_ends(image, view, &ends, &mut out).map_err(|source| match source.raw_os_error() {
             Some(libc::EPERM | libc::ENFILE) => Error::NotPermitted {
                 what: format!("pipes of {} bytes and more: {source}", end.capacity),
                 hint: "this user has too many pipes: raise /proc/sys/fs/pipe-max-size, pipe-user-pages-soft or \
@@ -61,9 +62,14 @@ struct Pipe {
 }
 
 /// Makes a pipe and opens its ends. Nothing else of it stays open, so that the other side is closed where it was.
-fn open_ends(image: &Image, ends: &[(usize, &PipeEnd, u32)], out: &mut HashMap<usize, OwnedFd>) -> io::Result<()> {
+fn open_ends(
+    image: &Image,
+    view: &View,
+    ends: &[(usize, &PipeEnd, u32)],
+    out: &mut HashMap<usize, OwnedFd>,
+) -> io::Result<()> {
     let Some((_, any, _)) = ends.first() else { return Ok(()) };
-    let mut pipe = make(image, any)?;
+    let mut pipe = make(image, view, any)?;
     for (index, _, flags) in ends.iter().filter(|(_, end, _)| !end.quiet) {
         out.insert(*index, pipe.open(*flags)?);
     }
@@ -100,11 +106,13 @@ impl Pipe {
 }
 
 /// A pipe with its capacity and content.
-fn make(image: &Image, end: &PipeEnd) -> io::Result<Pipe> {
+fn make(image: &Image, view: &View, end: &PipeEnd) -> io::Result<Pipe> {
     let pipe = match &end.fifo {
-        Some(Fifo { path, deleted: None }) => Pipe { both: open_both(path.as_path())?, read: None, write: None },
+        Some(Fifo { path, deleted: None }) => {
+            Pipe { both: open_both(&view.path(path.as_path()))?, read: None, write: None }
+        }
         Some(Fifo { path, deleted: Some(mode) }) => {
-            let both = without_name(path.as_path(), |p| {
+            let both = without_name(path.as_path(), view, |p| {
                 nix::unistd::mkfifo(p, Mode::S_IRUSR | Mode::S_IWUSR)?;
                 open_both(p)
             })?;

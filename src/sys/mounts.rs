@@ -1,4 +1,4 @@
-//! A file system of our own that is mounted nowhere.
+//! A file system of our own that is mounted nowhere, and a copy of all mounts.
 //!
 //! # Safety
 //! The child made here only makes system calls: nothing allocates or locks in it.
@@ -49,13 +49,67 @@ fn make() -> io::Result<i32> {
 
 /// The same, in a child that has namespaces where it may.
 fn in_namespaces() -> io::Result<OwnedFd> {
-    let (uid, gid) = (nix::unistd::geteuid(), nix::unistd::getegid());
-    let (uids, gids) = (format!("{uid} {uid} 1"), format!("{gid} {gid} 1"));
-    child::opens(libc::CLONE_NEWUSER | libc::CLONE_NEWNS, || {
-        let maps = [(c"setgroups", "deny"), (c"uid_map", uids.as_str()), (c"gid_map", gids.as_str())];
-        maps.into_iter().try_for_each(|(file, text)| put(file, text))?;
-        make()
-    })
+    let maps = IdMaps::own();
+    let [root] = child::opens(libc::CLONE_NEWUSER | libc::CLONE_NEWNS, || {
+        maps.write()?;
+        make().map(|number| [number])
+    })?;
+    Ok(root)
+}
+
+/// A copy of our mount namespace, which nobody is in yet.
+#[derive(Debug)]
+pub struct Copied {
+    /// The namespace.
+    pub mounts: OwnedFd,
+    /// Our root directory in it, open as a place only (O_PATH).
+    pub root: OwnedFd,
+    /// The user namespace it belongs to, if that is a new one. Our user and group are the same in it, and no others.
+    pub user: Option<OwnedFd>,
+}
+
+/// Copies our mount namespace. What is mounted in ours later is mounted in the copy, too, and not the other way round.
+/// `user`: with a new user namespace, for who may not do so.
+///
+/// # Errors
+/// As clone(2), mount(2) and open(2).
+pub fn copy(user: bool) -> io::Result<Copied> {
+    let maps = IdMaps::own();
+    let flags = if user { libc::CLONE_NEWUSER } else { 0 };
+    let [mounts, root, owner] = child::opens(flags | libc::CLONE_NEWNS, || {
+        if user {
+            maps.write()?;
+        }
+        let slave = libc::MS_REC | libc::MS_SLAVE;
+        let (none, root) = (c"none".as_ptr(), c"/".as_ptr());
+        // SAFETY: no pointers but string literals.
+        check(unsafe { libc::mount(none, root, std::ptr::null(), slave, std::ptr::null()) }.into())?;
+        Ok([open(c"/proc/self/ns/mnt", 0)?, open(c"/", libc::O_PATH)?, open(c"/proc/self/ns/user", 0)?])
+    })?;
+    Ok(Copied { mounts, root, user: user.then_some(owner) })
+}
+
+fn open(path: &CStr, flags: i32) -> io::Result<i32> {
+    // SAFETY: `path` ends in NUL.
+    check(unsafe { libc::open(path.as_ptr(), flags | libc::O_CLOEXEC) }.into()).map(|fd| fd as i32)
+}
+
+/// What makes our user and group the only ones of a new user namespace.
+struct IdMaps {
+    uids: String,
+    gids: String,
+}
+
+impl IdMaps {
+    fn own() -> IdMaps {
+        let (uid, gid) = (nix::unistd::geteuid(), nix::unistd::getegid());
+        IdMaps { uids: format!("{uid} {uid} 1"), gids: format!("{gid} {gid} 1") }
+    }
+
+    fn write(&self) -> io::Result<()> {
+        let maps = [(c"setgroups", "deny"), (c"uid_map", self.uids.as_str()), (c"gid_map", self.gids.as_str())];
+        maps.into_iter().try_for_each(|(file, text)| put(file, text))
+    }
 }
 
 /// Writes to a file of /proc/self.

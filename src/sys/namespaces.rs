@@ -10,10 +10,11 @@ use super::check;
 /// What the first process of a resumed tree has to do. Made before the fork: the child allocates nothing.
 #[derive(Debug)]
 pub struct InitPlan<'a> {
-    /// `CLONE_NEW*` flags for the clone itself (user, pid, mount, ipc).
+    /// `CLONE_NEW*` flags for the clone itself (pid, ipc).
     pub flags: u64,
-    /// Lines for uid_map and gid_map, where there is a new user namespace.
-    pub id_maps: Option<(Vec<u8>, Vec<u8>)>,
+    /// A mount namespace that it enters before, its root directory in that, and the user namespace it belongs to if it is not
+    /// in that already.
+    pub entrance: Option<(BorrowedFd<'a>, BorrowedFd<'a>, Option<BorrowedFd<'a>>)>,
     /// Text for timens_offsets, where there is to be a new time namespace.
     pub time_offsets: Option<Vec<u8>>,
     /// Highest pid in use, for ns_last_pid, as text.
@@ -34,24 +35,18 @@ pub struct InitPlan<'a> {
 pub enum InitStep {
     /// Everything is in place.
     Ready = 0,
-    /// Writing setgroups, uid_map, gid_map.
-    IdMaps = 1,
     /// Unsharing the time namespace and setting its offsets.
-    Time = 2,
-    /// Making mounts a slave of the host's.
-    Mounts = 3,
+    Time = 1,
     /// Mounting a /proc for the new pid namespace.
-    Proc = 4,
+    Proc = 2,
 }
 
 /// Reads a report: the step and the errno.
 pub fn parse_report(bytes: [u8; 5]) -> (Option<InitStep>, i32) {
     let step = match bytes[0] {
         0 => Some(InitStep::Ready),
-        1 => Some(InitStep::IdMaps),
-        2 => Some(InitStep::Time),
-        3 => Some(InitStep::Mounts),
-        4 => Some(InitStep::Proc),
+        1 => Some(InitStep::Time),
+        2 => Some(InitStep::Proc),
         _ => None,
     };
     (step, i32::from_le_bytes([bytes[1], bytes[2], bytes[3], bytes[4]]))
@@ -85,10 +80,16 @@ pub fn start_init(plan: &InitPlan<'_>) -> io::Result<i32> {
 /// Starts a session, in which it makes the first process as its sibling, says who that is (or the negative errno), and ends.
 fn outside_of_sessions(plan: &InitPlan<'_>, tell: BorrowedFd<'_>) -> ! {
     let flags = plan.flags | (libc::CLONE_PARENT | libc::SIGCHLD) as u64;
-    // SAFETY: a fork as above; the child goes on in `init` and never returns.
+    // SAFETY: no pointers but a string literal; a fork as above, whose child goes on in `init` and never returns.
     let pid = unsafe {
         libc::setsid();
-        libc::syscall(libc::SYS_clone, flags, 0usize, 0usize, 0usize, 0usize)
+        let entered = plan.entrance.is_none_or(|(mounts, root, user)| {
+            user.is_none_or(|user| libc::setns(user.as_raw_fd(), libc::CLONE_NEWUSER) == 0)
+                && libc::setns(mounts.as_raw_fd(), libc::CLONE_NEWNS) == 0
+                && libc::fchdir(root.as_raw_fd()) == 0
+                && libc::chroot(c".".as_ptr()) == 0
+        });
+        if entered { libc::syscall(libc::SYS_clone, flags, 0usize, 0usize, 0usize, 0usize) } else { -1 }
     };
     if pid == 0 {
         init(plan);
@@ -160,11 +161,6 @@ fn reap_for_ever(plan: &InitPlan<'_>, root: i32) -> ! {
 
 fn prepare(plan: &InitPlan<'_>) -> Result<(), (InitStep, i32)> {
     let at = |step: InitStep| move |e: i32| (step, e);
-    if let Some((uid, gid)) = &plan.id_maps {
-        put(c"/proc/self/setgroups", b"deny").map_err(at(InitStep::IdMaps))?;
-        put(c"/proc/self/uid_map", uid).map_err(at(InitStep::IdMaps))?;
-        put(c"/proc/self/gid_map", gid).map_err(at(InitStep::IdMaps))?;
-    }
     // SAFETY: no pointers but string literals.
     unsafe {
         // Children enter the new time namespace, we do not: its offsets must be written before anybody is in it.
@@ -174,12 +170,8 @@ fn prepare(plan: &InitPlan<'_>) -> Result<(), (InitStep, i32)> {
             }
             put(c"/proc/self/timens_offsets", offsets).map_err(at(InitStep::Time))?;
         }
-        if plan.flags & libc::CLONE_NEWNS as u64 != 0 {
-            let (none, root, proc) = (c"none".as_ptr(), c"/".as_ptr(), c"proc".as_ptr());
-            let slave = libc::MS_REC | libc::MS_SLAVE;
-            if libc::mount(none, root, std::ptr::null(), slave, std::ptr::null()) != 0 {
-                return Err((InitStep::Mounts, errno()));
-            }
+        if plan.entrance.is_some() {
+            let proc = c"proc".as_ptr();
             let flags = libc::MS_NOSUID | libc::MS_NODEV | libc::MS_NOEXEC;
             if libc::mount(proc, c"/proc".as_ptr(), proc, flags, std::ptr::null()) != 0 {
                 return Err((InitStep::Proc, errno()));

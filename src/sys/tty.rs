@@ -172,7 +172,7 @@ pub fn open_slave(master: BorrowedFd<'_>, flags: i32) -> io::Result<OwnedFd> {
 /// As open(2), setsid(2) and ioctl_tty(2).
 pub fn open_as_controlling(slave: BorrowedFd<'_>, flags: i32) -> io::Result<OwnedFd> {
     // SAFETY: no pointers but a string literal.
-    child::opens(0, || unsafe {
+    let [opened] = child::opens(0, || unsafe {
         // Who gives up a terminal gets it, as does its foreground group (disassociate_ctty in drivers/tty/tty_jobctrl.c).
         libc::signal(libc::SIGHUP, libc::SIG_IGN);
         check(libc::setsid().into())?;
@@ -180,8 +180,9 @@ pub fn open_as_controlling(slave: BorrowedFd<'_>, flags: i32) -> io::Result<Owne
         let fd = check(libc::open(c"/dev/tty".as_ptr(), flags | libc::O_NOCTTY | libc::O_CLOEXEC).into());
         // A leader that ends with its terminal has that hung up.
         check(libc::ioctl(slave.as_raw_fd(), libc::TIOCNOTTY).into())?;
-        fd.map(|fd| fd as i32)
-    })
+        fd.map(|fd| [fd as i32])
+    })?;
+    Ok(opened)
 }
 
 /// What waits in a pseudo-terminal.
