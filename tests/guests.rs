@@ -235,6 +235,7 @@ guests! {
     procfs: true,
     manyfds: true,
     linking: true,
+    sigio: true,
     forked: false,
     syscalls: true,
     sysvshm: true,

@@ -357,16 +357,15 @@ fn owner(copy: &OwnedFd, inside: &Inside) -> std::io::Result<Option<Owner>> {
         Err(e) if e.raw_os_error() == Some(libc::EBADF) => return Ok(None),
         Err(e) => return Err(e),
     };
-    if host == 0 {
-        return Ok(None);
-    }
-    let pid = match kind {
-        0 => inside.thread(host),
-        1 => inside.process(host),
+    let signal = fds::fcntl(copy.as_fd(), F_GETSIG, 0)? as i32;
+    let pid = match (host, kind) {
+        (0, _) => None,
+        (_, 0) => inside.thread(host),
+        (_, 1) => inside.process(host),
         _ => inside.group(host),
     };
-    let signal = fds::fcntl(copy.as_fd(), F_GETSIG, 0)? as i32;
-    Ok(pid.map(|pid| Owner { kind, pid, signal }))
+    let nobody = (signal != 0).then_some(Pid(0));
+    Ok(pid.or(nobody).map(|pid| Owner { kind, pid, signal }))
 }
 
 #[cfg(test)]

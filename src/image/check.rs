@@ -8,7 +8,7 @@ use std::collections::{HashMap, HashSet};
 use super::pages::Run;
 use super::{ADDRESS_END, PAGE, names, sockets};
 use crate::model::aio;
-use crate::model::fd::Kind;
+use crate::model::fd::{Kind, Owner};
 use crate::model::files::{Content, Saved};
 use crate::model::inotify::Inotify;
 use crate::model::manifest::{DELETED_DIRECTORIES, HUGE_PAGES, INHERITED_PAGES, SPARSE_FILES};
@@ -387,6 +387,20 @@ fn watches(inotify: &Inotify) -> Check {
     Ok(())
 }
 
+/// Whom signals of a description go to is there.
+fn owner(owner: Option<Owner>, c: &Checkpoint, there: impl Fn(Pid) -> bool) -> Check {
+    let Some(Owner { kind, pid, signal }) = owner else { return Ok(()) };
+    let known = match kind {
+        _ if pid.0 == 0 => true,
+        0 | 1 => there(pid),
+        _ => c.tree.members.iter().any(|m| m.pgid == pid),
+    };
+    if known && (0..=2).contains(&kind) && (0..=64).contains(&signal) {
+        return Ok(());
+    }
+    Err(format!("its signal {signal} goes to {pid}"))
+}
+
 /// A path in /proc that is written as the kernel writes it, and of somebody who is there.
 fn of_proc(file: &procfs::File, there: impl Fn(Pid) -> bool) -> Check {
     let path = file.path.0.as_slice();
@@ -604,7 +618,7 @@ fn files(c: &Checkpoint, blobs: &HashMap<u32, u64>) -> Check {
             Kind::Stdio(stdio) if !(0..=2).contains(&stdio.role) => Err(format!("standard stream {}", stdio.role)),
             _ => Ok(()),
         };
-        result.map_err(|e| format!("open file {index}: {e}"))?;
+        result.and_then(|()| owner(file.owner, c, there)).map_err(|e| format!("open file {index}: {e}"))?;
     }
     for vma in c.processes.iter().flat_map(|p| &p.memory.vmas) {
         let Backing::Ring { file, offset } = vma.backing else { continue };

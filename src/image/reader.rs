@@ -584,7 +584,7 @@ mod tests {
         use crate::model::memory::Backing;
         use crate::model::{Addr, Hex};
         type Edit = fn(&mut Checkpoint);
-        let edits: [(&str, Edit); 30] = [
+        let edits: [(&str, Edit); 32] = [
             ("root", |c| c.tree.root = Pid(7)),
             ("twice", |c| c.tree.members[1].pid = Pid(100)),
             ("cycle", |c| c.tree.members[0].ppid = Pid(101)),
@@ -619,6 +619,12 @@ mod tests {
             ("huge pages unsaid", |c| {
                 huge(c, 2, 2 * PAGE);
                 c.manifest.requires.clear();
+            }),
+            ("owner", |c| {
+                c.files[0].owner = Some(crate::model::fd::Owner { kind: 1, pid: Pid(7), signal: 0 });
+            }),
+            ("owner of another kind", |c| {
+                c.files[0].owner = Some(crate::model::fd::Owner { kind: 3, pid: Pid(100), signal: 0 });
             }),
             ("memory policy of nothing", |c| policy(c, 0, 8)),
             ("memory policy without whole words", |c| policy(c, 1, 7)),

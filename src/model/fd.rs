@@ -34,7 +34,7 @@ pub struct OpenFile {
 pub struct Owner {
     /// F_OWNER_TID 0, F_OWNER_PID 1, F_OWNER_PGRP 2.
     pub kind: i32,
-    /// Thread, process or group.
+    /// Thread, process or group; 0: nobody.
     pub pid: Pid,
     /// The signal; 0: SIGIO.
     pub signal: i32,

@@ -340,6 +340,11 @@ impl Builder<'_> {
         }
     }
 
+    /// The numbers that all processes and threads have in their namespace.
+    fn numbers(&self) -> BTreeMap<Pid, i32> {
+        self.hosts.keys().map(|&pid| (pid, self.actual(pid))).collect()
+    }
+
     fn one(&mut self, pid: Pid, name: &'static str, nr: i64, args: &[u64]) -> Result<(), Error> {
         let puppet = puppet(&mut self.puppets, pid)?;
         let mut batch = puppet.batch();
@@ -433,7 +438,7 @@ impl Builder<'_> {
 
     /// The files in /proc that are `owner`'s, which `opener` opens.
     fn open_of(&mut self, opener: Pid, owner: Option<Pid>) -> Result<Vec<(u32, OwnedFd)>, Error> {
-        let numbers: BTreeMap<Pid, i32> = self.hosts.keys().map(|&pid| (pid, self.actual(pid))).collect();
+        let numbers = self.numbers();
         let actual = |pid: Pid| numbers.get(&pid).copied().unwrap_or(pid.0);
         procfs::open_of(puppet(&mut self.puppets, opener)?, owner, &self.checkpoint.files, actual)
     }
@@ -441,9 +446,11 @@ impl Builder<'_> {
     /// What descriptions need once descriptors have their numbers.
     fn descriptions(&mut self) -> Result<(), Error> {
         let mut owned = vec![false; self.checkpoint.files.len()];
+        let numbers = self.numbers();
+        let actual = |pid: Pid| numbers.get(&pid).copied().unwrap_or(pid.0);
         for process in &self.checkpoint.processes {
             let puppet = puppet(&mut self.puppets, process.pid)?;
-            fd::owners(puppet, process, &self.checkpoint.files, &mut owned)?;
+            fd::owners(puppet, process, &self.checkpoint.files, &mut owned, actual)?;
         }
         // Entries that have fired fire once more while their instance watches nothing else.
         for fired in [true, false] {

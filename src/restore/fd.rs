@@ -10,8 +10,8 @@ use crate::image::Image;
 use crate::model::fd::{Kind, OpenFile};
 use crate::model::process::{Limit, Process};
 use crate::model::sockets::{Family, Socket};
-use crate::model::{Checkpoint, memory::Backing};
-use crate::sys::{fds, tasks};
+use crate::model::{Checkpoint, Pid, memory::Backing};
+use crate::sys::tasks;
 
 use super::changed::Changed;
 use super::late::Handover;
@@ -121,10 +121,6 @@ pub fn open_all(image: &Image, options: &Options, changed: &Changed, view: &View
         };
         if matches!(file.kind, Kind::Inotify(_) | Kind::Timerfd(_)) && !roles.contains_key(&index) {
             watching.push((index, fd.try_clone().map_err(|e| Error::step("sharing a descriptor", 0, e))?));
-        }
-        if file.flags & libc::O_ASYNC as u32 != 0 && !matches!(file.kind, Kind::Socket(_)) {
-            fds::fcntl(fd.as_fd(), libc::F_SETFL, i64::from(file.flags))
-                .map_err(|e| Error::step("setting file flags", 0, e))?;
         }
         place(fd, number);
     }
@@ -270,19 +266,39 @@ pub fn source(sources: &Sources, file: u32) -> Result<i32, Error> {
     sources.files.get(file as usize).copied().ok_or_else(missing)
 }
 
-/// Owners of descriptions (F_SETOWN_EX, F_SETSIG), set once each, in a process that has them.
-pub fn owners(puppet: &mut Puppet, process: &Process, files: &[OpenFile], done: &mut [bool]) -> Result<(), Error> {
+/// Owners of descriptions and their signals (F_SETOWN_EX, F_SETSIG, O_ASYNC), set once each, in a process that has them: the
+/// number under which O_ASYNC is set is the one that signals tell (fs/fcntl.c, send_sigio). `actual`: the ids that
+/// processes, threads and groups have.
+pub fn owners(
+    puppet: &mut Puppet,
+    process: &Process,
+    files: &[OpenFile],
+    done: &mut [bool],
+    actual: impl Fn(Pid) -> i32,
+) -> Result<(), Error> {
+    const ASYNC: u32 = libc::O_ASYNC as u32;
     let mut batch = puppet.batch();
     for d in &process.fds {
         let Some((file, done)) = files.get(d.file as usize).zip(done.get_mut(d.file as usize)) else { continue };
-        let Some(owner) = file.owner.filter(|_| !std::mem::replace(done, true)) else { continue };
-        puppet.flush_for(&mut batch, 2, 16)?;
-        let mut ex = owner.kind.to_le_bytes().to_vec();
-        ex.extend(owner.pid.0.to_le_bytes());
-        let at = batch.data(&ex);
-        batch.call("fcntl F_SETOWN_EX", libc::SYS_fcntl, &[d.fd as u64, 15, at.0]);
-        if owner.signal != 0 {
-            batch.call("fcntl F_SETSIG", libc::SYS_fcntl, &[d.fd as u64, 10, owner.signal as u64]);
+        if std::mem::replace(done, true) || file.owner.is_none() && file.flags & ASYNC == 0 {
+            continue;
+        }
+        puppet.flush_for(&mut batch, 4, 16)?;
+        let fd = d.fd as u64;
+        if let Some(owner) = file.owner {
+            let id = if owner.pid.0 == 0 { 0 } else { actual(owner.pid) };
+            let ex: Vec<u8> = [owner.kind, id].iter().flat_map(|word| word.to_le_bytes()).collect();
+            let at = batch.data(&ex);
+            batch.call("fcntl F_SETOWN_EX", libc::SYS_fcntl, &[fd, 15, at.0]);
+            if owner.signal != 0 {
+                batch.call("fcntl F_SETSIG", libc::SYS_fcntl, &[fd, 10, owner.signal as u64]);
+            }
+        }
+        if file.flags & ASYNC != 0 {
+            // F_SETFL. We may have set it before, under a number of ours.
+            for flags in [file.flags & !ASYNC, file.flags] {
+                batch.call("fcntl F_SETFL", libc::SYS_fcntl, &[fd, 4, flags.into()]);
+            }
         }
     }
     puppet.run(batch).map(drop)

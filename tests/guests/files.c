@@ -1,4 +1,5 @@
-// Open files: offsets, flags, descriptors shared by dup and fork, close-on-exec, append, directories, deleted and replaced files.
+// Open files: offsets, flags, descriptors shared by dup and fork, close-on-exec, append, directories, deleted and replaced files,
+// odd names.
 #include "guest.h"
 
 #define ENTRIES 300
@@ -31,6 +32,46 @@ static int list(int fd, size_t size) {
     return n > 0;
 }
 
+// Files under names that look like something else to whoever reads them from /proc; of each one that is there and one that is not.
+static const char *const odd_names[] = {"new\nline", "\\012", "tab\t\x80\xff\x01", "twice (deleted) (deleted)", " (deleted)", "dir (deleted)/in\nside (deleted)", "a//b/../c"};
+enum { ODD = sizeof odd_names / sizeof *odd_names };
+static int odd_there[ODD], odd_gone[ODD];
+static void make_odd(void) {
+    MUST(mkdir("dir (deleted)", 0700)), MUST(mkdir("a", 0700)), MUST(mkdir("a/b", 0700));
+    for (int i = 0; i < ODD; i++) {
+        size_t len = strlen(odd_names[i]);
+        odd_gone[i] = make(odd_names[i], 0);
+        CHECK(write(odd_gone[i], odd_names[i], len) == (ssize_t)len, "write");
+        MUST(unlink(odd_names[i]));
+        // Under the same name, or what the kernel shows for the other one.
+        char name[64];
+        snprintf(name, sizeof name, i % 2 ? "%s" : "%s (deleted)", odd_names[i]);
+        odd_there[i] = make(name, 0);
+        CHECK(write(odd_there[i], name, strlen(name)) == (ssize_t)strlen(name), "write");
+    }
+}
+static void check_odd(void) {
+    for (int i = 0; i < ODD; i++) {
+        char name[64], text[64] = {0};
+        struct stat by_fd, by_name;
+        MUST(fstat(odd_gone[i], &by_fd));
+        CHECK(pread(odd_gone[i], text, 63, 0) == (ssize_t)strlen(odd_names[i]) && !strcmp(text, odd_names[i]) && !by_fd.st_nlink, "odd name %d, deleted, holds %s", i, text);
+        memset(text, 0, sizeof text);
+        snprintf(name, sizeof name, i % 2 ? "%s" : "%s (deleted)", odd_names[i]);
+        MUST(fstat(odd_there[i], &by_fd)), MUST(stat(name, &by_name));
+        CHECK(pread(odd_there[i], text, 63, 0) == (ssize_t)strlen(name) && !strcmp(text, name) && by_fd.st_ino == by_name.st_ino, "odd name %d holds %s", i, text);
+    }
+}
+
+// Reads that bypass the page cache want everything aligned.
+static void check_direct(int fd) {
+    static char block[4096] __attribute__((aligned(4096)));
+    ssize_t n = pread(fd, block, sizeof block, 0);
+    CHECK(n >= 0, "a direct read of fd %d", fd);
+    n = pread(fd, block + 1, 7, 1);
+    CHECK(n == -1 && errno == EINVAL, "fd %d is not direct any more", fd);
+}
+
 int main(void) {
     char buffer[8192];
     for (size_t i = 0; i < sizeof buffer; i++) buffer[i] = mix(i);
@@ -52,6 +93,15 @@ int main(void) {
     MUST(close(make("replacement", 0)));
     MUST(rename("replacement", "replaced"));
     int flagged = MUST(open("plain", O_WRONLY | O_NONBLOCK | O_SYNC | O_NOATIME));
+    int data_only = MUST(open("plain", O_RDWR | O_DSYNC)), quiet = MUST(open("listing-to-come", O_CREAT | O_RDONLY | O_NOATIME | O_NOFOLLOW, 0600));
+    int direct = open("plain", O_RDWR | O_DIRECT), direct_gone = -1, direct_works = 0;
+    if (direct >= 0) {
+        static char block[4096] __attribute__((aligned(4096)));
+        direct_works = pread(direct, block + 1, 7, 1) == -1; // some file systems take anything
+        direct_gone = make("direct", O_DIRECT | O_DSYNC);
+        MUST(unlink("direct"));
+    } else direct = direct_gone = MUST(dup(data_only));
+    make_odd();
     int temporary = open(".", O_TMPFILE | O_RDWR, 0600);
     if (temporary >= 0) CHECK(write(temporary, "unnamed", 7) == 7, "write");
     int nobody = MUST(open("append", O_WRONLY));
@@ -64,7 +114,7 @@ int main(void) {
     }
     int directory = MUST(open("listing", O_RDONLY | O_DIRECTORY | O_CLOEXEC));
     list(directory, 1024);
-    int watched[] = {plain, duplicate, other, append, odd, looks_deleted, deleted, deleted_again, replaced, flagged, directory};
+    int watched[] = {plain, duplicate, other, append, odd, looks_deleted, deleted, deleted_again, replaced, flagged, directory, data_only, quiet, direct, direct_gone};
     enum { WATCHED = sizeof watched / sizeof *watched };
     struct stat st[WATCHED], now;
     int flags[WATCHED], fdflags[WATCHED];
@@ -109,6 +159,8 @@ int main(void) {
             if (st[i].st_nlink) CHECK(now.st_ino == st[i].st_ino && now.st_dev == st[i].st_dev, "file %d is another file", i);
             else CHECK(now.st_nlink == 0, "file %d has a name again", i);
         }
+        check_odd();
+        if (direct_works) check_direct(direct), check_direct(direct_gone);
         // Both descriptions of the deleted file are one file.
         CHECK(pwrite(deleted, &turn, 8, 1 << 20) == 8 && pread(deleted_again, &back, 8, 1 << 20) == 8 && back == turn, "the deleted file came back as two");
     }
