@@ -234,7 +234,7 @@ guests! {
     procs: true,
     procfs: true,
     manyfds: true,
-    linking: true,
+    linking: false,
     sigio: true,
     forked: false,
     syscalls: true,
@@ -428,6 +428,32 @@ fn leaders_out_of_sight() {
     let output = command.env("PATH", harness::PATH).output().expect("unshare starts");
     let said = String::from_utf8_lossy(&output.stdout);
     assert!(said.contains("2 passed"), "{said}{}", String::from_utf8_lossy(&output.stderr));
+}
+
+/// Files on mounts that are there already when the program starts: a directory that is seen at another place, too, and one
+/// over another.
+#[test]
+fn bind_and_overlay_mounts() {
+    const SCRIPT: &str = "set -e; cd \"$1\"; mount -t tmpfs tmpfs .; cd \"$1\"; mkdir lower upper work seen; $2; \
+        export TMPDIR=\"$1/seen\"; shift 2; exec \"$@\"";
+    let overlay = "mount -t overlay overlay -o lowerdir=lower,upperdir=upper,workdir=work,userxattr seen";
+    let guests =
+        ["files", "opath", "deleteddirs", "hardlinks", "filemap", "deletedmap", "linking", "fifos", "filelocks"];
+    let own_user: &[&str] = if harness::root() { &[] } else { &["--map-current-user", "--keep-caps"] };
+    for mount in ["mount --bind lower seen", overlay] {
+        let dir = tempfile::tempdir().expect("a directory");
+        let mut command = std::process::Command::new("unshare");
+        command.arg("--mount").args(own_user).args(["sh", "-c", SCRIPT, "sh"]).arg(dir.path()).arg(mount);
+        command.arg(std::env::current_exe().expect("this program")).arg("--exact");
+        command.args(guests.iter().flat_map(|guest| [format!("{guest}::generations"), format!("{guest}::attached")]));
+        let output = command.env("PATH", harness::PATH).output().expect("unshare starts");
+        let (said, errors) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        if errors.contains("mount: ") {
+            skip("bind_and_overlay_mounts", &format!("`{mount}` fails here: {errors}"));
+            continue;
+        }
+        assert!(said.contains(&format!("{} passed", guests.len() * 2)), "{mount}: {said}{errors}");
+    }
 }
 
 /// What processes share since a fork is in the image once, and in memory once after a resume.
