@@ -125,7 +125,7 @@ fn attached(name: &str, build: Build) {
 }
 
 /// What an ordinary user can't set up.
-const FOR_ROOT: [&str; 4] = ["credentials", "deadline", "rawip", "seccomp"];
+const FOR_ROOT: [&str; 5] = ["credentials", "deadline", "jail", "rawip", "seccomp"];
 
 macro_rules! guests {
     ($($name:ident: $replay:literal,)*) => {$(
@@ -235,6 +235,7 @@ guests! {
     procfs: true,
     manyfds: true,
     linking: false,
+    jail: false,
     sigio: true,
     forked: false,
     syscalls: true,
