@@ -243,6 +243,7 @@ guests! {
     sysvsem: true,
     sysvmsg: true,
     mqueue: true,
+    mqnotify: true,
     pshared: false,
     pilocks: true,
     pty: true,
@@ -271,7 +272,7 @@ macro_rules! other_builds {
     };
 }
 
-other_builds! { memory stack threads locks blocked timeouts tree syscalls }
+other_builds! { memory stack threads locks blocked timeouts tree syscalls mqnotify }
 
 /// A program that is dead for three seconds must not see them: `--clock keep` is the default.
 #[test]

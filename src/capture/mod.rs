@@ -30,6 +30,7 @@ mod mapped;
 mod memfd;
 mod memory;
 mod mempolicy;
+mod mqnotify;
 mod mqueue;
 mod nameless;
 mod namespaces;

@@ -6,6 +6,7 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 
 use crate::model::fd::Kind;
+use crate::model::mqnotify::Notification;
 use crate::model::mqueue::{Message, Mqueue, Queue};
 use crate::model::{Hex, Name};
 use crate::proc::{self, mqueue::Status};
@@ -13,8 +14,8 @@ use crate::sys::agent::{Agent, ROOM};
 use crate::sys::fds;
 use crate::tracer::Held;
 
-use super::Error;
 use super::fd::{SeenFd, Work};
+use super::{Error, mqnotify};
 
 /// MQUEUE_MAGIC in linux/magic.h.
 pub(super) const MAGIC: i64 = 0x1980_0202;
@@ -28,6 +29,8 @@ pub(super) struct Seen {
     path: String,
     /// Messages in it.
     count: u64,
+    /// Who is told of the next.
+    pub notify: Option<mqnotify::Seen>,
 }
 
 /// A description of a queue; `None` if it was refused.
@@ -36,20 +39,24 @@ pub(super) fn capture(work: &mut Work<'_>, s: &SeenFd) -> Result<Option<Kind>, E
     if let Some(index) = known {
         return Ok(Some(Kind::Mqueue(Mqueue { queue: index as u32 })));
     }
+    let live = work.held.processes.get(s.process).map_or(s.host, |p| p.live());
+    let path = format!("/proc/{live}/fd/{}", s.fd);
+    let about = about(&path);
+    let notified = about.as_ref().ok().and_then(|(status, .., count)| Some((status.notifies?, *count)));
+    let notify = notified.map(|(notified, count)| mqnotify::look(work, s.key(), notified, count)).transpose()?;
     let mut refuse = |reason: String, hint: &str| {
         work.refusals.add(s.pid, s.object(&format!("message queue {}", s.name())), reason, hint);
         Ok(None)
     };
-    let live = work.held.processes.get(s.process).map_or(s.host, |p| p.live());
-    let path = format!("/proc/{live}/fd/{}", s.fd);
-    let (status, max_messages, message_size, count) = match about(&path) {
+    let (status, max_messages, message_size, count) = match about {
         Ok(about) => about,
         Err(e) => return refuse(format!("it can't be read: {e}"), "save it as root"),
     };
-    if status.notifies {
-        let reason = "a process waits to be notified of a message (mq_notify): not supported";
-        return refuse(reason.to_owned(), "save it when none does");
-    }
+    let notify = match notify {
+        Some(Err((reason, hint))) => return refuse(reason.to_owned(), hint),
+        Some(Ok(seen)) => Some(seen),
+        None => None,
+    };
     // Each message is kept with a head of 8 bytes, and begins at a multiple of 8.
     if status.bytes.saturating_add(count.saturating_mul(16)).saturating_add(message_size) > ROOM as u64 - 16 {
         return refuse("it holds more than 1 MiB: not supported".to_owned(), "save it when it holds less");
@@ -69,8 +76,9 @@ pub(super) fn capture(work: &mut Work<'_>, s: &SeenFd) -> Result<Option<Kind>, E
         max_messages: max_messages as u32,
         message_size: message_size as u32,
         messages: Vec::new(),
+        notify: None,
     };
-    work.contents.mqueues.push(Seen { key: s.key(), queue, path, count });
+    work.contents.mqueues.push(Seen { key: s.key(), queue, path, count, notify });
     Ok(Some(Kind::Mqueue(Mqueue { queue: work.contents.mqueues.len() as u32 - 1 })))
 }
 
@@ -96,6 +104,13 @@ fn outsider(held: &Held, key: (u64, u64)) -> Option<i32> {
         })
     };
     ids.filter(|&pid| pid != ours && held.processes.iter().all(|p| p.host != pid)).find(|&pid| has(pid))
+}
+
+impl Seen {
+    /// Who is told of the next message.
+    pub fn set_notification(&mut self, notification: Notification) {
+        self.queue.notify = Some(notification);
+    }
 }
 
 /// Copies the messages of all queues.

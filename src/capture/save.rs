@@ -22,7 +22,7 @@ use super::ipc::Space;
 use super::look::{Looked, LookedProcess, look, unless_cancelled};
 use super::pages::{Origin, Pages};
 use super::{
-    After, Error, Output, Request, Saved, datagram, inherits, inotify, jobcontrol, manifest, mempolicy, mqueue,
+    After, Error, Output, Request, Saved, datagram, inherits, inotify, jobcontrol, manifest, mempolicy, mqnotify, mqueue,
     netlink, process, procfs, pty, shared, sockets, sysvsem, tcp, thread, timerfd, unix,
 };
 
@@ -95,7 +95,7 @@ fn hold_and_look(request: &Request<'_>) -> Result<(Held, Looked), Error> {
     const HALF_READ: u32 = 4;
     const PAUSE: Duration = Duration::from_millis(5);
     let mut tries = 0;
-    const PASSING: [&str; 11] = [
+    const PASSING: [&str; 13] = [
         procfs::OUTSIDE,
         inotify::UNREAD,
         pty::STOPPED,
@@ -105,6 +105,8 @@ fn hold_and_look(request: &Request<'_>) -> Result<(Held, Looked), Error> {
         datagram::CORKED,
         datagram::IN_FRONT,
         netlink::UNREAD,
+        mqnotify::WITH_MESSAGES,
+        mqnotify::PENDING,
         super::aio::UNDER_WAY,
         super::uring::UNDER_WAY,
     ];
@@ -138,7 +140,7 @@ struct Taken {
 /// The second half of a save: what only the program itself can tell.
 fn take(held: &mut Held, looked: Looked, mut manifest: Manifest, request: &Request<'_>) -> Result<Taken, Error> {
     let Looked { mut tree, processes: mut seen, mut fds, mut contents, mapped, shared, mut ipc, inside, .. } = looked;
-    let (mut jobs, asked) = ask(held, &mut seen, !fds.rings.is_empty());
+    let (mut jobs, asked) = ask(held, &mut seen, !fds.rings.is_empty(), &contents.mqueues);
     let pages = shared::ask(&shared.objects, &mut jobs);
     let all = held.run(&jobs)?;
     // What is left of timers, by the clocks as they are from here on.
@@ -166,6 +168,11 @@ fn take(held: &mut Held, looked: Looked, mut manifest: Manifest, request: &Reque
         }
         let Some(first) = answers.first() else { continue };
         super::aio::check(&asked.contexts, first, p.pid)?;
+        for (queue, asked) in &asked.notifications {
+            if let Some(queue) = contents.mqueues.get_mut(*queue) {
+                queue.set_notification(asked.answered(first)?);
+            }
+        }
         news.extend(jobcontrol::news(&asked.children, first));
         let mut process =
             process::capture(p, looked, memory.memory, threads, (&asked.process, first), (&manifest.clocks, &inside))?;
@@ -256,10 +263,12 @@ struct Asked {
     rings: Vec<super::uring::Asked>,
     process: process::Asked,
     children: Vec<(Pid, Room)>,
+    /// Of message queues, by their index.
+    notifications: Vec<(usize, mqnotify::Asked)>,
 }
 
 /// What is asked of each process, and the calls that do it. `rings`: there are some of io_uring.
-fn ask(held: &Held, seen: &mut [LookedProcess], rings: bool) -> (Vec<Job>, Vec<Asked>) {
+fn ask(held: &Held, seen: &mut [LookedProcess], rings: bool, queues: &[mqueue::Seen]) -> (Vec<Job>, Vec<Asked>) {
     let families = jobcontrol::families(held);
     let nodes = mempolicy::set_len();
     let (mut jobs, mut all) = (Vec::new(), Vec::new());
@@ -269,6 +278,9 @@ fn ask(held: &Held, seen: &mut [LookedProcess], rings: bool) -> (Vec<Job>, Vec<A
         let process = process::ask(p, &mut looked.seen, &looked.memory.memory, nodes, &mut first);
         let contexts = super::aio::ask(&mut first, &looked.memory.memory.aio);
         let children = families.get(&p.host).map_or_else(Vec::new, |children| jobcontrol::ask(&mut first, children));
+        let registered = queues.iter().enumerate().filter_map(|(i, queue)| Some((i, queue.notify?)));
+        let registered = registered.filter(|(_, notify)| notify.is_of(looked.index));
+        let notifications = registered.map(|(i, notify)| (i, notify.ask(&mut first))).collect();
         let (mut threads, mut of_rings) = (Vec::with_capacity(p.threads.len()), Vec::new());
         for (thread, t) in p.threads.iter().enumerate() {
             let mut calls = std::mem::take(&mut first);
@@ -278,7 +290,7 @@ fn ask(held: &Held, seen: &mut [LookedProcess], rings: bool) -> (Vec<Job>, Vec<A
             let one_by_one = t.status.seccomp != 0;
             jobs.push(Job { process: looked.index, thread, calls, one_by_one });
         }
-        all.push(Asked { threads, contexts, rings: of_rings, process, children });
+        all.push(Asked { threads, contexts, rings: of_rings, process, children, notifications });
     }
     (jobs, all)
 }

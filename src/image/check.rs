@@ -14,6 +14,7 @@ use crate::model::inotify::Inotify;
 use crate::model::manifest::{DELETED_DIRECTORIES, HUGE_PAGES, INHERITED_PAGES, SPARSE_FILES};
 use crate::model::memory::{Backing, Inherits, Memory, SharedObjects, Span, Vma};
 use crate::model::mempolicy::Policy;
+use crate::model::mqnotify::{COOKIE, How, Notification};
 use crate::model::mqueue::{Message, Queue};
 use crate::model::opath::{Object, Place};
 use crate::model::pidfd::Pidfd;
@@ -73,6 +74,7 @@ pub(super) fn check(c: &Checkpoint, parts: &HashMap<&str, &[Run]>, blobs: &HashM
     }
     ipc(&c.shared)?;
     c.shared.mqueues.iter().try_for_each(mqueue)?;
+    c.shared.mqueues.iter().try_for_each(|queue| notification(queue, &c.processes))?;
     c.shared.ptys.iter().try_for_each(pty)?;
     files(c, blobs)
 }
@@ -434,6 +436,20 @@ fn mqueue(queue: &Queue) -> Check {
         return Ok(());
     }
     Err(format!("message queue {} cannot be", queue.name.display()))
+}
+
+/// Told of messages is a process that is there, while there are none.
+fn notification(queue: &Queue, processes: &[Process]) -> Check {
+    let Some(Notification { pid, how }) = &queue.notify else { return Ok(()) };
+    let can_be = match how {
+        How::Nothing => true,
+        How::Signal { signal, .. } => (1..=64).contains(signal),
+        How::Socket { cookie, .. } => cookie.0.len() == COOKIE,
+    };
+    if can_be && queue.messages.is_empty() && processes.iter().any(|p| p.pid == *pid) {
+        return Ok(());
+    }
+    Err(format!("message queue {} notifies pid {pid} in a way that cannot be", queue.name.display()))
 }
 
 fn pty(pty: &Pty) -> Check {

@@ -18,6 +18,7 @@ pub mod manifest;
 pub mod memfd;
 pub mod memory;
 pub mod mempolicy;
+pub mod mqnotify;
 pub mod mqueue;
 pub mod nameless;
 pub mod netlink;

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::mqnotify::Notification;
 use super::{Hex, Name};
 
 /// A queue that a process has open.
@@ -23,6 +24,9 @@ pub struct Queue {
     pub message_size: u32,
     /// What is in it, in the order of receiving.
     pub messages: Vec<Message>,
+    /// Who is told of the next message: then there is none in it.
+    #[serde(default)]
+    pub notify: Option<Notification>,
 }
 
 /// A message.

@@ -46,6 +46,8 @@ pub struct Status {
     pub sig_pending: u64,
     /// Pending for the process.
     pub shared_pending: u64,
+    /// Signals queued for its user, and how many may be.
+    pub signals_queued: (u64, u64),
     /// Blocked.
     pub sig_blocked: u64,
     /// Ignored.
@@ -122,6 +124,10 @@ pub fn parse(bytes: &[u8]) -> Result<Status, Malformed> {
             b"VmLck" => out.locked = words(value).next().and_then(decimal).unwrap_or(0),
             b"voluntary_ctxt_switches" => out.voluntary_switches = number(value)?,
             b"Threads" => out.threads = number(value)?,
+            b"SigQ" => {
+                let (queued, most) = split_once(value, b'/').ok_or(Malformed("no limit of queued signals"))?;
+                out.signals_queued = (decimal(queued).unwrap_or(0), decimal(most).unwrap_or(u64::MAX));
+            }
             b"SigPnd" => out.sig_pending = set(value)?,
             b"ShdPnd" => out.shared_pending = set(value)?,
             b"SigBlk" => out.sig_blocked = set(value)?,

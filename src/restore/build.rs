@@ -25,7 +25,7 @@ use super::stub::{Batch, Expect, LEN, Puppet};
 use super::tree::{Order, Role, Step};
 use super::{
     Error, Options, Pids, Plan, credentials, epoll, fd, gap, inherit, ipc, jobcontrol, limits, locks, memory,
-    mempolicy, mqueue, pidfd, process, procfs, pty, seccomp, signals, sockets, sysvsem, thread, timers, waits,
+    mempolicy, mqnotify, mqueue, pidfd, process, procfs, pty, seccomp, signals, sockets, sysvsem, thread, timers, waits,
 };
 
 /// Children of any kind (wait4(2)).
@@ -503,6 +503,7 @@ impl Builder<'_> {
         if shares.descriptors.is_none() {
             fd::close_sources(leader, process)?;
         }
+        mqnotify::register(leader, process, self.checkpoint)?;
         locks::take(leader, process, self.checkpoint)?;
         process::set_up(leader, process, &mut self.notes)?;
         if let Some(status) = process.ended_leader {

@@ -29,6 +29,7 @@ mod memfd;
 mod memory;
 mod mempolicy;
 mod moved;
+mod mqnotify;
 mod mqueue;
 mod nameless;
 mod namespaces;

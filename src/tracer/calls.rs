@@ -32,6 +32,10 @@ const SLOTS: usize = 64;
 pub struct Calls {
     calls: Vec<(Option<&'static str>, i64, [Arg; 6])>,
     room: u64,
+    /// What is in rooms before the first call.
+    data: Vec<(Room, Vec<u8>)>,
+    /// Rooms that begin with the address of another.
+    pointers: Vec<(Room, Room)>,
 }
 
 /// An argument of a call.
@@ -56,11 +60,19 @@ impl Arg {
 #[derive(Debug, Clone, Copy)]
 pub struct Call(usize);
 
-/// Bytes that calls write to.
+/// Bytes that calls write to, or read.
 #[derive(Debug, Clone, Copy)]
 pub struct Room {
     offset: u64,
     len: u64,
+}
+
+impl Room {
+    /// What is behind its first `bytes`.
+    pub fn behind(self, bytes: u64) -> Room {
+        let bytes = bytes.min(self.len);
+        Room { offset: self.offset + bytes, len: self.len - bytes }
+    }
 }
 
 /// What is to run where, by indices.
@@ -89,6 +101,41 @@ impl Calls {
         let offset = self.room.next_multiple_of(8);
         self.room = offset + len;
         Room { offset, len }
+    }
+
+    /// A room with these bytes in it.
+    pub fn data(&mut self, bytes: Vec<u8>) -> Room {
+        let room = self.room(bytes.len() as u64);
+        self.data.push((room, bytes));
+        room
+    }
+
+    /// A room with the address of `to` in it, and these bytes behind that.
+    pub fn pointer(&mut self, to: Room, rest: &[u8]) -> Room {
+        let room = self.data([&[0; 8], rest].concat());
+        self.pointers.push((room, to));
+        room
+    }
+
+    /// All rooms up to the last that has something in it, if the first is at `base`.
+    fn initial(&self, base: Addr) -> Vec<u8> {
+        let mut out = Vec::new();
+        for (room, bytes) in &self.data {
+            out.resize(room.offset as usize, 0);
+            out.extend(bytes);
+        }
+        self.point(&mut out, base, 0);
+        out
+    }
+
+    /// Addresses in rooms, if the byte `from` of them is at `base`.
+    fn point(&self, rooms: &mut [u8], base: Addr, from: u64) {
+        for (room, to) in &self.pointers {
+            let address = base.0.wrapping_add(to.offset).wrapping_sub(from);
+            if let Some(word) = rooms.get_mut(room.offset as usize..room.offset as usize + 8) {
+                word.copy_from_slice(&address.to_ne_bytes());
+            }
+        }
     }
 
     /// Adds a call that must succeed.
@@ -330,6 +377,7 @@ fn start(p: &mut HeldProcess, job: &Job, c: &Course) -> Result<Running, Error> {
         bytes.extend([0; 8]);
     }
     bytes.extend([0xff; ENTRY as usize]);
+    bytes.extend(job.calls.initial(Addr(c.slot.room)));
     p.write(Addr(c.slot.frame), &bytes).map_err(|e| Error::from_io("laying a signal frame", pid, e))?;
     let t = p.threads.get_mut(job.thread).ok_or_else(gone)?;
     t.borrowed = true;
@@ -387,17 +435,24 @@ fn one_by_one(p: &mut HeldProcess, job: &Job) -> Result<Answers, Error> {
     let mut remote = p.remote(job.thread)?;
     let scratch = remote.scratch();
     let mut results = Vec::with_capacity(job.calls.calls.len());
-    let mut room = vec![0; job.calls.room as usize];
+    let mut room = job.calls.initial(scratch);
+    room.resize(job.calls.room as usize, 0);
     let mut from = 0;
-    let window = |room: &mut Vec<u8>, from: u64, remote: &super::Remote<'_>| {
-        let to = job.calls.room.min(from + SCRATCH_LEN);
-        room.get_mut(from as usize..to as usize).map_or(Ok(()), |room| remote.read(scratch, room))
+    let bounds = |from: u64| from as usize..job.calls.room.min(from + SCRATCH_LEN) as usize;
+    let fill = |room: &[u8], from: u64, remote: &super::Remote<'_>| {
+        room.get(bounds(from)).map_or(Ok(()), |room| remote.write(scratch, room))
     };
+    let window = |room: &mut [u8], from: u64, remote: &super::Remote<'_>| {
+        room.get_mut(bounds(from)).map_or(Ok(()), |room| remote.read(scratch, room))
+    };
+    fill(&room, from, &remote)?;
     for (_, nr, args) in &job.calls.calls {
         let rooms = args.iter().filter_map(|arg| if let Arg::At(room) = arg { Some(room) } else { None });
         if rooms.clone().any(|used| used.offset + used.len > from + SCRATCH_LEN) {
             window(&mut room, from, &remote)?;
             from = rooms.map(|used| used.offset).min().unwrap_or(from);
+            job.calls.point(&mut room, scratch, from);
+            fill(&room, from, &remote)?;
         }
         let args = args.map(|arg| arg.value(scratch, from));
         results.push(remote.try_call(*nr, args)?.unwrap_or_else(|e| -i64::from(e.raw_os_error().unwrap_or(1)) as u64));
