@@ -244,6 +244,7 @@ guests! {
     sysvmsg: true,
     mqueue: true,
     mqnotify: true,
+    tables: false,
     pshared: false,
     pilocks: true,
     pty: true,

@@ -9,7 +9,6 @@ use std::os::unix::fs::MetadataExt;
 use crate::model::Pid;
 use crate::model::fd::{Descriptor, Kind, OpenFile, Owner};
 use crate::model::locks::Lock;
-use crate::model::tree::Shares;
 use crate::net::options::Fresh;
 use crate::proc::{self, fdinfo::Detail, fdinfo::FdInfo, many};
 use crate::sys::{fds, tasks};
@@ -35,7 +34,9 @@ const F_GETSIG: i32 = 11;
 pub(super) struct SeenFd {
     /// Index of its process among the held ones; [`NOBODY`] if it is on its way through a socket.
     pub process: usize,
-    /// A living thread of its process as we see it: the leader, if that lives. If it has none we are the process.
+    /// Index of its thread, if it is in a table of a thread's own.
+    pub thread: Option<usize>,
+    /// A living thread that has it, as we see it: the leader, if that lives and has it. If nobody has we are that.
     pub host: i32,
     /// As it sees itself.
     pub pid: Pid,
@@ -47,6 +48,9 @@ pub(super) struct SeenFd {
     /// Our own descriptor, of one that is on its way: it has number `fd`.
     pub own: Option<OwnedFd>,
 }
+
+/// Whose a table of descriptors is: a process, by its index among the held ones, or one of its threads, by its index there.
+pub(super) type TableOf = (usize, Option<usize>);
 
 /// Of what a link in /proc leads to. One kind of file has nothing to tell: the directory of descriptors of a process that
 /// has ended (fs/proc/fd.c, proc_fd_getattr). Any other of /proc says as much of it.
@@ -69,13 +73,14 @@ impl SeenFd {
     /// One of ours, of a description that is on its way through a socket to process `pid`.
     pub fn on_its_way(own: OwnedFd, pid: Pid) -> Result<SeenFd, Error> {
         let (host, fd) = (std::process::id() as i32, own.as_raw_fd());
-        Ok(SeenFd { own: Some(own), ..SeenFd::at(NOBODY, host, pid, fd)? })
+        Ok(SeenFd { own: Some(own), ..SeenFd::at((NOBODY, None), host, pid, fd)? })
     }
 
-    fn at(process: usize, host: i32, pid: Pid, fd: i32) -> Result<SeenFd, Error> {
+    fn at((process, thread): TableOf, host: i32, pid: Pid, fd: i32) -> Result<SeenFd, Error> {
         let path = format!("{host}/fd/{fd}");
         Ok(SeenFd {
             process,
+            thread,
             host,
             pid,
             fd,
@@ -84,6 +89,11 @@ impl SeenFd {
             meta: meta(host, &path).map_err(Error::of(host, "looking at a descriptor"))?,
             own: None,
         })
+    }
+
+    /// The table that it is in.
+    pub fn table(&self) -> TableOf {
+        (self.process, self.thread)
     }
 
     /// Status flags without close-on-exec.
@@ -136,7 +146,7 @@ impl SeenFd {
             return own.try_clone().map_err(Error::of(self.host, "copying a descriptor"));
         }
         let process = held.processes.get(self.process).ok_or(Error::Vanished { pid: self.host })?;
-        process.descriptor(self.fd).map_err(Error::of(self.host, "copying a descriptor"))
+        process.descriptor(self.thread, self.fd).map_err(Error::of(self.host, "copying a descriptor"))
     }
 }
 
@@ -159,10 +169,10 @@ impl Group {
 #[derive(Debug, Default)]
 pub(super) struct Captured {
     pub files: Vec<OpenFile>,
-    /// Of each held process, by its index.
-    pub descriptors: HashMap<usize, Vec<Descriptor>>,
+    /// Of each table.
+    pub descriptors: HashMap<TableOf, Vec<Descriptor>>,
     /// Likewise.
-    pub locks: HashMap<usize, Vec<Lock>>,
+    pub locks: HashMap<TableOf, Vec<Lock>>,
     /// Descriptions of rings of io_uring, by their inodes.
     pub rings: HashMap<u64, u32>,
     /// Credentials that only the program itself can ask for.
@@ -172,16 +182,20 @@ pub(super) struct Captured {
 }
 
 /// All descriptors of the living processes; a table that several share, of the first of them.
-pub(super) fn look(held: &Held, shares: &HashMap<usize, Shares>) -> Result<Vec<SeenFd>, Error> {
+pub(super) fn look(held: &Held, inside: &Inside) -> Result<Vec<SeenFd>, Error> {
     /// So many are worth a thread.
     const LEAST: usize = 32;
     let mut all = Vec::new();
-    let shared = |index: &usize| shares.get(index).is_some_and(|s| s.descriptors.is_some());
-    for (index, p) in held.processes.iter().enumerate().filter(|(i, p)| !p.threads.is_empty() && !shared(i)) {
-        let host = p.live();
-        all.extend(proc::fds(host).map_err(Error::proc(host))?.into_iter().map(|fd| (index, host, p.pid, fd)));
+    let shared = |index: usize| inside.shares.get(&index).is_some_and(|s| s.descriptors.is_some());
+    for (index, p) in held.processes.iter().enumerate().filter(|(_, p)| !p.threads.is_empty()) {
+        let own = p.threads.iter().enumerate().filter(|(_, t)| inside.tables.contains(&t.host));
+        let own = own.map(|(thread, t)| ((index, Some(thread)), t.host));
+        let whole = (!shared(index)).then_some(((index, None), p.live()));
+        for (table, host) in whole.into_iter().chain(own) {
+            all.extend(proc::fds(host).map_err(Error::proc(host))?.into_iter().map(|fd| (table, host, p.pid, fd)));
+        }
     }
-    many::each(&all, LEAST, |&(process, host, pid, fd)| SeenFd::at(process, host, pid, fd))
+    many::each(&all, LEAST, |&(table, host, pid, fd)| SeenFd::at(table, host, pid, fd))
 }
 
 /// Groups descriptors by description. Only those that could be the same by what is seen of them are compared.
@@ -247,7 +261,7 @@ pub(super) fn capture(
     contents: &mut Contents,
     refusals: &mut Refusals,
 ) -> Result<Captured, Error> {
-    let mut seen = look(held, &inside.shares)?;
+    let mut seen = look(held, inside)?;
     let mut found = sockets::find(held, &mut seen, root)?;
     let ptys = pty::find(held, &seen)?;
     let ours = |i| ptys.ends.contains_key(&i) || seen.get(i).is_some_and(|s| found.ours.contains(&s.meta.ino()));
@@ -292,7 +306,7 @@ pub(super) fn capture(
             out.rings.insert(s.meta.ino(), file);
         }
         let cloexec = s.info.flags & O_CLOEXEC != 0;
-        out.descriptors.entry(s.process).or_default().push(Descriptor { fd: s.fd, cloexec, file });
+        out.descriptors.entry(s.table()).or_default().push(Descriptor { fd: s.fd, cloexec, file });
     }
     out.half_read = work.half_read;
     Ok(out)
@@ -379,6 +393,7 @@ pub(super) mod tests {
         let path = format!("{host}/fd/{real}");
         SeenFd {
             process,
+            thread: None,
             host,
             pid: Pid(host),
             fd,

@@ -1,6 +1,6 @@
 //! From ids as we see them to ids as the program sees them; and what processes of the tree share.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use crate::model::Pid;
 use crate::model::tree::Shares;
@@ -13,11 +13,13 @@ pub(super) struct Inside {
     processes: HashMap<i32, Pid>,
     groups: HashMap<i32, Pid>,
     pub shares: HashMap<usize, Shares>,
+    /// Threads with a descriptor table of their own, as we see them.
+    pub tables: HashSet<i32>,
 }
 
 impl Inside {
-    pub fn of(held: &Held, shares: HashMap<usize, Shares>) -> Inside {
-        let mut out = Inside { shares, ..Inside::default() };
+    pub fn of(held: &Held, (shares, tables): (HashMap<usize, Shares>, HashSet<i32>)) -> Inside {
+        let mut out = Inside { shares, tables, ..Inside::default() };
         for p in held.processes.iter().filter(|p| !p.threads.is_empty()) {
             out.processes.insert(p.host, p.pid);
             out.groups.insert(p.stat.pgrp, p.pgid);

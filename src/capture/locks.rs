@@ -1,15 +1,15 @@
-//! File locks and leases, which fdinfo shows: POSIX locks to their process, all others to every holder of the description.
+//! File locks and leases, which fdinfo shows: POSIX locks to whoever has their table, all others to every holder of the description.
 
 use std::collections::{HashMap, HashSet};
 
 use crate::model::locks::{Lock, LockKind};
 use crate::proc::locks;
 
-use super::fd::{Group, SeenFd, Work};
+use super::fd::{Group, SeenFd, TableOf, Work};
 
-/// The locks of each held process, by its index.
-pub(super) fn capture(work: &mut Work<'_>, groups: &[Group]) -> HashMap<usize, Vec<Lock>> {
-    let mut out: HashMap<usize, Vec<Lock>> = HashMap::new();
+/// The locks of each table.
+pub(super) fn capture(work: &mut Work<'_>, groups: &[Group]) -> HashMap<TableOf, Vec<Lock>> {
+    let mut out: HashMap<TableOf, Vec<Lock>> = HashMap::new();
     let seen = work.seen;
     for group in groups {
         let holders: Vec<&SeenFd> = group.holders.iter().filter_map(|i| seen.get(*i)).collect();
@@ -37,12 +37,12 @@ pub(super) fn capture(work: &mut Work<'_>, groups: &[Group]) -> HashMap<usize, V
                 .iter()
                 .find(|s| work.held.processes.get(s.process).is_some_and(|p| p.host == line.pid))
                 .unwrap_or(first);
-            out.entry(holder.process).or_default().push(model(line, holder.fd));
+            out.entry(holder.table()).or_default().push(model(line, holder.fd));
         }
         let mut done = HashSet::new();
-        for s in holders.iter().filter(|s| done.insert(s.process)) {
+        for s in holders.iter().filter(|s| done.insert(s.table())) {
             let own = s.info.locks.iter().filter(|l| l.kind == LockKind::Posix);
-            out.entry(s.process).or_default().extend(own.map(|line| model(line, s.fd)));
+            out.entry(s.table()).or_default().extend(own.map(|line| model(line, s.fd)));
         }
     }
     out

@@ -73,7 +73,7 @@ pub(super) fn look(
     if count > 0 {
         return Ok(Err((WITH_MESSAGES, "save it when they have been taken")));
     }
-    let own = |s: &&SeenFd| s.process == process && s.own.is_none();
+    let own = |s: &&SeenFd| s.table() == (process, None);
     let Some(queue) = work.seen.iter().filter(own).find(|s| s.key() == key) else {
         let reason =
             "a process that shares its descriptors waits to be notified of a message (mq_notify): not supported";
@@ -130,7 +130,7 @@ fn signal(p: &HeldProcess, signal: i32) -> Result<i32, &'static str> {
 /// on its account from the beginning (net/netlink/af_netlink.c, netlink_attachskb).
 fn socket(work: &Work<'_>, process: usize) -> Result<Option<i32>, Error> {
     let mut found: Option<&SeenFd> = None;
-    for s in work.seen.iter().filter(|s| s.process == process && s.own.is_none() && is_socket(s)) {
+    for s in work.seen.iter().filter(|s| s.table() == (process, None) && is_socket(s)) {
         let failed = Error::of(s.host, "looking into a socket");
         let copy = s.copy(work.held)?;
         let charged = || Ok(inflight::taken(copy.as_fd())? > 0 && socket::events(copy.as_fd(), libc::POLLIN)? == 0);

@@ -39,8 +39,7 @@ pub(super) fn capture(work: &mut Work<'_>, s: &SeenFd) -> Result<Option<Kind>, E
     if let Some(index) = known {
         return Ok(Some(Kind::Mqueue(Mqueue { queue: index as u32 })));
     }
-    let live = work.held.processes.get(s.process).map_or(s.host, |p| p.live());
-    let path = format!("/proc/{live}/fd/{}", s.fd);
+    let path = format!("/proc/{}/fd/{}", s.host, s.fd);
     let about = about(&path);
     let notified = about.as_ref().ok().and_then(|(status, .., count)| Some((status.notifies?, *count)));
     let notify = notified.map(|(notified, count)| mqnotify::look(work, s.key(), notified, count)).transpose()?;

@@ -10,6 +10,7 @@ use crate::model::fd::Kind;
 use crate::model::manifest::{DELETED_DIRECTORIES, HUGE_PAGES, INHERITED_PAGES, Manifest, SPARSE_FILES, UNIX_SOCKETS};
 use crate::model::memory::{self, SharedObjects};
 use crate::model::process::Process;
+use crate::model::thread::Table;
 use crate::model::tree::Tree;
 use crate::model::{Checkpoint, Nanos, Pid};
 use crate::net::outside;
@@ -161,6 +162,11 @@ fn take(held: &mut Held, looked: Looked, mut manifest: Manifest, request: &Reque
             thread.left = thread.left.map(|left| Nanos(left.less(stood_for).0.max(1)));
             thread.seccomp = looked.seccomp.threads.get(i).cloned().flatten();
             thread.directories = looked.own.get(i).cloned().flatten();
+            let table = (index, Some(i));
+            thread.table = inside.tables.contains(&p.threads.get(i).map_or(0, |t| t.host)).then(|| Table {
+                fds: fds.descriptors.remove(&table).unwrap_or_default(),
+                locks: fds.locks.remove(&table).unwrap_or_default(),
+            });
             threads.push(thread);
         }
         for ((asked, answers), thread) in asked.rings.iter().zip(&answers).zip(&threads) {
@@ -176,8 +182,8 @@ fn take(held: &mut Held, looked: Looked, mut manifest: Manifest, request: &Reque
         news.extend(jobcontrol::news(&asked.children, first));
         let mut process =
             process::capture(p, looked, memory.memory, threads, (&asked.process, first), (&manifest.clocks, &inside))?;
-        process.fds = fds.descriptors.remove(&index).unwrap_or_default();
-        process.locks = fds.locks.remove(&index).unwrap_or_default();
+        process.fds = fds.descriptors.remove(&(index, None)).unwrap_or_default();
+        process.locks = fds.locks.remove(&(index, None)).unwrap_or_default();
         process.undo = sysvsem::undo(p, &ipc.model.sem)?;
         parts.push(Part { name: process_part(process.pid), runs: memory.runs });
         origins.push(Origin::Process { index, shared: memory.shared, huge: memory.huge });

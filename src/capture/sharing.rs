@@ -1,12 +1,12 @@
 //! Which kernel objects tasks share: kcmp(2) orders them, so that finding a twin takes a logarithm of comparisons.
 
 use std::cmp::Ordering;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io;
 
 use crate::model::Pid;
 use crate::model::tree::Shares;
-use crate::sys::tasks::{Kcmp, kcmp};
+use crate::sys::tasks::{Kcmp, kcmp, pidfd_open_thread};
 use crate::tracer::{Held, HeldProcess, HeldThread};
 
 use super::Error;
@@ -52,7 +52,8 @@ const KINDS: [(Kcmp, &str); 4] = [
 
 /// What processes share that only threads share mostly, by their index among the held ones. Refuses what could not be
 /// made again by clone(2): that shares with its parent, or with a sibling that can make another child of their parent.
-pub(super) fn look(held: &Held, refusals: &mut Refusals) -> Result<HashMap<usize, Shares>, Error> {
+/// And threads, as we see them, that have a descriptor table of their own.
+pub(super) fn look(held: &Held, refusals: &mut Refusals) -> Result<(HashMap<usize, Shares>, HashSet<i32>), Error> {
     let mut out: HashMap<usize, Shares> = HashMap::new();
     let mut seen: [Distinct<(i32, Pid)>; KINDS.len()] = Default::default();
     for (index, p) in held.processes.iter().enumerate().filter(|(_, p)| !p.threads.is_empty()) {
@@ -83,34 +84,50 @@ pub(super) fn look(held: &Held, refusals: &mut Refusals) -> Result<HashMap<usize
         }
         out.insert(index, shares);
     }
-    let [_, _, _, mut directories] = seen;
-    let mut all = held.processes.iter().filter(|p| !p.threads.is_empty());
-    all.try_for_each(|p| threads(p, &mut directories, refusals))?;
-    Ok(out)
-}
-
-/// Refuses threads with a descriptor table of their own, and those that share directories with others than their process.
-fn threads(p: &HeldProcess, directories: &mut Distinct<(i32, Pid)>, refusals: &mut Refusals) -> Result<(), Error> {
-    for t in p.threads.iter().skip(1) {
-        let failed = |e| Error::of(t.host, "comparing objects")(e);
-        if !kcmp(p.live(), t.host, Kcmp::Files, 0, 0).map_err(failed)?.is_eq() {
-            refusals.add(p.pid, format!("thread {}", t.tid), "it has a descriptor table of its own", "");
-        }
-        if own_directories(p, t)? {
-            let twin = directories.twin((t.host, t.tid), |a, b| kcmp(a.0, b.0, Kcmp::Fs, 0, 0)).map_err(failed)?;
-            if let Some((_, other)) = twin {
-                let reason = format!("it shares its working directory with {other}, but not with its process");
+    let [_, _, mut tables, mut directories] = seen;
+    let mut own = HashSet::new();
+    for (p, t) in held.processes.iter().flat_map(|p| p.threads.iter().skip(1).map(move |t| (p, t))) {
+        if apart(p, t, Kcmp::Files)? {
+            own.insert(t.host);
+            alone(p, t, Kcmp::Files, &mut tables, refusals)?;
+            if pidfd_open_thread(t.host).is_err_and(|e| e.raw_os_error() == Some(libc::EINVAL)) {
+                let reason = "it has a descriptor table of its own, whose descriptors can't be had before Linux 6.9";
                 refusals.add(p.pid, format!("thread {}", t.tid), reason, "");
             }
         }
+        if own_directories(p, t)? {
+            alone(p, t, Kcmp::Fs, &mut directories, refusals)?;
+        }
+    }
+    Ok((out, own))
+}
+
+/// Refuses a thread that shares an object with others than its process: it could not be made again.
+fn alone(
+    p: &HeldProcess,
+    t: &HeldThread,
+    kind: Kcmp,
+    seen: &mut Distinct<(i32, Pid)>,
+    refusals: &mut Refusals,
+) -> Result<(), Error> {
+    let twin = seen.twin((t.host, t.tid), |a, b| kcmp(a.0, b.0, kind, 0, 0));
+    if let Some((_, other)) = twin.map_err(Error::of(t.host, "comparing objects"))? {
+        let what = KINDS.iter().find(|(k, _)| *k == kind).map_or("something", |(_, what)| what);
+        let reason = format!("it shares {what} with {other}, but not with its process");
+        refusals.add(p.pid, format!("thread {}", t.tid), reason, "");
     }
     Ok(())
 }
 
+/// Whether a thread has an object of its own.
+fn apart(p: &HeldProcess, t: &HeldThread, kind: Kcmp) -> Result<bool, Error> {
+    let order = kcmp(p.live(), t.host, kind, 0, 0).map_err(Error::of(t.host, "comparing objects"))?;
+    Ok(!order.is_eq())
+}
+
 /// Whether a thread has directories of its own.
 pub(super) fn own_directories(p: &HeldProcess, t: &HeldThread) -> Result<bool, Error> {
-    let order = kcmp(p.live(), t.host, Kcmp::Fs, 0, 0).map_err(Error::of(t.host, "comparing objects"))?;
-    Ok(!order.is_eq())
+    apart(p, t, Kcmp::Fs)
 }
 
 #[cfg(test)]

@@ -14,10 +14,10 @@ use crate::net::inet::{self, Inet};
 use crate::net::multicast::{self, Groups};
 use crate::net::queue::Queue;
 use crate::net::{diag, inflight, options};
-use crate::sys::{socket, tasks};
+use crate::sys::socket;
 use crate::tracer::{Held, Remote};
 
-use super::fd::{Group, SeenFd, Work};
+use super::fd::{Group, SeenFd, TableOf, Work};
 use super::flight::{self, Waiting};
 use super::{Error, Inside, datagram, netlink, tcp, unix};
 
@@ -56,8 +56,8 @@ impl Found {
 pub(super) struct Ask {
     /// Index of the socket among the descriptions.
     file: u32,
-    /// Index of a process that has it among the held ones, and its descriptor.
-    process: usize,
+    /// The table that has it.
+    table: TableOf,
     fd: i32,
 }
 
@@ -173,7 +173,7 @@ pub(super) fn capture(
         };
         let Some(socket) = socket else { continue };
         if let Some(&file) = file_of.get(&first).filter(|_| s.own.is_none() && unix::has_credentials(&socket)) {
-            asks.push(Ask { file, process: s.process, fd: s.fd });
+            asks.push(Ask { file, table: s.table(), fd: s.fd });
         }
         out.insert(first, Kind::Socket(socket));
     }
@@ -263,11 +263,11 @@ pub(super) fn credentials([host, uid, gid]: [u32; 3], inside: &Inside) -> Option
 /// translated from outside.
 pub(super) fn ask(held: &mut Held, asks: &[Ask], files: &mut [OpenFile]) -> Result<(), Error> {
     for ask in asks {
-        let Some(process) = held.processes.get_mut(ask.process).filter(|p| p.pid.0 != p.host) else { continue };
+        let (process, thread) = ask.table;
+        let Some(process) = held.processes.get_mut(process).filter(|p| p.pid.0 != p.host) else { continue };
         let Some(Kind::Socket(socket)) = files.get_mut(ask.file as usize).map(|f| &mut f.kind) else { continue };
-        let copy = tasks::pidfd_getfd(process.pidfd.as_fd(), ask.fd)
-            .map_err(Error::of(process.host, "copying a descriptor"))?;
-        let mut remote = process.remote(0)?;
+        let copy = process.descriptor(thread, ask.fd).map_err(Error::of(process.host, "copying a descriptor"))?;
+        let mut remote = process.remote(thread.unwrap_or(0))?;
         unix::ask(&mut remote, &copy, ask.fd, socket)?;
     }
     Ok(())

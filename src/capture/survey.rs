@@ -54,13 +54,13 @@ pub fn check(request: &Request<'_>) -> Result<Survey, Error> {
             comm: p.comm.clone(),
             threads: p.threads.len(),
             memory: memory.iter().map(|run| run.len).sum(),
-            fds: looked.fds.descriptors.get(&index).map_or(0, Vec::len),
+            fds: looked.fds.descriptors.iter().filter(|((of, _), _)| *of == index).map(|(_, fds)| fds.len()).sum(),
         });
     }
     let holder = |file: u32| {
         let of = |(index, p): (usize, &HeldProcess)| {
-            let descriptors = looked.fds.descriptors.get(&index)?;
-            Some((p.pid, descriptors.iter().find(|d| d.file == file)?.fd))
+            let mut tables = looked.fds.descriptors.iter().filter(|((of, _), _)| *of == index);
+            Some((p.pid, tables.find_map(|(_, fds)| fds.iter().find(|d| d.file == file))?.fd))
         };
         held.processes.iter().enumerate().find_map(of)
     };

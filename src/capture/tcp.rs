@@ -290,12 +290,14 @@ pub(super) fn end_connects(processes: &mut [Process], tree: &Tree, files: &[Open
             _ => false,
         })
     };
-    let sockets: HashMap<Pid, HashSet<u64>> =
-        processes.iter().map(|p| (p.pid, p.fds.iter().filter(connected).map(|d| d.fd as u64).collect())).collect();
+    let sockets_of = |fds: &[Descriptor]| fds.iter().filter(connected).map(|d| d.fd as u64).collect::<HashSet<u64>>();
+    let sockets: HashMap<Pid, HashSet<u64>> = processes.iter().map(|p| (p.pid, sockets_of(&p.fds))).collect();
     for process in processes {
         let shares = tree.members.iter().find(|m| m.pid == process.pid).and_then(|m| m.shares.descriptors);
-        let Some(own) = sockets.get(&shares.unwrap_or(process.pid)) else { continue };
-        for regs in process.threads.iter_mut().map(|t| &mut t.regs) {
+        let Some(of_process) = sockets.get(&shares.unwrap_or(process.pid)) else { continue };
+        for thread in &mut process.threads {
+            let of_thread = thread.table.as_ref().map(|table| sockets_of(&table.fds));
+            let (own, regs) = (of_thread.as_ref().unwrap_or(of_process), &mut thread.regs);
             let interrupted = regs.orig_rax == libc::SYS_connect as u64 && (regs.rax as i64) < 0;
             if interrupted && own.contains(&(regs.rdi & u64::from(u32::MAX))) {
                 (regs.rax, regs.orig_rax) = (0, u64::MAX);

@@ -99,6 +99,7 @@ pub(super) fn capture(p: &HeldProcess, index: usize, asked: &Asked, answers: &An
         credentials: credentials::capture(&t.status, answers.value(asked.securebits) as u32),
         pdeath_signal,
         directories: None,
+        table: None,
         mempolicy: asked.mempolicy.as_ref().and_then(|asked| mempolicy::policy(asked, answers)),
         switches: switches::of_thread(&asked.switches, answers),
         seccomp: None,

@@ -61,9 +61,18 @@ struct Summary {
 #[derive(Serialize)]
 struct ShownFd {
     fd: i32,
+    /// The thread that has it in a table of its own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    thread: Option<i32>,
     kind: &'static str,
     what: String,
     access: &'static str,
+}
+
+impl ShownFd {
+    fn number(&self) -> String {
+        self.thread.map_or_else(|| self.fd.to_string(), |thread| format!("{} of {thread}", self.fd))
+    }
 }
 
 pub fn run(args: &ShowArgs) -> Done {
@@ -91,7 +100,9 @@ pub fn run(args: &ShowArgs) -> Done {
 }
 
 fn summary(process: &Process, comm: String, memory: u64, files: &[OpenFile]) -> Summary {
-    let fds = process.fds.iter().filter_map(|descriptor| {
+    let own = process.threads.iter().filter_map(|t| Some((t.tid.0, t.table.as_ref()?)));
+    let own = own.flat_map(|(tid, table)| table.fds.iter().map(move |d| (Some(tid), d)));
+    let fds = process.fds.iter().map(|d| (None, d)).chain(own).filter_map(|(thread, descriptor)| {
         let file = files.get(descriptor.file as usize)?;
         let (kind, what) = describe(&file.kind);
         let access = match file.flags & 3 {
@@ -99,7 +110,7 @@ fn summary(process: &Process, comm: String, memory: u64, files: &[OpenFile]) -> 
             1 => "w",
             _ => "rw",
         };
-        Some(ShownFd { fd: descriptor.fd, kind, what, access })
+        Some(ShownFd { fd: descriptor.fd, thread, kind, what, access })
     });
     Summary {
         pid: process.pid.0,
@@ -265,10 +276,8 @@ fn text(image: &Image, shown: &Shown<'_>) -> String {
     for process in &shown.processes {
         let heading = format!("pid {} ({}): {} in {}", process.pid, process.comm, process.exe, process.cwd);
         text.push_str(&format!("\n{}\n", harmless(&heading)));
-        let rows = process
-            .fds
-            .iter()
-            .map(|fd| [fd.fd.to_string(), fd.access.to_owned(), fd.kind.to_owned(), harmless(&fd.what)]);
+        let rows =
+            process.fds.iter().map(|fd| [fd.number(), fd.access.to_owned(), fd.kind.to_owned(), harmless(&fd.what)]);
         text.push_str(&table(["FD", "ACCESS", "KIND", "WHAT"], &[0], rows));
     }
     text

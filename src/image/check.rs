@@ -8,9 +8,10 @@ use std::collections::{HashMap, HashSet};
 use super::pages::Run;
 use super::{ADDRESS_END, PAGE, names, sockets};
 use crate::model::aio;
-use crate::model::fd::{Kind, Owner};
+use crate::model::fd::{Descriptor, Kind, Owner};
 use crate::model::files::{Content, Saved};
 use crate::model::inotify::Inotify;
+use crate::model::locks::Lock;
 use crate::model::manifest::{DELETED_DIRECTORIES, HUGE_PAGES, INHERITED_PAGES, SPARSE_FILES};
 use crate::model::memory::{Backing, Inherits, Memory, SharedObjects, Span, Vma};
 use crate::model::mempolicy::Policy;
@@ -47,8 +48,10 @@ pub(super) fn check(c: &Checkpoint, parts: &HashMap<&str, &[Run]>, blobs: &HashM
         threads(process, &mut tids).map_err(|e| format!("pid {pid}: {e}"))?;
         shares(process, &all, &before).map_err(|e| format!("pid {pid}: {e}"))?;
         before.insert(pid);
-        descriptors(process, c.files.len()).map_err(|e| format!("pid {pid}: {e}"))?;
-        locks(process).map_err(|e| format!("pid {pid}: {e}"))?;
+        for (fds, taken) in process.tables() {
+            descriptors(fds, c.files.len()).map_err(|e| format!("pid {pid}: {e}"))?;
+            locks(fds, taken).map_err(|e| format!("pid {pid}: {e}"))?;
+        }
         undo(process, &c.shared).map_err(|e| format!("pid {pid}: {e}"))?;
         signals(process).map_err(|e| format!("pid {pid}: {e}"))?;
         if process.exe.file as usize >= c.shared.mapped.len() {
@@ -135,6 +138,10 @@ fn threads(process: &Process, tids: &mut HashSet<Pid>) -> Check {
         thread.pending.iter().try_for_each(pending)?;
         seccomp(thread, process.filters.len())?;
         thread.mempolicy.iter().try_for_each(policy)?;
+        // The first that lives stands for the process.
+        if thread.tid == first && thread.table.is_some() {
+            return Err("its first thread has descriptors of its own".to_owned());
+        }
     }
     for owner in process.timers.iter().filter_map(|t| t.owner) {
         if !process.threads.iter().any(|t| t.tid == owner) {
@@ -171,9 +178,9 @@ fn seccomp(thread: &Thread, filters: usize) -> Check {
     }
 }
 
-fn descriptors(process: &Process, files: usize) -> Check {
+fn descriptors(fds: &[Descriptor], files: usize) -> Check {
     let mut last = -1;
-    for fd in &process.fds {
+    for fd in fds {
         if fd.fd <= last {
             return Err(format!("fd {} is out of order", fd.fd));
         }
@@ -185,9 +192,9 @@ fn descriptors(process: &Process, files: usize) -> Check {
     Ok(())
 }
 
-fn locks(process: &Process) -> Check {
-    for lock in &process.locks {
-        if process.fds.binary_search_by_key(&lock.fd, |d| d.fd).is_err() {
+fn locks(fds: &[Descriptor], locks: &[Lock]) -> Check {
+    for lock in locks {
+        if fds.binary_search_by_key(&lock.fd, |d| d.fd).is_err() {
             return Err(format!("a lock through fd {}, which is not there", lock.fd));
         }
         // The kernel counts in signed 64 bits, and the length must be one too.

@@ -189,6 +189,7 @@ fn process(pid: i32, cwd: &Name) -> Process {
             },
             pdeath_signal: 0,
             directories: None,
+            table: None,
             mempolicy: None,
             switches: ThreadSwitches::default(),
             seccomp: None,

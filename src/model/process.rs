@@ -54,7 +54,7 @@ pub struct Process {
     pub itimers: [IntervalTimer; 3],
     /// timer_create(2).
     pub timers: Vec<PosixTimer>,
-    /// Open descriptors, by number.
+    /// Open descriptors, by number; threads may have others.
     pub fds: Vec<Descriptor>,
     /// File locks and leases, each once in the whole tree.
     #[serde(default)]
@@ -69,6 +69,19 @@ pub struct Process {
     pub ended_leader: Option<i32>,
     /// Living threads, the leader first.
     pub threads: Vec<Thread>,
+}
+
+impl Process {
+    /// The descriptors and locks of its table, and of those of its threads that have one of their own.
+    pub fn tables(&self) -> impl Iterator<Item = (&[Descriptor], &[Lock])> {
+        let own = self.threads.iter().filter_map(|t| t.table.as_ref());
+        std::iter::once((&self.fds[..], &self.locks[..])).chain(own.map(|table| (&table.fds[..], &table.locks[..])))
+    }
+
+    /// All descriptors in them.
+    pub fn descriptors(&self) -> impl Iterator<Item = &Descriptor> {
+        self.tables().flat_map(|(fds, _)| fds)
+    }
 }
 
 /// The file /proc/PID/exe points to.

@@ -3,6 +3,8 @@
 use serde::{Deserialize, Serialize};
 
 use super::credentials::Credentials;
+use super::fd::Descriptor;
+use super::locks::Lock;
 use super::mempolicy::Policy;
 use super::seccomp::Seccomp;
 use super::signals::Pending;
@@ -53,6 +55,9 @@ pub struct Thread {
     /// Directories of its own (`unshare(CLONE_FS)`); none: those of its process.
     #[serde(default)]
     pub directories: Option<Directories>,
+    /// A descriptor table of its own (`unshare(CLONE_FILES)`); none: that of its process.
+    #[serde(default)]
+    pub table: Option<Table>,
     /// Memory policy; none: the default.
     #[serde(default)]
     pub mempolicy: Option<Policy>,
@@ -71,6 +76,15 @@ pub struct Directories {
     pub root: Name,
     /// File mode creation mask.
     pub umask: u32,
+}
+
+/// What `CLONE_FILES` shares.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Table {
+    /// Open descriptors, by number.
+    pub fds: Vec<Descriptor>,
+    /// Locks: those of POSIX belong to a table.
+    pub locks: Vec<Lock>,
 }
 
 /// `user_regs_struct` of x86-64.

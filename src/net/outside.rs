@@ -33,7 +33,7 @@ impl Lead {
 /// All that leads outside.
 pub fn list(checkpoint: &Checkpoint) -> Vec<Lead> {
     among(&checkpoint.files, checkpoint.tree.root, |index| {
-        checkpoint.processes.iter().find_map(|p| Some((p.pid, p.fds.iter().find(|d| d.file == index)?.fd)))
+        checkpoint.processes.iter().find_map(|p| Some((p.pid, p.descriptors().find(|d| d.file == index)?.fd)))
     })
 }
 

@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering;
 use crate::image::Image;
 use crate::model::fd::Kind;
 use crate::model::process::Process;
-use crate::model::thread::Regs;
+use crate::model::thread::{Regs, Table};
 use crate::model::tree::{Member, Shares, State};
 use crate::model::{Addr, Checkpoint, Pid};
 use crate::sys::{ptrace, stub as code, wait};
@@ -121,7 +121,7 @@ pub fn tree(
         let wanted = namespaces::wanted(options);
         builder.gone.extend(mqueue::open_all(checkpoint, init.host(), wanted)?);
     }
-    builder.descriptors()?;
+    builder.descriptors(&mut threads)?;
     builder.semaphores()?;
     for (process, (_, others)) in checkpoint.processes.iter().zip(&mut threads) {
         builder.cancelled()?;
@@ -134,6 +134,12 @@ pub fn tree(
 /// What a process shares with others that came before it.
 fn shares(checkpoint: &Checkpoint, pid: Pid) -> Shares {
     checkpoint.tree.members.iter().find(|m| m.pid == pid).map_or_else(Shares::default, |m| m.shares)
+}
+
+/// The threads of a process that have descriptor tables of their own. `others`: all of them but the leader.
+fn tables<'a>(process: &'a Process, others: &'a mut [Puppet]) -> impl Iterator<Item = (&'a Table, &'a mut Puppet)> {
+    let threads = process.threads.iter().skip(usize::from(process.ended_leader.is_none()));
+    threads.zip(others).filter_map(|(t, puppet)| Some((t.table.as_ref()?, puppet)))
 }
 
 fn puppet(puppets: &mut BTreeMap<Pid, Puppet>, pid: Pid) -> Result<&mut Puppet, Error> {
@@ -405,20 +411,24 @@ impl Builder<'_> {
     }
 
     /// Everybody is there: what is of processes can be opened, and descriptors get their numbers.
-    fn descriptors(&mut self) -> Result<(), Error> {
+    fn descriptors(&mut self, threads: &mut [(Pid, Vec<Puppet>)]) -> Result<(), Error> {
         let gone = std::mem::take(&mut self.gone);
         let late = self.sources.handover.open(self.checkpoint, &self.hosts, gone)?;
-        for process in &self.checkpoint.processes {
+        for (process, (_, others)) in self.checkpoint.processes.iter().zip(&mut *threads) {
             let puppet = puppet(&mut self.puppets, process.pid)?;
             self.sources.handover.deliver(puppet, process, self.checkpoint, self.sources, &late)?;
-            fd::install(puppet, process, self.sources, |_| true)?;
+            for (table, thread) in tables(process, others) {
+                fd::part(thread)?;
+                fd::install(thread, &table.fds, self.sources, |_| true)?;
+            }
+            fd::install(puppet, &process.fds, self.sources, |_| true)?;
         }
-        self.of_proc()?;
-        self.descriptions()
+        self.of_proc(threads)?;
+        self.descriptions(threads)
     }
 
     /// Files of /proc, some of which tell of descriptors: those have their numbers by now.
-    fn of_proc(&mut self) -> Result<(), Error> {
+    fn of_proc(&mut self, threads: &mut [(Pid, Vec<Puppet>)]) -> Result<(), Error> {
         let files = &self.checkpoint.files;
         let mut late = Vec::new();
         for owner in procfs::owners(files) {
@@ -428,10 +438,12 @@ impl Builder<'_> {
             late.extend(self.open_of(opener.pid, owner)?);
         }
         let is_of_proc = |index: u32| late.iter().any(|(late, _)| *late == index);
-        for process in &self.checkpoint.processes {
-            let puppet = puppet(&mut self.puppets, process.pid)?;
-            self.sources.handover.deliver(puppet, process, self.checkpoint, self.sources, &late)?;
-            fd::install(puppet, process, self.sources, is_of_proc)?;
+        for (process, (_, others)) in self.checkpoint.processes.iter().zip(threads) {
+            let leader = (&process.fds, puppet(&mut self.puppets, process.pid)?);
+            for (fds, puppet) in tables(process, others).map(|(table, thread)| (&table.fds, thread)).chain([leader]) {
+                self.sources.handover.deliver(puppet, process, self.checkpoint, self.sources, &late)?;
+                fd::install(puppet, fds, self.sources, is_of_proc)?;
+            }
         }
         Ok(())
     }
@@ -444,13 +456,16 @@ impl Builder<'_> {
     }
 
     /// What descriptions need once descriptors have their numbers.
-    fn descriptions(&mut self) -> Result<(), Error> {
-        let mut owned = vec![false; self.checkpoint.files.len()];
+    fn descriptions(&mut self, threads: &mut [(Pid, Vec<Puppet>)]) -> Result<(), Error> {
+        let files = &self.checkpoint.files;
+        let mut owned = vec![false; files.len()];
         let numbers = self.numbers();
         let actual = |pid: Pid| numbers.get(&pid).copied().unwrap_or(pid.0);
-        for process in &self.checkpoint.processes {
-            let puppet = puppet(&mut self.puppets, process.pid)?;
-            fd::owners(puppet, process, &self.checkpoint.files, &mut owned, actual)?;
+        for (process, (_, others)) in self.checkpoint.processes.iter().zip(threads) {
+            fd::owners(puppet(&mut self.puppets, process.pid)?, &process.fds, files, &mut owned, actual)?;
+            for (table, thread) in tables(process, others) {
+                fd::owners(thread, &table.fds, files, &mut owned, actual)?;
+            }
         }
         // Entries that have fired fire once more while their instance watches nothing else.
         for fired in [true, false] {
@@ -501,10 +516,14 @@ impl Builder<'_> {
             process::enter(leader, process, self.sources)?;
         }
         if shares.descriptors.is_none() {
-            fd::close_sources(leader, process)?;
+            fd::close_sources(leader, &process.fds)?;
         }
+        for (table, thread) in tables(process, others) {
+            fd::close_sources(thread, &table.fds)?;
+            locks::take(thread, process.pid, (&table.fds, &table.locks), self.checkpoint)?;
+        }
+        locks::take(leader, process.pid, (&process.fds, &process.locks), self.checkpoint)?;
         mqnotify::register(leader, process, self.checkpoint)?;
-        locks::take(leader, process, self.checkpoint)?;
         process::set_up(leader, process, &mut self.notes)?;
         if let Some(status) = process.ended_leader {
             self.end_leader(process, status, others.remove(0))?;

@@ -7,8 +7,8 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use crate::image::Image;
-use crate::model::fd::{Kind, OpenFile};
-use crate::model::process::{Limit, Process};
+use crate::model::fd::{Descriptor, Kind, OpenFile};
+use crate::model::process::Limit;
 use crate::model::sockets::{Family, Socket};
 use crate::model::{Checkpoint, Pid, memory::Backing};
 use crate::sys::tasks;
@@ -237,15 +237,20 @@ fn written(checkpoint: &Checkpoint, content: u32) -> bool {
         .any(|vma| matches!(vma.backing, Backing::File { file, shared: true, may_write: true, .. } if has(file)))
 }
 
-/// Gives those descriptors that are `wanted` their numbers in a process.
+/// Gives a thread a table of its own, with what there is so far: the sources.
+pub fn part(puppet: &mut Puppet) -> Result<(), Error> {
+    puppet.single("unshare", libc::SYS_unshare, &[libc::CLONE_FILES as u64]).map(drop)
+}
+
+/// Gives those descriptors that are `wanted` their numbers in a process, or in a thread with a table of its own.
 pub fn install(
     puppet: &mut Puppet,
-    process: &Process,
+    fds: &[Descriptor],
     sources: &Sources,
     wanted: impl Fn(u32) -> bool,
 ) -> Result<(), Error> {
     let mut batch = puppet.batch();
-    for d in process.fds.iter().filter(|d| wanted(d.file)) {
+    for d in fds.iter().filter(|d| wanted(d.file)) {
         let source = source(sources, d.file)?;
         puppet.flush_for(&mut batch, 1, 0)?;
         if source == d.fd {
@@ -266,19 +271,19 @@ pub fn source(sources: &Sources, file: u32) -> Result<i32, Error> {
     sources.files.get(file as usize).copied().ok_or_else(missing)
 }
 
-/// Owners of descriptions and their signals (F_SETOWN_EX, F_SETSIG, O_ASYNC), set once each, in a process that has them: the
+/// Owners of descriptions and their signals (F_SETOWN_EX, F_SETSIG, O_ASYNC), set once each, by somebody who has them: the
 /// number under which O_ASYNC is set is the one that signals tell (fs/fcntl.c, send_sigio). `actual`: the ids that
 /// processes, threads and groups have.
 pub fn owners(
     puppet: &mut Puppet,
-    process: &Process,
+    fds: &[Descriptor],
     files: &[OpenFile],
     done: &mut [bool],
     actual: impl Fn(Pid) -> i32,
 ) -> Result<(), Error> {
     const ASYNC: u32 = libc::O_ASYNC as u32;
     let mut batch = puppet.batch();
-    for d in &process.fds {
+    for d in fds {
         let Some((file, done)) = files.get(d.file as usize).zip(done.get_mut(d.file as usize)) else { continue };
         if std::mem::replace(done, true) || file.owner.is_none() && file.flags & ASYNC == 0 {
             continue;
@@ -316,9 +321,9 @@ pub fn arrange(puppet: &mut Puppet, sources: &Sources) -> Result<(), Error> {
     keep_only(puppet, sources.moves.iter().map(|(_, to)| *to).collect())
 }
 
-/// Closes the sources in a process that has everything it needs.
-pub fn close_sources(puppet: &mut Puppet, process: &Process) -> Result<(), Error> {
-    keep_only(puppet, process.fds.iter().map(|d| d.fd).collect())
+/// Closes the sources in a table that has everything it needs.
+pub fn close_sources(puppet: &mut Puppet, fds: &[Descriptor]) -> Result<(), Error> {
+    keep_only(puppet, fds.iter().map(|d| d.fd).collect())
 }
 
 /// Closes all descriptors but these.

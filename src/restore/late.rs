@@ -86,7 +86,7 @@ impl Handover {
         if late.is_empty() {
             return Ok(());
         }
-        let mut needed: HashSet<u32> = process.fds.iter().map(|d| d.file).collect();
+        let mut needed: HashSet<u32> = process.descriptors().map(|d| d.file).collect();
         for file in &checkpoint.files {
             if let Kind::Epoll(epoll) = &file.kind {
                 needed.extend(epoll.targets.iter().filter(|t| t.pid == process.pid).map(|t| t.file));

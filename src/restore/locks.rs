@@ -2,10 +2,10 @@
 
 use std::os::unix::fs::MetadataExt;
 
-use crate::model::fd::Kind;
+use crate::model::fd::{Descriptor, Kind};
 use crate::model::locks::{Lock, LockKind};
 use crate::model::process::Process;
-use crate::model::{Checkpoint, Name, Refusal};
+use crate::model::{Checkpoint, Name, Pid, Refusal};
 use crate::proc;
 
 use super::Error;
@@ -19,18 +19,18 @@ const AT_ONCE: usize = 500;
 
 /// Locks that processes outside hold and that a lock of the program can't stand beside.
 pub fn conflicts(checkpoint: &Checkpoint, conflicts: &mut Vec<Refusal>) {
-    if checkpoint.processes.iter().all(|p| p.locks.is_empty()) {
+    if checkpoint.processes.iter().flat_map(Process::tables).all(|(_, locks)| locks.is_empty()) {
         return;
     }
     let held = proc::locks().unwrap_or_default();
     for process in &checkpoint.processes {
-        for lock in &process.locks {
-            let Some(path) = path(checkpoint, process, lock) else { continue };
+        for (fds, lock) in process.tables().flat_map(|(fds, locks)| locks.iter().map(move |lock| (fds, lock))) {
+            let Some(path) = path(checkpoint, fds, lock) else { continue };
             let Ok(meta) = std::fs::metadata(path.as_path()) else { continue };
             let (major, minor) = (u64::from(libc::major(meta.dev())), u64::from(libc::minor(meta.dev())));
             let same_file = |l: &&proc::locks::Lock| l.dev == (major, minor) && l.ino == meta.ino();
             if let Some(other) = held.iter().filter(same_file).find(|l| excludes(lock, l)) {
-                conflicts.push(taken(process, path, other.pid));
+                conflicts.push(taken(process.pid, path, other.pid));
             }
         }
     }
@@ -45,8 +45,8 @@ fn excludes(ours: &Lock, theirs: &proc::locks::Lock) -> bool {
 }
 
 /// The path of a locked file that is still there.
-fn path<'a>(checkpoint: &'a Checkpoint, process: &Process, lock: &Lock) -> Option<&'a Name> {
-    let fd = process.fds.iter().find(|d| d.fd == lock.fd)?;
+fn path<'a>(checkpoint: &'a Checkpoint, fds: &[Descriptor], lock: &Lock) -> Option<&'a Name> {
+    let fd = fds.iter().find(|d| d.fd == lock.fd)?;
     match &checkpoint.files.get(fd.file as usize)?.kind {
         Kind::Regular(r) if r.content.is_none() => Some(&r.path),
         Kind::Directory(d) => Some(&d.path),
@@ -56,18 +56,23 @@ fn path<'a>(checkpoint: &'a Checkpoint, process: &Process, lock: &Lock) -> Optio
     }
 }
 
-fn taken(process: &Process, path: &Name, pid: i32) -> Refusal {
+fn taken(of: Pid, path: &Name, pid: i32) -> Refusal {
     let (who, hint) = match pid {
         1.. => (format!("pid {pid}"), format!("end pid {pid}, or wait until it lets go of the file")),
         _ => ("somebody else".to_owned(), "wait until whoever has it lets go of the file".to_owned()),
     };
-    Refusal { pid: process.pid, object: path.display(), reason: format!("{who} holds a lock on it"), hint }
+    Refusal { pid: of, object: path.display(), reason: format!("{who} holds a lock on it"), hint }
 }
 
-/// Takes the locks of a process. Comes after the last descriptor is closed in it: closing any one of a file gives up all
-/// of the process's POSIX locks on it (fcntl(2)).
-pub fn take(puppet: &mut Puppet, process: &Process, checkpoint: &Checkpoint) -> Result<(), Error> {
-    for some in process.locks.chunks(AT_ONCE) {
+/// Takes the locks of a table of process `pid`. Comes after the last descriptor is closed in it: closing any one of a file
+/// gives up all of the table's POSIX locks on it (fcntl(2)).
+pub fn take(
+    puppet: &mut Puppet,
+    pid: Pid,
+    (fds, locks): (&[Descriptor], &[Lock]),
+    checkpoint: &Checkpoint,
+) -> Result<(), Error> {
+    for some in locks.chunks(AT_ONCE) {
         let mut batch = puppet.batch();
         for lock in some {
             let fd = lock.fd as u64;
@@ -95,8 +100,8 @@ pub fn take(puppet: &mut Puppet, process: &Process, checkpoint: &Checkpoint) -> 
                 // Taken by somebody the plan could not see, or since.
                 libc::EAGAIN | libc::EACCES => {
                     let unnamed = Name::from("a file");
-                    let path = path(checkpoint, process, lock).unwrap_or(&unnamed);
-                    return Err(Error::Conflicts(vec![taken(process, path, 0)]));
+                    let path = path(checkpoint, fds, lock).unwrap_or(&unnamed);
+                    return Err(Error::Conflicts(vec![taken(pid, path, 0)]));
                 }
                 errno => {
                     let source = std::io::Error::from_raw_os_error(errno);

@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::model::Checkpoint;
 use crate::model::fd::Kind;
+use crate::model::process::Process;
 
 /// Numbers of standard streams: a spare one is none of them.
 const LOWEST: i32 = 3;
@@ -24,7 +25,7 @@ pub struct Numbers {
 impl Numbers {
     /// Those for `checkpoint`.
     pub fn of(checkpoint: &Checkpoint) -> Numbers {
-        let own = checkpoint.processes.iter().flat_map(|p| &p.fds).map(|d| (d.fd, d.file));
+        let own = checkpoint.processes.iter().flat_map(Process::descriptors).map(|d| (d.fd, d.file));
         // To watch a file under a number it must have that for a moment.
         let watched = checkpoint.files.iter().filter_map(|f| if let Kind::Epoll(e) = &f.kind { Some(e) } else { None });
         let watched = watched.flat_map(|e| &e.targets).map(|t| (t.fd, t.file));

@@ -111,7 +111,7 @@ pub fn plan(image: &Image, options: &Options) -> Result<Plan, Error> {
     for (file, index) in checkpoint.files.iter().zip(0u32..) {
         if let Kind::Stdio(s) = &file.kind {
             let ours = crate::sys::fds::is_terminal(s.role);
-            if s.terminal && !ours && checkpoint.processes.iter().any(|p| p.fds.iter().any(|d| d.file == index)) {
+            if s.terminal && !ours && checkpoint.processes.iter().any(|p| p.descriptors().any(|d| d.file == index)) {
                 notes.push(format!(
                     "stream {} was the terminal {}; ours, which is none, takes its place",
                     s.role, s.was

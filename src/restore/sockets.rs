@@ -47,7 +47,7 @@ pub fn pids(checkpoint: &Checkpoint) -> BTreeSet<Pid> {
 
 /// Who has a description, and as what.
 pub fn holder(checkpoint: &Checkpoint, index: u32) -> (Pid, String) {
-    let of = |p: &Process| Some((p.pid, format!("fd {}", p.fds.iter().find(|d| d.file == index)?.fd)));
+    let of = |p: &Process| Some((p.pid, format!("fd {}", p.descriptors().find(|d| d.file == index)?.fd)));
     let nobody = || (checkpoint.tree.root, "a descriptor on its way".to_owned());
     checkpoint.processes.iter().find_map(of).unwrap_or_else(nobody)
 }
@@ -293,7 +293,7 @@ impl Work<'_> {
 
     /// The first process that has a description, to do something in its name.
     pub fn holder_as(&self, index: u32) -> Option<Credentials> {
-        let process = self.checkpoint.processes.iter().find(|p| p.fds.iter().any(|d| d.file == index))?;
+        let process = self.checkpoint.processes.iter().find(|p| p.descriptors().any(|d| d.file == index))?;
         let ids = process.threads.first()?;
         Some(Credentials { pid: process.pid, uid: ids.credentials.uid[1], gid: ids.credentials.gid[1] })
     }

@@ -600,12 +600,14 @@ impl HeldProcess {
         self.threads.first().map_or(self.host, |t| t.host)
     }
 
-    /// Our own descriptor (close-on-exec) of the file that `fd` is in it. A dead leader has none, but its threads do, from
-    /// Linux 6.9 on.
-    pub fn descriptor(&self, fd: i32) -> io::Result<OwnedFd> {
-        match self.ended_leader {
+    /// Our own descriptor (close-on-exec) of the file that `fd` is in it, or in the table of its own that a thread has, by its
+    /// index. For those, and where the leader is dead and has none, that is possible from Linux 6.9 on.
+    pub fn descriptor(&self, thread: Option<usize>, fd: i32) -> io::Result<OwnedFd> {
+        let thread = thread.or(self.ended_leader.map(|_| 0)).map(|index| self.threads.get(index));
+        match thread {
             None => sys::tasks::pidfd_getfd(self.pidfd.as_fd(), fd),
-            Some(_) => sys::tasks::pidfd_getfd(sys::tasks::pidfd_open_thread(self.live())?.as_fd(), fd),
+            Some(None) => Err(io::ErrorKind::NotFound.into()),
+            Some(Some(t)) => sys::tasks::pidfd_getfd(sys::tasks::pidfd_open_thread(t.host)?.as_fd(), fd),
         }
     }
 
