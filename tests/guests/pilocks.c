@@ -1,5 +1,7 @@
 // Mutexes between processes that lend their owner priority (PTHREAD_PRIO_INHERIT): the kernel knows owner and waiters;
-// with a waiter, with an owner who has died, with one who will. A named semaphore that is removed.
+// with a waiter, with an owner who has died, with one who will. A condition whose waiters are moved to such a mutex
+// (FUTEX_WAIT_REQUEUE_PI). A named semaphore that is removed.
+#include <linux/futex.h>
 #include <semaphore.h>
 
 #include "guest.h"
@@ -29,7 +31,21 @@ static void own(pthread_mutex_t *mutex, int at_once) {
     _exit(0);
 }
 
+static uint32_t condition, lent; // lent: 0, or the owner's tid and FUTEX_WAITERS
+static volatile int moved;
+
+static void *wait_and_be_moved(void *unused) {
+    (void)unused;
+    long result = syscall(SYS_futex, &condition, FUTEX_WAIT_REQUEUE_PI_PRIVATE, 0, NULL, &lent, 0);
+    CHECK(result == 0 && moved, "waiting for the condition gave %ld", result);
+    CHECK((lent & FUTEX_TID_MASK) == (uint32_t)gettid(), "the mutex is of %u", lent & FUTEX_TID_MASK);
+    MUST(syscall(SYS_futex, &lent, FUTEX_UNLOCK_PI_PRIVATE, 0, NULL, NULL, 0));
+    return NULL;
+}
+
 int main(void) {
+    pthread_t waiters[2];
+    for (int i = 0; i < 2; i++) PTHREAD(pthread_create(&waiters[i], NULL, wait_and_be_moved, NULL));
     box = mmap(NULL, sizeof *box, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
     CHECK(box != MAP_FAILED, "mmap");
     make(&box->kept), make(&box->dead), make(&box->dying);
@@ -59,6 +75,13 @@ int main(void) {
         CHECK(sem_trywait(removed) == -1 && errno == EAGAIN, "the semaphore");
         CHECK(pthread_mutex_trylock(&box->dying) == EBUSY, "the mutex of a living owner is free");
     }
+    MUST(syscall(SYS_futex, &lent, FUTEX_LOCK_PI_PRIVATE, 0, NULL, NULL, 0));
+    moved = 1;
+    int both = 0;
+    while (both < 2) both += MUST(syscall(SYS_futex, &condition, FUTEX_CMP_REQUEUE_PI_PRIVATE, 1, 1, &lent, 0));
+    condition = 1;
+    MUST(syscall(SYS_futex, &lent, FUTEX_UNLOCK_PI_PRIVATE, 0, NULL, NULL, 0));
+    for (int i = 0; i < 2; i++) PTHREAD(pthread_join(waiters[i], NULL));
     PTHREAD(pthread_mutex_unlock(&box->kept));
     MUST(sem_wait(removed));
     join_child(children[1]);
