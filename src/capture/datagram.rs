@@ -8,12 +8,13 @@ use crate::model::Hex;
 use crate::model::datagram::{DatagramSocket, Interface, Membership, Way};
 use crate::model::sockets::{Family, Socket};
 use crate::net::multicast::{self, Groups};
+use crate::net::options::Made;
 use crate::net::queue::{self, Of, Queue};
 use crate::net::{inet, inflight, raw_peer};
 use crate::sys::socket;
 
 use super::fd::{SeenFd, Work};
-use super::sockets::{Found, model, refuse};
+use super::sockets::{Found, model, options, refuse};
 use super::{Error, Inside};
 
 /// Why a socket with data on hold is refused: nobody can look at it.
@@ -30,7 +31,7 @@ const IPV6_MULTICAST_IF: (i32, i32) = (41, 17);
 const IPV6_UNICAST_IF: (i32, i32) = (41, 76);
 
 /// Levels and names of options particular to these sockets: of IPv4, IPv6, UDP, UDP-Lite, raw sockets, ICMPv6.
-pub(super) const OPTIONS: [(i32, i32); 60] = [
+const OPTIONS: [(i32, i32); 60] = [
     (0, 1),  // IP_TOS
     (0, 2),  // IP_TTL
     (0, 3),  // IP_HDRINCL
@@ -93,19 +94,19 @@ pub(super) const OPTIONS: [(i32, i32); 60] = [
     (17, 1),   // UDP_CORK
 ];
 /// ICMP_FILTER, ICMPV6_FILTER.
-pub(super) const RAW: [(i32, i32); 2] = [(255, 1), (58, 1)];
+const RAW: [(i32, i32); 2] = [(255, 1), (58, 1)];
+
+/// The options that say something of a socket, beside those that all sockets have.
+pub(super) fn options_of(made: Made) -> Vec<(i32, i32)> {
+    let raw = RAW.iter().filter(|_| made.kind == libc::SOCK_RAW);
+    OPTIONS.iter().chain(raw).copied().collect()
+}
 
 /// Whether a socket is one of these; its protocol.
-pub(super) fn is(copy: BorrowedFd<'_>) -> Option<i32> {
-    let number = |name| socket::number(copy, libc::SOL_SOCKET, name).ok();
-    let internet = matches!(number(libc::SO_DOMAIN), Some(libc::AF_INET | libc::AF_INET6));
-    let protocol = number(libc::SO_PROTOCOL).filter(|_| internet)?;
-    match number(libc::SO_TYPE)? {
-        libc::SOCK_DGRAM => [UDP, UDP_LITE, libc::IPPROTO_ICMP, libc::IPPROTO_ICMPV6].contains(&protocol),
-        libc::SOCK_RAW => true,
-        _ => false,
-    }
-    .then_some(protocol)
+pub(super) fn is(made: Made) -> Option<i32> {
+    const PROTOCOLS: [i32; 4] = [UDP, UDP_LITE, libc::IPPROTO_ICMP, libc::IPPROTO_ICMPV6];
+    let datagrams = made.kind == libc::SOCK_DGRAM && PROTOCOLS.contains(&made.protocol);
+    (made.is_internet() && (datagrams || made.kind == libc::SOCK_RAW)).then_some(made.protocol)
 }
 
 /// One of the tree; `None` if it was refused.
@@ -113,16 +114,14 @@ pub(super) fn capture(
     work: &mut Work<'_>,
     s: &SeenFd,
     copy: &OwnedFd,
+    made: Made,
     found: &Found,
     inside: &Inside,
 ) -> Result<Option<Socket>, Error> {
     let failed = |step| Error::of(s.host, step);
     let fd = copy.as_fd();
-    let number = |name| {
-        socket::number(fd, libc::SOL_SOCKET, name).map_err(Error::of(s.host, "asking for a socket's family and type"))
-    };
-    let (domain, protocol) = (number(libc::SO_DOMAIN)?, number(libc::SO_PROTOCOL)?);
-    let udp = number(libc::SO_TYPE)? == libc::SOCK_DGRAM && [UDP, UDP_LITE].contains(&protocol);
+    let Made { domain, kind, protocol } = made;
+    let udp = kind == libc::SOCK_DGRAM && [UDP, UDP_LITE].contains(&protocol);
     if !inflight::nothing_held_back(fd).map_err(failed("looking into a socket"))? {
         refuse(work, s, CORKED, "save it when they have been sent");
         return Ok(None);
@@ -161,7 +160,8 @@ pub(super) fn capture(
         memberships,
         interfaces,
     };
-    model(work, s, copy, queue, Family::Datagram(family), shutdown, inside)
+    let Some(options) = options(work, s, copy, made)? else { return Ok(None) };
+    Ok(Some(model(work, made, options, queue, Family::Datagram(family), shutdown, inside)))
 }
 
 /// Those that a socket has to do with.

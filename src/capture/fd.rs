@@ -9,7 +9,6 @@ use std::os::unix::fs::MetadataExt;
 use crate::model::Pid;
 use crate::model::fd::{Descriptor, Kind, OpenFile, Owner};
 use crate::model::locks::Lock;
-use crate::net::options::Fresh;
 use crate::proc::{self, fdinfo::Detail, fdinfo::FdInfo, many};
 use crate::sys::{fds, tasks};
 use crate::tracer::Held;
@@ -237,8 +236,8 @@ pub(super) struct Work<'a> {
     pub watched: HashMap<(u64, u64), Vec<u8>>,
     /// Present names of files that were opened by another, likewise.
     pub linked: HashMap<(u64, u64), Vec<u8>>,
-    /// New sockets to compare others with, by family, type and protocol.
-    pub fresh: HashMap<[i32; 3], Fresh>,
+    /// New sockets to compare others with.
+    pub fresh: sockets::FreshOnes,
     /// Whether somebody is in the middle of a file in /proc.
     pub half_read: bool,
 }
@@ -266,7 +265,7 @@ pub(super) fn capture(
     let ptys = pty::find(held, &seen)?;
     let ours = |i| ptys.ends.contains_key(&i) || seen.get(i).is_some_and(|s| found.ours.contains(&s.meta.ino()));
     let groups = stdio::split(&seen, group(&seen)?, ours);
-    let (watched, linked, fresh) = (HashMap::new(), HashMap::new(), HashMap::new());
+    let (watched, linked, fresh) = (HashMap::new(), HashMap::new(), sockets::FreshOnes::default());
     let Files { view, mapped, keep } = files;
     let mut work =
         Work { held, view, seen: &seen, mapped, keep, contents, refusals, watched, linked, fresh, half_read: false };

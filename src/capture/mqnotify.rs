@@ -9,6 +9,7 @@ use std::os::fd::AsFd;
 use crate::model::mqnotify::{COOKIE, How, Notification};
 use crate::model::{Hex, Pid, Refusal};
 use crate::net::inflight;
+use crate::net::options::Made;
 use crate::proc::mqueue::Notified;
 use crate::sys::socket;
 use crate::tracer::{Answers, Call, Calls, HeldProcess, Room};
@@ -134,7 +135,7 @@ fn socket(work: &Work<'_>, process: usize) -> Result<Option<i32>, Error> {
         let failed = Error::of(s.host, "looking into a socket");
         let copy = s.copy(work.held)?;
         let charged = || Ok(inflight::taken(copy.as_fd())? > 0 && socket::events(copy.as_fd(), libc::POLLIN)? == 0);
-        if !netlink::is(copy.as_fd()) || !charged().map_err(failed)? {
+        if !Made::of(copy.as_fd()).is_ok_and(netlink::is) || !charged().map_err(failed)? {
             continue;
         }
         if found.is_some_and(|other| other.key() != s.key()) {

@@ -1,14 +1,15 @@
 //! Netlink sockets.
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 
 use crate::model::netlink::NetlinkSocket;
 use crate::model::sockets::{Family, Socket};
+use crate::net::options::Made;
 use crate::net::queue::{self, Queue};
 use crate::sys::socket;
 
 use super::fd::{SeenFd, Work};
-use super::sockets::{model, refuse};
+use super::sockets::{model, options, refuse};
 use super::{Error, Inside};
 
 /// Why a socket with messages in it is refused: nobody but the kernel could put them back.
@@ -29,8 +30,8 @@ pub(super) const OPTIONS: [(i32, i32); 7] = [
 ];
 
 /// Whether a socket is one of netlink.
-pub(super) fn is(copy: BorrowedFd<'_>) -> bool {
-    socket::number(copy, libc::SOL_SOCKET, libc::SO_DOMAIN).is_ok_and(|domain| domain == libc::AF_NETLINK)
+pub(super) fn is(made: Made) -> bool {
+    made.domain == libc::AF_NETLINK
 }
 
 /// One of the tree; `None` if it was refused.
@@ -38,6 +39,7 @@ pub(super) fn capture(
     work: &mut Work<'_>,
     s: &SeenFd,
     copy: &OwnedFd,
+    made: Made,
     inside: &Inside,
 ) -> Result<Option<Socket>, Error> {
     let failed = |step| Error::of(s.host, step);
@@ -57,12 +59,12 @@ pub(super) fn capture(
         .map_err(failed("asking for a socket's groups"))?;
     let bit = |group: &u32| members.get(*group as usize / 8).is_some_and(|byte| byte >> (group % 8) & 1 != 0);
     let family = NetlinkSocket {
-        protocol: socket::number(fd, libc::SOL_SOCKET, libc::SO_PROTOCOL)
-            .map_err(failed("asking for a socket's protocol"))?,
+        protocol: made.protocol,
         port: word(&name, 4),
         peer: word(&peer, 4),
         peer_groups: word(&peer, 8),
         groups: (0..members.len() as u32 * 8).filter(bit).map(|bit| bit + 1).collect(),
     };
-    model(work, s, copy, Queue::default(), Family::Netlink(family), 0, inside)
+    let Some(options) = options(work, s, copy, made)? else { return Ok(None) };
+    Ok(Some(model(work, made, options, Queue::default(), Family::Netlink(family), 0, inside)))
 }

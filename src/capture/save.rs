@@ -52,26 +52,30 @@ pub fn save(request: &Request<'_>) -> Result<Saved, Error> {
     let Taken { checkpoint, parts, origins, contents, space } = take(&mut held, looked, manifest, request)?;
     tracing::debug!(after = ?since.elapsed(), "taken");
     let pages = Pages { processes: &held.processes, origins };
-    let written = writer.write(&checkpoint, &parts, &pages, &contents.blobs, request.cancel);
+    let written = writer.begin(&checkpoint, &parts, &pages, &contents.blobs, request.cancel);
     written.map_err(|error| who_is_gone(&held).map_or(error.into(), |pid| Error::Vanished { pid }))?;
     unless_cancelled(request.cancel)?;
     drop(space);
     tracing::debug!(after = ?since.elapsed(), "written");
+    let complete = |mut writer: Writer| {
+        writer.finish(&parts, &contents.blobs, request.cancel)?;
+        writer.commit()
+    };
     let (bytes, stopped) = match request.after {
         After::Continue => {
             held.release()?;
             let stopped = since.elapsed();
-            (writer.commit()?, stopped)
+            (complete(writer)?, stopped)
         }
         // Once it is stopped or dead there is no way back: the image comes first.
         After::Stop => {
-            let bytes = writer.commit()?;
+            let bytes = complete(writer)?;
             stop(&held)?;
             held.release()?;
             (bytes, since.elapsed())
         }
         After::Kill => {
-            let bytes = writer.commit()?;
+            let bytes = complete(writer)?;
             tcp::reset_at_close(&held, &checkpoint);
             kill(&held)?;
             (bytes, since.elapsed())

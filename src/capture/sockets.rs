@@ -1,25 +1,32 @@
 //! Sockets: which belong to the tree, and what is in them. Nothing is taken out: everything is peeked at.
 
-use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::model::Pid;
 use crate::model::fd::{Kind, OpenFile};
-use crate::model::sockets::{Credentials, Family, Message, Socket};
+use crate::model::sockets::{Credentials, Family, Message, Socket, SocketOption};
 use crate::net::inet::{self, Inet};
 use crate::net::multicast::{self, Groups};
+use crate::net::options::{Fresh, Made};
 use crate::net::queue::Queue;
 use crate::net::{diag, inflight, options};
+use crate::proc::many;
 use crate::sys::socket;
 use crate::tracer::{Held, Remote};
 
 use super::fd::{Group, SeenFd, TableOf, Work};
 use super::flight::{self, Waiting};
 use super::{Error, Inside, datagram, netlink, tcp, unix};
+
+/// Why a socket is refused whose options can't all be seen.
+pub(super) const EBPF: &str = "a socket with an eBPF program attached is not supported";
+/// So many sockets are worth a thread.
+pub(super) const FEW: usize = 32;
 
 /// What was found out about the tree's sockets, by inode.
 #[derive(Debug, Default)]
@@ -36,8 +43,10 @@ pub(super) struct Found {
     pub shutdown: HashMap<u64, u8>,
     /// Multicast groups, if there is a socket that may be in one.
     pub groups: Groups,
-    /// A descriptor of each socket of the tree, as an index into the list of those seen.
+    /// A descriptor of each internet or netlink socket of the tree, as an index into the list of those seen.
     pub holders: HashMap<u64, usize>,
+    /// What these were made as.
+    pub made: HashMap<u64, Made>,
     /// Those that are saved as sockets, not as streams that lead outside.
     pub ours: HashSet<u64>,
     /// What waits in the UNIX sockets among them.
@@ -87,43 +96,27 @@ pub(super) fn find(held: &Held, seen: &mut Vec<SeenFd>, root: usize) -> Result<F
     let mut ours: HashSet<u64> =
         inodes.iter().copied().filter(|i| unix::belongs(*i, &unix, &inodes, &streams)).collect();
     let mut found = Found { unix, waiting, ..Found::default() };
-    let mut protocols = HashSet::new();
     for (index, s) in seen.iter().enumerate().filter(|(_, s)| is_socket(s) && !found.unix.contains_key(&s.meta.ino())) {
-        let inode = s.meta.ino();
-        if found.holders.contains_key(&inode) {
-            continue;
+        found.holders.entry(s.meta.ino()).or_insert(index);
+    }
+    found.made = made(held, seen, &found.holders)?;
+    found.holders.retain(|inode, _| found.made.contains_key(inode));
+    if found.made.values().any(|&made| tcp::is(made)) {
+        found.tcp = match inet::all(libc::IPPROTO_TCP) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Vec::new(),
+            other => other.map_err(Error::io("asking the kernel for", "TCP sockets"))?,
+        };
+    }
+    let mut protocols = HashSet::new();
+    for (&inode, &made) in &found.made {
+        if let Some(protocol) = datagram::is(made).filter(|protocol| protocols.insert(*protocol)) {
+            let failed = Error::io("asking the kernel for", "UDP sockets");
+            found.shutdown.extend(datagram::shutdowns(protocol).map_err(failed)?);
+            let holder = found.holders.get(&inode).and_then(|&index| seen.get(index));
+            found.groups = holder.map_or_else(Groups::default, |s| multicast::groups(s.host));
         }
-        let copy = s.copy(held)?;
-        if let Some(protocol) = datagram::is(copy.as_fd()) {
-            if protocols.insert(protocol) {
-                let failed = Error::io("asking the kernel for", "UDP sockets");
-                found.shutdown.extend(datagram::shutdowns(protocol).map_err(failed)?);
-                found.groups = multicast::groups(s.host);
-            }
-            found.holders.insert(inode, index);
-            if !streams.contains(&inode) {
-                ours.insert(inode);
-            }
-            continue;
-        }
-        if netlink::is(copy.as_fd()) {
-            found.holders.insert(inode, index);
-            if !streams.contains(&inode) {
-                ours.insert(inode);
-            }
-            continue;
-        }
-        if !tcp::is(copy.as_fd()) {
-            continue;
-        }
-        if found.tcp.is_empty() {
-            found.tcp = match inet::all(libc::IPPROTO_TCP) {
-                Err(e) if e.kind() == io::ErrorKind::NotFound => Vec::new(),
-                other => other.map_err(Error::io("asking the kernel for", "TCP sockets"))?,
-            };
-        }
-        found.holders.insert(inode, index);
-        if !streams.contains(&inode) || tcp::leads_to_tree(inode, &found.tcp, |i| inodes.contains(&i)) {
+        let leads_to_tree = || tcp::is(made) && tcp::leads_to_tree(inode, &found.tcp, |i| inodes.contains(&i));
+        if !streams.contains(&inode) || leads_to_tree() {
             ours.insert(inode);
         }
     }
@@ -135,6 +128,17 @@ pub(super) fn find(held: &Held, seen: &mut Vec<SeenFd>, root: usize) -> Result<F
     found.tcp_of = places.map(|(at, t)| (t.inode, at)).collect();
     found.ours = ours;
     Ok(found)
+}
+
+/// What the internet and netlink sockets among `holders` were made as, by inode; others are missing.
+fn made(held: &Held, seen: &[SeenFd], holders: &HashMap<u64, usize>) -> Result<HashMap<u64, Made>, Error> {
+    let known = |made: Made| tcp::is(made) || datagram::is(made).is_some() || netlink::is(made);
+    let holders: Vec<_> = holders.iter().filter_map(|(&inode, &index)| Some((inode, seen.get(index)?))).collect();
+    let made = many::each(&holders, FEW, |(inode, s)| {
+        let copy = s.copy(held)?;
+        Ok::<_, Error>(Made::of(copy.as_fd()).ok().filter(|made| known(*made)).map(|made| (*inode, made)))
+    })?;
+    Ok(made.into_iter().flatten().collect())
 }
 
 /// What each socket of the tree is, by its first holder, and whose credentials are still to be asked for; refused ones
@@ -154,22 +158,26 @@ pub(super) fn capture(
         .filter_map(|(index, s)| Some((s.meta.ino(), *file_of.get(&index)?)))
         .collect();
     let (mut out, mut asks) = (HashMap::new(), Vec::new());
-    for group in groups {
-        let Some((&first, s)) = group.holders.first().and_then(|i| Some((i, seen.get(*i)?))) else { continue };
-        if !is_socket(s) || !found.ours.contains(&s.meta.ino()) {
-            continue;
-        }
-        let copy = s.copy(work.held)?;
+    let all: Vec<(usize, &SeenFd)> = groups
+        .iter()
+        .filter_map(|group| Some((*group.holders.first()?, seen.get(*group.holders.first()?)?)))
+        .filter(|(_, s)| is_socket(s) && found.ours.contains(&s.meta.ino()))
+        .collect();
+    let mut read = tcp::read(work, &all, found, &file_of_inode)?;
+    for (first, s) in all {
+        let made = found.made.get(&s.meta.ino()).copied();
         let socket = if found.unix.contains_key(&s.meta.ino()) {
             let waiting = found.waiting.remove(&s.meta.ino());
             let indices = unix::Indices { by_inode: &file_of_inode, by_place: file_of };
-            unix::capture(work, s, &copy, waiting, found, inside, &indices)?
-        } else if datagram::is(copy.as_fd()).is_some() {
-            datagram::capture(work, s, &copy, found, inside)?
-        } else if netlink::is(copy.as_fd()) {
-            netlink::capture(work, s, &copy, inside)?
+            unix::capture(work, s, &s.copy(work.held)?, waiting, found, inside, &indices)?
+        } else if let Some(made) = made.filter(|made| datagram::is(*made).is_some()) {
+            datagram::capture(work, s, &s.copy(work.held)?, made, found, inside)?
+        } else if let Some(made) = made.filter(|made| netlink::is(*made)) {
+            netlink::capture(work, s, &s.copy(work.held)?, made, inside)?
+        } else if let Some(reading) = read.remove(&s.meta.ino()) {
+            tcp::capture(work, s, reading, found, inside, &file_of_inode)
         } else {
-            tcp::capture(work, s, &copy, found, inside, &file_of_inode)?
+            None
         };
         let Some(socket) = socket else { continue };
         if let Some(&file) = file_of.get(&first).filter(|_| s.own.is_none() && unix::has_credentials(&socket)) {
@@ -180,44 +188,70 @@ pub(super) fn capture(
     Ok((out, asks))
 }
 
-/// The model of a socket, with what all families have in common.
-pub(super) fn model(
+/// New sockets to compare others with, one of each kind.
+#[derive(Debug, Default)]
+pub(super) struct FreshOnes(Mutex<HashMap<Made, Arc<Fresh>>>);
+
+impl FreshOnes {
+    fn of(&self, made: Made) -> io::Result<Arc<Fresh>> {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(fresh) = all.get(&made) {
+            return Ok(Arc::clone(fresh));
+        }
+        let particular = if netlink::is(made) {
+            netlink::OPTIONS.to_vec()
+        } else if tcp::is(made) {
+            tcp::OPTIONS.to_vec()
+        } else if made.is_internet() {
+            datagram::options_of(made)
+        } else {
+            Vec::new()
+        };
+        let fresh = Arc::new(Fresh::new(made, &particular)?);
+        all.insert(made, Arc::clone(&fresh));
+        Ok(fresh)
+    }
+
+    /// The options that a socket has and a new one has not, but for those of `without`; `None` if they can't be seen
+    /// because of a program of eBPF.
+    pub fn compare(
+        &self,
+        copy: BorrowedFd<'_>,
+        made: Made,
+        without: &[(i32, i32)],
+    ) -> io::Result<Option<Vec<SocketOption>>> {
+        match options::read(copy, &*self.of(made)?, without) {
+            Err(e) if e.kind() == io::ErrorKind::PermissionDenied => Ok(None),
+            other => other.map(Some),
+        }
+    }
+}
+
+/// The options of a socket; `None` if it was refused.
+pub(super) fn options(
     work: &mut Work<'_>,
     s: &SeenFd,
     copy: &OwnedFd,
+    made: Made,
+) -> Result<Option<Vec<SocketOption>>, Error> {
+    let options = work.fresh.compare(copy.as_fd(), made, &[]);
+    let options = options.map_err(Error::of(s.host, "asking for a socket's options"))?;
+    if options.is_none() {
+        refuse(work, s, EBPF, "");
+    }
+    Ok(options)
+}
+
+/// The model of a socket, with what all families have in common.
+pub(super) fn model(
+    work: &mut Work<'_>,
+    made: Made,
+    options: Vec<SocketOption>,
     queue: Queue,
     family: Family,
     shutdown: u8,
     inside: &Inside,
-) -> Result<Option<Socket>, Error> {
-    let failed = |step| Error::of(s.host, step);
-    let number = |name| socket::number(copy.as_fd(), libc::SOL_SOCKET, name);
-    let (domain, kind) = number(libc::SO_DOMAIN)
-        .and_then(|d| Ok((d, number(libc::SO_TYPE)?)))
-        .map_err(failed("asking for a socket's type"))?;
-    let particular = match &family {
-        Family::Unix(_) => Vec::new(),
-        Family::Tcp(tcp) => tcp::options(&tcp.state),
-        Family::Datagram(_) if kind == libc::SOCK_RAW => [&datagram::OPTIONS[..], &datagram::RAW].concat(),
-        Family::Datagram(_) => datagram::OPTIONS.to_vec(),
-        Family::Netlink(_) => netlink::OPTIONS.to_vec(),
-    };
-    let protocol = if domain == libc::AF_UNIX { 0 } else { number(libc::SO_PROTOCOL).unwrap_or(0) };
-    let fresh = match work.fresh.entry([domain, kind, protocol]) {
-        Entry::Occupied(entry) => entry.into_mut(),
-        Entry::Vacant(entry) => {
-            let fresh =
-                options::Fresh::new(domain, kind, protocol).map_err(failed("making a socket to compare with"))?;
-            entry.insert(fresh)
-        }
-    };
-    let options = match options::read(copy.as_fd(), fresh, &particular) {
-        Err(e) if e.kind() == io::ErrorKind::PermissionDenied => {
-            refuse(work, s, "a socket with an eBPF program attached is not supported", "");
-            return Ok(None);
-        }
-        other => other.map_err(failed("asking for a socket's options"))?,
-    };
+) -> Socket {
     let messages = queue
         .messages
         .iter()
@@ -234,7 +268,7 @@ pub(super) fn model(
     });
     let bytes = bytes.unwrap_or_default();
     let content = (!bytes.is_empty()).then(|| work.contents.bytes(bytes));
-    Ok(Some(Socket { kind, family, shutdown, queue: messages, content, options }))
+    Socket { kind: made.kind, family, shutdown, queue: messages, content, options }
 }
 
 /// Why a socket that is not ours to save is refused.

@@ -1,44 +1,53 @@
 //! TCP sockets. Both ends of a connection may be in the tree, or one; what is on its way is made to arrive, and looked at.
 
 use std::collections::{HashMap, HashSet};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
 
 use crate::model::fd::{Descriptor, Kind, OpenFile};
 use crate::model::process::Process;
-use crate::model::sockets::{Family, Socket};
+use crate::model::sockets::{Family, Socket, SocketOption};
 use crate::model::tcp::{Link, State, TcpSocket};
 use crate::model::tree::Tree;
 use crate::model::{Checkpoint, Hex, Pid};
 use crate::net::inet::{self, Inet, state};
 use crate::net::inflight;
-use crate::net::queue::{self, Message, Queue};
+use crate::net::options::Made;
+use crate::net::queue::{Message, Queue};
+use crate::proc::many;
 use crate::sys::{fds, socket, tasks};
 use crate::tracer::Held;
 
 use super::fd::{SeenFd, Work};
-use super::sockets::{Found, model, refuse};
+use super::sockets::{EBPF, FEW, Found, model, refuse};
 use super::{Error, Inside};
 
 /// Why a connection with data that nobody can look at yet is refused: a server takes such a one within moments.
 pub(super) const EARLY: &str = "bytes have been sent over it before it was accepted";
 
+const LATER: &str = "save it when the server has taken the connection";
+/// Why a socket is refused that has urgent data.
+const URGENT: &str = "urgent data (MSG_OOB) waits in it";
+
 const TCP_ULP: i32 = 31;
 const RECEIVING: u8 = 1;
 const SENDING: u8 = 2;
 
-/// Levels and names of options particular to TCP, beside those that are for sockets that listen: of TCP, IPv4, IPv6.
-const OPTIONS: [(i32, i32); 33] = [
+/// Levels and names of options particular to TCP: of TCP, IPv4, IPv6.
+pub(super) const OPTIONS: [(i32, i32); 36] = [
     (6, 1),   // TCP_NODELAY
+    (6, 2),   // TCP_MAXSEG
     (6, 3),   // TCP_CORK
     (6, 4),   // TCP_KEEPIDLE
     (6, 5),   // TCP_KEEPINTVL
     (6, 6),   // TCP_KEEPCNT
     (6, 7),   // TCP_SYNCNT
     (6, 8),   // TCP_LINGER2
+    (6, 9),   // TCP_DEFER_ACCEPT
     (6, 13),  // TCP_CONGESTION
     (6, 16),  // TCP_THIN_LINEAR_TIMEOUTS
     (6, 18),  // TCP_USER_TIMEOUT
+    (6, 23),  // TCP_FASTOPEN
     (6, 25),  // TCP_NOTSENT_LOWAT
     (6, 27),  // TCP_SAVE_SYN
     (6, 30),  // TCP_FASTOPEN_CONNECT
@@ -63,21 +72,12 @@ const OPTIONS: [(i32, i32); 33] = [
     (41, 67), // IPV6_TCLASS
     (41, 73), // IPV6_MINHOPCOUNT
 ];
-/// TCP_MAXSEG, TCP_DEFER_ACCEPT, TCP_FASTOPEN: of a connection they say something else than what was set.
+/// Those of [`OPTIONS`] that say something else of a connection than what was set.
 const UNCONNECTED: [(i32, i32); 3] = [(6, 2), (6, 9), (6, 23)];
 
-/// The options that say something of a socket in this state, beside those that all sockets have.
-pub(super) fn options(state: &State) -> Vec<(i32, i32)> {
-    let connected = matches!(state, State::Connected { .. } | State::Ended { .. });
-    OPTIONS.iter().chain(UNCONNECTED.iter().filter(|_| !connected)).copied().collect()
-}
-
 /// Whether a socket is one of TCP.
-pub(super) fn is(copy: BorrowedFd<'_>) -> bool {
-    let number = |name| socket::number(copy, libc::SOL_SOCKET, name).ok();
-    matches!(number(libc::SO_DOMAIN), Some(libc::AF_INET | libc::AF_INET6))
-        && number(libc::SO_TYPE) == Some(libc::SOCK_STREAM)
-        && number(libc::SO_PROTOCOL) == Some(libc::IPPROTO_TCP)
+pub(super) fn is(made: Made) -> bool {
+    made.is_internet() && made.kind == libc::SOCK_STREAM && made.protocol == libc::IPPROTO_TCP
 }
 
 /// Whether a standard stream of the root leads to the tree.
@@ -95,65 +95,141 @@ pub(super) fn by_ends(all: &[Inet]) -> HashMap<(std::net::SocketAddr, std::net::
     all.iter().filter(|t| t.state != state::LISTEN).map(|t| ((t.local, t.remote), *t)).collect()
 }
 
-/// A TCP socket of the tree; `None` if it was refused. `file_of`: indices of descriptions by inode.
+/// What a TCP socket says of itself.
+#[derive(Debug)]
+pub(super) struct Reading {
+    made: Made,
+    state: u8,
+    local: Vec<u8>,
+    peer: Option<Vec<u8>>,
+    /// Whether nothing more will be received.
+    deaf: bool,
+    error: bool,
+    bytes: Vec<u8>,
+    options: Vec<SocketOption>,
+    end: End,
+}
+
+/// Sees to it that all that was sent to the TCP sockets among `all` can be read there, then looks at each; by inode.
+/// Refused ones are missing. `file_of`: indices of descriptions by inode.
+pub(super) fn read(
+    work: &mut Work<'_>,
+    all: &[(usize, &SeenFd)],
+    found: &Found,
+    file_of: &HashMap<u64, u32>,
+) -> Result<HashMap<u64, Reading>, Error> {
+    let mut settled = Vec::new();
+    for &(_, s) in all {
+        let Some(&made) = found.made.get(&s.meta.ino()).filter(|made| is(**made)) else { continue };
+        let end = other_end(s, found, file_of);
+        if settle(work, s, found, end)? {
+            settled.push((s, made, end));
+        }
+    }
+    // What each socket says is read only now: to settle one changes options of its peer for the moment.
+    let readings = many::each(&settled, FEW, |&(s, made, end)| look(work, s, made, end))?;
+    let mut out = HashMap::new();
+    for ((s, ..), reading) in settled.iter().zip(readings) {
+        match reading {
+            Ok(reading) => {
+                out.insert(s.meta.ino(), reading);
+            }
+            Err(Unable { reason, hint }) => refuse(work, s, reason, hint),
+        }
+    }
+    Ok(out)
+}
+
+/// Why a socket can't be saved, and what to do.
+struct Unable {
+    reason: &'static str,
+    hint: &'static str,
+}
+
+fn look(work: &Work<'_>, s: &SeenFd, made: Made, end: End) -> Result<Result<Reading, Unable>, Error> {
+    let failed = |step| Error::of(s.host, step);
+    let copy = s.copy(work.held)?;
+    let fd = copy.as_fd();
+    if socket::option(fd, libc::IPPROTO_TCP, TCP_ULP, 16).is_ok_and(|name| name.iter().any(|&b| b != 0)) {
+        return Ok(Err(Unable { reason: "encryption by the kernel (TCP_ULP) is not supported", hint: "" }));
+    }
+    let state = inflight::info(fd).map_err(failed("asking for a socket's state"))?.state;
+    let events = socket::events(fd, libc::POLLPRI | libc::POLLRDHUP).map_err(failed("polling a socket"))?;
+    let deaf = events & libc::POLLRDHUP != 0;
+    let quiet = matches!(state, state::LISTEN | state::SYN_SENT) || state == state::CLOSE && !deaf;
+    let mut bytes = Vec::new();
+    if !quiet {
+        if events & libc::POLLPRI != 0 {
+            return Ok(Err(Unable { reason: URGENT, hint: "save it when that has been read" }));
+        }
+        let total = fds::readable(fd).map_err(failed("looking into a socket"))?;
+        if total > 0 {
+            bytes = socket::peek(fd, total).map_err(failed("looking into a socket"))?;
+        }
+        if bytes.len() != total {
+            return Err(failed("looking into a socket")(std::io::ErrorKind::UnexpectedEof.into()));
+        }
+    }
+    let connected = !quiet;
+    if connected && matches!(end, End::Asked) {
+        return Ok(Err(Unable { reason: EARLY, hint: LATER }));
+    }
+    let without = if connected { &UNCONNECTED[..] } else { &[] };
+    let options = work.fresh.compare(fd, made, without).map_err(failed("asking for a socket's options"))?;
+    let Some(options) = options else { return Ok(Err(Unable { reason: EBPF, hint: "" })) };
+    Ok(Ok(Reading {
+        made,
+        state,
+        local: socket::name(fd).map_err(failed("asking for a socket's address"))?,
+        peer: if connected { socket::peer_name(fd).ok() } else { None },
+        deaf,
+        error: events & libc::POLLERR != 0,
+        bytes,
+        options,
+        end,
+    }))
+}
+
+/// A TCP socket of the tree.
 pub(super) fn capture(
     work: &mut Work<'_>,
     s: &SeenFd,
-    copy: &OwnedFd,
+    reading: Reading,
     found: &Found,
     inside: &Inside,
     file_of: &HashMap<u64, u32>,
-) -> Result<Option<Socket>, Error> {
-    let failed = |step| Error::of(s.host, step);
-    let fd = copy.as_fd();
-    if socket::option(fd, libc::IPPROTO_TCP, TCP_ULP, 16).is_ok_and(|name| name.iter().any(|&b| b != 0)) {
-        refuse(work, s, "encryption by the kernel (TCP_ULP) is not supported", "");
-        return Ok(None);
-    }
-    let domain =
-        socket::number(fd, libc::SOL_SOCKET, libc::SO_DOMAIN).map_err(failed("asking for a socket's family"))?;
-    let local = socket::name(fd).map_err(failed("asking for a socket's address"))?;
-    let mut now = inflight::info(fd).map_err(failed("asking for a socket's state"))?;
-    let mut queue = Queue::default();
+) -> Option<Socket> {
+    let Reading { made, state: now, local, peer, deaf, error, bytes, options, end } = reading;
+    let own = found.tcp_by_inode(s.meta.ino());
     let mut shutdown = 0;
-    let state = match now.state {
-        state::LISTEN => {
-            let own = found.tcp_by_inode(s.meta.ino());
-            State::Listening { backlog: own.map_or(libc::SOMAXCONN as u32, |t| t.sent) }
-        }
-        state::SYN_SENT => match found.tcp_by_inode(s.meta.ino()) {
-            Some(own) => State::Connecting { to: Hex(inet::sockaddr(domain, own.remote)) },
+    let state = match now {
+        state::LISTEN => State::Listening { backlog: own.map_or(libc::SOMAXCONN as u32, |t| t.sent) },
+        state::SYN_SENT => match own {
+            Some(own) => State::Connecting { to: Hex(inet::sockaddr(made.domain, own.remote)) },
             None => State::Idle,
         },
         // One that was connected before is shut down on both sides.
-        state::CLOSE if !is_deaf(fd).map_err(failed("polling a socket"))? => State::Idle,
-        state::CLOSE => {
-            if !look(work, s, fd, &mut queue)? {
-                return Ok(None);
+        state::CLOSE if !deaf => State::Idle,
+        state::CLOSE => State::Ended { error },
+        _ => match peer {
+            Some(peer) => {
+                shutdown = shut(now, deaf);
+                State::Connected { peer: Hex(peer), link: end.into_model(file_of) }
             }
-            State::Ended { error: queue.error }
-        }
-        _ => {
-            let end = other_end(s, found, file_of);
-            if !settle(work, s, fd, found, end)? || !look(work, s, fd, &mut queue)? {
-                return Ok(None);
-            }
-            now = inflight::info(fd).map_err(failed("asking for a socket's state"))?;
-            shutdown = shut(fd, now.state).map_err(failed("polling a socket"))?;
-            match socket::peer_name(fd) {
-                Ok(peer) => State::Connected { peer: Hex(peer), link: end.into_model(file_of) },
-                // It came to its end while we were waiting.
-                Err(_) => State::Ended { error: queue.error },
-            }
-        }
+            // It came to its end while we were waiting.
+            None => State::Ended { error },
+        },
     };
-    let family = Family::Tcp(TcpSocket { domain, local: Hex(local), state });
-    model(work, s, copy, queue, family, shutdown, inside)
+    let family = Family::Tcp(TcpSocket { domain: made.domain, local: Hex(local), state });
+    let messages = if bytes.is_empty() { Vec::new() } else { vec![Message { bytes, ..Message::default() }] };
+    Some(model(work, made, options, Queue { messages, error }, family, shutdown, inside))
 }
 
 /// Who has the other end, by inode.
 #[derive(Debug, Clone, Copy)]
 enum End {
+    /// It waited for an answer when sock_diag(7) was asked.
+    Asked,
     To(u64),
     Waiting(u64),
     Early,
@@ -168,13 +244,16 @@ impl End {
             End::To(inode) => index(inode).map_or(Link::Outside, Link::To),
             End::Waiting(inode) => index(inode).map_or(Link::Outside, Link::Waiting),
             End::Closed => Link::Closed,
-            End::Outside | End::Early => Link::Outside,
+            End::Outside | End::Early | End::Asked => Link::Outside,
         }
     }
 }
 
 fn other_end(s: &SeenFd, found: &Found, file_of: &HashMap<u64, u32>) -> End {
     let Some(own) = found.tcp_by_inode(s.meta.ino()) else { return End::Outside };
+    if own.state == state::SYN_SENT {
+        return End::Asked;
+    }
     let Some(peer) = found.ends.get(&(own.remote, own.local)) else {
         // Nobody on this host has it, or its last traces are gone.
         return if own.remote.ip() == own.local.ip() { End::Closed } else { End::Outside };
@@ -200,22 +279,30 @@ fn other_end(s: &SeenFd, found: &Found, file_of: &HashMap<u64, u32>) -> End {
 }
 
 /// Sees to it that all that was sent to a socket can be read there; `false` if it was refused.
-fn settle(work: &mut Work<'_>, s: &SeenFd, fd: BorrowedFd<'_>, found: &Found, end: End) -> Result<bool, Error> {
-    let failed = |step| Error::of(s.host, step);
+fn settle(work: &mut Work<'_>, s: &SeenFd, found: &Found, end: End) -> Result<bool, Error> {
+    let failed = Error::of(s.host, "waiting for bytes on their way");
+    // What sock_diag(7) has shown was so when everybody stood still.
+    let under_way = match end {
+        End::To(inode) => found.tcp_by_inode(inode).is_some_and(|peer| peer.sent > 0),
+        End::Closed => true,
+        End::Early => {
+            refuse(work, s, EARLY, LATER);
+            return Ok(false);
+        }
+        End::Waiting(_) | End::Outside | End::Asked => false,
+    };
+    if !under_way {
+        return Ok(true);
+    }
+    let copy = s.copy(work.held)?;
     let settled = match end {
         End::To(inode) => {
             let Some(other) = found.holders.get(&inode).and_then(|&i| work.seen.get(i)) else { return Ok(true) };
-            let from = other.copy(work.held)?;
-            inflight::settle(from.as_fd(), fd)
+            inflight::settle(other.copy(work.held)?.as_fd(), copy.as_fd())
         }
-        End::Closed => inflight::settle_end(fd),
-        End::Early => {
-            refuse(work, s, EARLY, "save it when the server has taken the connection");
-            return Ok(false);
-        }
-        End::Waiting(_) | End::Outside => Ok(true),
+        _ => inflight::settle_end(copy.as_fd()),
     };
-    if !settled.map_err(failed("waiting for bytes on their way"))? {
+    if !settled.map_err(failed)? {
         refuse(
             work,
             s,
@@ -227,39 +314,12 @@ fn settle(work: &mut Work<'_>, s: &SeenFd, fd: BorrowedFd<'_>, found: &Found, en
     Ok(true)
 }
 
-/// Looks at what can be read; `false` if it was refused.
-fn look(work: &mut Work<'_>, s: &SeenFd, fd: BorrowedFd<'_>, queue: &mut Queue) -> Result<bool, Error> {
-    let failed = |step| Error::of(s.host, step);
-    if queue::has_urgent(fd).map_err(failed("looking for urgent data"))? {
-        refuse(work, s, "urgent data (MSG_OOB) waits in it", "save it when that has been read");
-        return Ok(false);
-    }
-    queue.error = queue::has_error(fd).map_err(failed("polling a socket"))?;
-    let total = fds::readable(fd).map_err(failed("looking into a socket"))?;
-    if total == 0 {
-        return Ok(true);
-    }
-    let mut bytes = vec![0; total];
-    let got = socket::receive(fd, &mut bytes, libc::MSG_PEEK).map_err(failed("looking into a socket"))?;
-    if got.len != total {
-        return Err(failed("looking into a socket")(std::io::ErrorKind::UnexpectedEof.into()));
-    }
-    queue.messages.push(Message { bytes, ..Message::default() });
-    Ok(true)
-}
-
-/// Whether nothing more will be received.
-fn is_deaf(fd: BorrowedFd<'_>) -> std::io::Result<bool> {
-    socket::events(fd, libc::POLLRDHUP).map(|e| e & libc::POLLRDHUP != 0)
-}
-
 /// What the program itself has shut down. That it receives nothing more is also so when the other end is gone, and then
 /// nothing else can be told.
-fn shut(fd: BorrowedFd<'_>, now: u8) -> std::io::Result<u8> {
+fn shut(now: u8, deaf: bool) -> u8 {
     let sent_end = matches!(now, state::FIN_WAIT1 | state::FIN_WAIT2 | state::CLOSING | state::LAST_ACK);
     let got_end = matches!(now, state::CLOSE_WAIT | state::LAST_ACK | state::CLOSING | state::CLOSE);
-    let deaf = !got_end && is_deaf(fd)?;
-    Ok(if sent_end { SENDING } else { 0 } | if deaf { RECEIVING } else { 0 })
+    u8::from(sent_end) * SENDING | u8::from(deaf && !got_end) * RECEIVING
 }
 
 /// For a tree that is about to be killed: connections of its own are to be reset rather than closed, so that their

@@ -9,13 +9,14 @@ use crate::model::unix::{Bound, Link, Listening, SocketFile, UnixSocket};
 use crate::model::{Name, Pid};
 use crate::net;
 use crate::net::diag::Unix;
+use crate::net::options::Made;
 use crate::net::queue::{Looking, Of};
 use crate::sys::socket;
 use crate::tracer::{HeldProcess, Remote};
 
 use super::fd::{SeenFd, Work};
 use super::flight::Waiting;
-use super::sockets::{Found, credentials, refuse, remote_option};
+use super::sockets::{Found, credentials, model, options, refuse, remote_option};
 use super::{Error, Inside};
 
 const SO_PEERCRED: i32 = 17;
@@ -109,14 +110,14 @@ pub(super) fn capture(
     let datagrams = seen.kind == libc::SOCK_DGRAM as u8;
     let senders: Vec<_> =
         queue.messages.iter().map(|m| datagrams.then(|| net::unix::name(&m.from)).flatten()).collect();
-    let socket = super::sockets::model(work, s, copy, queue, Family::Unix(family), seen.shutdown, inside)?;
-    Ok(socket.map(|mut socket| {
-        for ((message, from), places) in socket.queue.iter_mut().zip(senders).zip(rights) {
-            message.from = from;
-            message.rights = places.iter().filter_map(|place| indices.by_place.get(place).copied()).collect();
-        }
-        socket
-    }))
+    let made = Made { domain: libc::AF_UNIX, kind: seen.kind.into(), protocol: 0 };
+    let Some(options) = options(work, s, copy, made)? else { return Ok(None) };
+    let mut socket = model(work, made, options, queue, Family::Unix(family), seen.shutdown, inside);
+    for ((message, from), places) in socket.queue.iter_mut().zip(senders).zip(rights) {
+        message.from = from;
+        message.rights = places.iter().filter_map(|place| indices.by_place.get(place).copied()).collect();
+    }
+    Ok(Some(socket))
 }
 
 fn link(inode: u64, seen: &Unix, found: &Found, indices: &Indices<'_>) -> Link {

@@ -10,7 +10,11 @@ use super::{CHUNK, names, schema};
 use crate::model::Checkpoint;
 use crate::model::Nanos;
 
+/// Bytes at hand of at least so many are not copied to be written together with their headers.
+const WORTH_A_STEP: usize = 64 << 10;
+
 /// One piece of an image that is written in one go.
+#[derive(Debug)]
 pub(super) struct Step {
     /// Position in the image.
     pub(super) offset: u64,
@@ -18,16 +22,20 @@ pub(super) struct Step {
 }
 
 /// What a piece is.
+#[derive(Debug)]
 pub(super) enum What {
     /// Headers, metadata, padding.
     Bytes(Vec<u8>),
     /// The content of the blob with this index; `listed` gets its digest.
     Blob { blob: usize, listed: usize },
+    /// The same of one whose bytes are here.
+    InHand { blob: usize, listed: usize },
     /// Chunk `index` of the part with this index.
     Chunk { part: usize, index: u64, len: usize },
 }
 
 /// Everything before the chunk digests and the end mark.
+#[derive(Debug)]
 pub(super) struct Layout {
     pub(super) steps: Vec<Step>,
     /// For each part the bytes before each run.
@@ -114,11 +122,17 @@ impl Builder {
                 let source = std::io::Error::other(format!("{} bytes instead of {}", bytes.len(), blob.size));
                 return Err(Error::Blob { id: blob.id, source });
             }
-            return self.member(&names::blob(blob.id), bytes);
+            if bytes.len() < WORTH_A_STEP {
+                return self.member(&names::blob(blob.id), bytes);
+            }
         }
         self.start(&names::blob(blob.id), blob.size, false, None)?;
         self.flush();
-        let what = What::Blob { blob: index, listed: self.listed.len() - 1 };
+        let listed = self.listed.len() - 1;
+        let what = match &blob.source {
+            BlobSource::Bytes(_) => What::InHand { blob: index, listed },
+            _ => What::Blob { blob: index, listed },
+        };
         self.steps.push(Step { offset: self.at, what });
         self.advance(blob.size)?;
         self.pad(blob.size)
@@ -174,7 +188,7 @@ impl Layout {
     /// Bytes of the largest buffer a step needs.
     pub(super) fn buffer(&self) -> usize {
         let need = |step: &Step| match step.what {
-            What::Bytes(_) => 0,
+            What::Bytes(_) | What::InHand { .. } => 0,
             What::Blob { .. } => CHUNK,
             What::Chunk { len, .. } => len,
         };
@@ -187,7 +201,7 @@ impl Layout {
         let mut sums = vec![Vec::new(); parts.len()];
         for (step, digest) in self.steps.iter().zip(digests) {
             match (&step.what, *digest) {
-                (&What::Blob { listed: at, .. }, digest) => {
+                (&(What::Blob { listed: at, .. } | What::InHand { listed: at, .. }), digest) => {
                     if let Some(entry) = listed.get_mut(at) {
                         entry.digest = digest;
                     }

@@ -17,7 +17,7 @@ use crate::model::Checkpoint;
 /// opens it will.
 ///
 /// # Errors
-/// As [`Image::verify`], [`Writer::create`], [`Writer::write`] and [`Writer::commit`].
+/// As [`Image::verify`], [`Writer::create`], [`Writer::begin`], [`Writer::finish`] and [`Writer::commit`].
 pub fn rewrite(src: &Image, out: &Path, edit: impl FnOnce(&mut Checkpoint)) -> Result<()> {
     let never = AtomicBool::new(false);
     src.verify(0, &never)?;
@@ -32,7 +32,8 @@ pub fn rewrite(src: &Image, out: &Path, edit: impl FnOnce(&mut Checkpoint)) -> R
         }
     }
     let mut writer = Writer::create(Sink::File(out.to_owned()))?;
-    writer.write_unchecked(&checkpoint, &parts, &Pages(src), &blobs, &never)?;
+    writer.begin_unchecked(&checkpoint, &parts, &Pages(src), &blobs, &never)?;
+    writer.finish(&parts, &blobs, &never)?;
     writer.commit().map(drop)
 }
 

@@ -7,7 +7,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 
-use super::blobs::Blob;
+use super::blobs::{Blob, BlobSource};
 use super::crew::{Crew, threads_for};
 use super::digest::Digest;
 use super::error::{Error, Result};
@@ -35,8 +35,17 @@ pub enum Sink {
 #[derive(Debug)]
 pub struct Writer {
     output: Output,
-    /// Bytes of the image once all of it is written.
-    written: Option<u64>,
+    progress: Progress,
+}
+
+/// How far an image is.
+#[derive(Debug)]
+enum Progress {
+    Nothing,
+    /// Digests of the steps taken; the others are of bytes in hand.
+    Begun(Layout, Vec<Option<Digest>>),
+    /// Its length.
+    Written(u64),
 }
 
 #[derive(Debug)]
@@ -80,15 +89,33 @@ impl Writer {
             Sink::File(path) => Output::File(Partial::create(&path)?),
             Sink::Stream(file) => Output::Stream(Stream::new(file)),
         };
-        Ok(Writer { output, written: None })
+        Ok(Writer { output, progress: Progress::Nothing })
     }
 
-    /// Writes everything, once; nothing is synced. When it returns the page source is no longer needed.
+    /// Writes everything, once; nothing is synced.
+    ///
+    /// # Errors
+    /// As [`Writer::begin`] and [`Writer::finish`].
+    #[cfg(test)]
+    pub(super) fn write(
+        &mut self,
+        checkpoint: &Checkpoint,
+        parts: &[Part],
+        source: &dyn PageSource,
+        blobs: &[Blob],
+        cancel: &AtomicBool,
+    ) -> Result<()> {
+        self.begin(checkpoint, parts, source, blobs, cancel)?;
+        self.finish(parts, blobs, cancel)
+    }
+
+    /// Writes, once, all that comes from elsewhere: when it returns the page source is no longer needed, nor is what
+    /// blobs are read from. A stream gets the bytes in hand, too, as it is written in order.
     ///
     /// # Errors
     /// [`Error::Inconsistent`] for what a reader would refuse, [`Error::Page`], [`Error::Blob`], [`Error::NoSpace`],
     /// [`Error::Io`]; [`Error::Cancelled`] soon after `cancel` was raised.
-    pub fn write(
+    pub fn begin(
         &mut self,
         checkpoint: &Checkpoint,
         parts: &[Part],
@@ -103,11 +130,11 @@ impl Writer {
             return Err(contradiction("two parts of one name or two contents of one id".to_owned()));
         }
         check::check(checkpoint, &runs, &sizes).map_err(contradiction)?;
-        self.write_unchecked(checkpoint, parts, source, blobs, cancel)
+        self.begin_unchecked(checkpoint, parts, source, blobs, cancel)
     }
 
-    /// As [`Writer::write`], for a checkpoint that need not make sense.
-    pub(super) fn write_unchecked(
+    /// As [`Writer::begin`], for a checkpoint that need not make sense.
+    pub(super) fn begin_unchecked(
         &mut self,
         checkpoint: &Checkpoint,
         parts: &[Part],
@@ -115,17 +142,34 @@ impl Writer {
         blobs: &[Blob],
         cancel: &AtomicBool,
     ) -> Result<()> {
-        if self.written.is_some() {
+        if !matches!(self.progress, Progress::Nothing) {
             return Err(self.misuse("it is written already"));
         }
         let layout = Layout::new(&self.output.path().display().to_string(), checkpoint, parts, blobs)?;
         let crew = Crew::new(cancel);
-        let job = Job { layout: &layout, output: &self.output, parts, source, blobs, crew: &crew };
-        let digests = job.run()?;
-        let Step { offset, what } = layout.finish(parts, &digests)?;
+        let digests = Job { layout: &layout, output: &self.output, parts, source, blobs, crew: &crew }.run()?;
+        self.progress = Progress::Begun(layout, digests);
+        Ok(())
+    }
+
+    /// Writes the bytes in hand and the end of the image, with the parts and blobs that it was begun with.
+    ///
+    /// # Errors
+    /// [`Error::NoSpace`], [`Error::Io`], also if it was not begun; [`Error::Cancelled`] soon after `cancel` was raised.
+    pub fn finish(&mut self, parts: &[Part], blobs: &[Blob], cancel: &AtomicBool) -> Result<()> {
+        let Progress::Begun(layout, digests) = &mut self.progress else {
+            return Err(self.misuse("it is not begun, or complete"));
+        };
+        let crew = Crew::new(cancel);
+        for (step, digest) in layout.steps.iter().zip(&mut *digests) {
+            if let (Output::File(_), What::Bytes(_) | What::InHand { .. }) = (&self.output, &step.what) {
+                *digest = in_hand(&step.what, blobs, step.offset, &self.output, &crew)?;
+            }
+        }
+        let Step { offset, what } = layout.finish(parts, digests)?;
         if let What::Bytes(tail) = what {
             self.output.write(&tail, offset, &crew)?;
-            self.written = Some(offset + tail.len() as u64);
+            self.progress = Progress::Written(offset + tail.len() as u64);
         }
         Ok(())
     }
@@ -136,7 +180,7 @@ impl Writer {
     /// # Errors
     /// [`Error::NoSpace`], [`Error::Io`], also if nothing was written. The partial file is then removed.
     pub fn commit(self) -> Result<u64> {
-        let Some(bytes) = self.written else { return Err(self.misuse("it is not complete")) };
+        let Progress::Written(bytes) = self.progress else { return Err(self.misuse("it is not complete")) };
         if let Output::File(partial) = self.output {
             partial.commit()?;
         }
@@ -159,8 +203,9 @@ struct Job<'a> {
 }
 
 impl Job<'_> {
-    /// Does all steps; the digests of those that have one. Each thread reads, hashes and writes: what it writes is in
-    /// its own cache still, and the others read meanwhile. A stream is written in order.
+    /// Does all steps but those of bytes in hand, which can wait; the digests of those that have one. Each thread reads,
+    /// hashes and writes: what it writes is in its own cache still, and the others read meanwhile. A stream is written in
+    /// order, and all of it.
     fn run(&self) -> Result<Vec<Option<Digest>>> {
         let steps = &self.layout.steps;
         let threads = if self.output.takes_any_order() { threads_for(self.layout.payload) } else { 1 };
@@ -182,7 +227,10 @@ impl Job<'_> {
     fn step(&self, Step { offset, what }: &Step, buf: &mut [u8]) -> Result<Option<Digest>> {
         let read = |len, read: &dyn Fn(u64, &mut [u8]) -> Result<()>, buf| self.copy(*offset, len, read, buf).map(Some);
         match *what {
-            What::Bytes(ref bytes) => self.output.write(bytes, *offset, self.crew).map(|()| None),
+            What::Bytes(_) | What::InHand { .. } => match self.output {
+                Output::Stream(_) => in_hand(what, self.blobs, *offset, self.output, self.crew),
+                Output::File(_) => Ok(None),
+            },
             What::Blob { blob, .. } => {
                 let Some(Blob { id, size, source }) = self.blobs.get(blob) else { return Ok(None) };
                 let failed = |source| Error::Blob { id: *id, source };
@@ -237,6 +285,23 @@ impl Job<'_> {
         }
         Ok(())
     }
+}
+
+/// Writes a step whose bytes are here.
+fn in_hand(what: &What, blobs: &[Blob], at: u64, output: &Output, crew: &Crew<'_>) -> Result<Option<Digest>> {
+    let blob = match what {
+        What::Bytes(bytes) => return output.write(bytes, at, crew).map(|()| None),
+        What::InHand { blob, .. } => blobs.get(*blob).map(|blob| &blob.source),
+        What::Blob { .. } | What::Chunk { .. } => None,
+    };
+    let Some(BlobSource::Bytes(bytes)) = blob else { return Ok(None) };
+    let mut hasher = blake3::Hasher::new();
+    for (piece, at) in bytes.chunks(CHUNK).zip((at..).step_by(CHUNK)) {
+        crew.go_on()?;
+        hasher.update(piece);
+        output.write(piece, at, crew)?;
+    }
+    Ok(Some(hasher.finalize().into()))
 }
 
 #[cfg(test)]
@@ -297,7 +362,15 @@ mod tests {
     fn a_stream_gets_the_same_bytes_as_a_file() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("image");
-        write(&path, &many()).unwrap();
+        let blobs = || {
+            let bytes: Vec<u8> = (0..2_000_000u32).map(|i| (i % 241) as u8).collect();
+            let mut all = blobs();
+            all.push(Blob { id: 8, size: bytes.len() as u64, source: BlobSource::Bytes(bytes) });
+            all
+        };
+        let mut writer = Writer::create(Sink::File(path.clone())).unwrap();
+        writer.write(&checkpoint(), &many(), &Pattern, &blobs(), &NEVER).unwrap();
+        writer.commit().unwrap();
         let (mut reader, pipe) = io::pipe().unwrap();
         let streamed = std::thread::scope(|scope| {
             let writing = scope.spawn(move || {

@@ -1,8 +1,7 @@
 //! Options of sockets: read as bytes, and only those kept that a new socket of the same kind does not have.
 
-use std::collections::HashMap;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 
 use crate::model::Hex;
 use crate::model::sockets::SocketOption;
@@ -53,69 +52,108 @@ const GENERIC: [i32; 31] = [
 /// Where the next peek starts; set last, because our own peeks and sends would move it.
 pub const SO_PEEK_OFF: i32 = 42;
 
-/// A new socket to compare others of its kind with, and what is known of it so far.
+/// Room for the value of any option but a filter.
+const ROOM: usize = 64;
+/// The sizes of buffers, and their bits in SO_BUF_LOCK.
+const BUFFERS: [(i32, i32); 2] = [(libc::SO_SNDBUF, 1), (libc::SO_RCVBUF, 2)];
+
+/// What a socket was made as.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Made {
+    /// SO_DOMAIN.
+    pub domain: i32,
+    /// SO_TYPE.
+    pub kind: i32,
+    /// SO_PROTOCOL; 0 of a UNIX socket.
+    pub protocol: i32,
+}
+
+impl Made {
+    /// What `fd` was made as.
+    ///
+    /// # Errors
+    /// What getsockopt(2) says.
+    pub fn of(fd: BorrowedFd<'_>) -> io::Result<Made> {
+        let number = |name| socket::number(fd, SOL_SOCKET, name);
+        let (domain, kind) = (number(libc::SO_DOMAIN)?, number(libc::SO_TYPE)?);
+        let protocol = if domain == libc::AF_UNIX { 0 } else { number(libc::SO_PROTOCOL).unwrap_or(0) };
+        Ok(Made { domain, kind, protocol })
+    }
+
+    /// Whether it is a socket of IPv4 or IPv6.
+    pub fn is_internet(self) -> bool {
+        [libc::AF_INET, libc::AF_INET6].contains(&self.domain)
+    }
+}
+
+/// What a new socket says of its options, to compare others of its kind with.
 #[derive(Debug)]
 pub struct Fresh {
-    fd: OwnedFd,
-    values: HashMap<(i32, i32), Option<Vec<u8>>>,
+    /// Level, name and value of each that such a socket has, in the order they are to be set.
+    values: Vec<(i32, i32, Vec<u8>)>,
+    buffers: [Option<Vec<u8>>; 2],
 }
 
 impl Fresh {
-    /// One of a family, type and protocol (SO_DOMAIN, SO_TYPE, SO_PROTOCOL).
+    /// One; `more`: levels and names of options that are particular to its kind.
     ///
     /// # Errors
     /// What socket(2) says.
-    pub fn new(domain: i32, kind: i32, protocol: i32) -> io::Result<Fresh> {
-        Ok(Fresh { fd: socket::socket(domain, kind, protocol)?, values: HashMap::new() })
-    }
-
-    /// The value of an option; `None` if such a socket has no such option.
-    fn value(&mut self, level: i32, name: i32) -> Option<&[u8]> {
-        let Fresh { fd, values } = self;
-        values.entry((level, name)).or_insert_with(|| socket::option(fd.as_fd(), level, name, 64).ok()).as_deref()
+    pub fn new(made: Made, more: &[(i32, i32)]) -> io::Result<Fresh> {
+        let fd = socket::socket(made.domain, made.kind, made.protocol)?;
+        let value = |level, name| socket::option(fd.as_fd(), level, name, ROOM).ok();
+        let generic = GENERIC.iter().map(|&name| (SOL_SOCKET, name));
+        let all = generic.chain(more.iter().copied()).chain([(SOL_SOCKET, SO_PEEK_OFF)]);
+        let values = all.filter_map(|(level, name)| Some((level, name, value(level, name)?))).collect();
+        Ok(Fresh { values, buffers: BUFFERS.map(|(name, _)| value(SOL_SOCKET, name)) })
     }
 }
 
-/// The options in which `fd` differs from `fresh`, a new socket of the same kind; `more`: levels and names particular
-/// to the kind.
+/// The options in which `fd` differs from a new socket of the same kind, but for those of `without`.
 ///
 /// # Errors
 /// What getsockopt(2) says, other than that there is no such option.
-pub fn read(fd: BorrowedFd<'_>, fresh: &mut Fresh, more: &[(i32, i32)]) -> io::Result<Vec<SocketOption>> {
-    let ordinary = GENERIC.iter().map(|&name| (SOL_SOCKET, name)).chain(more.iter().copied());
+pub fn read(fd: BorrowedFd<'_>, fresh: &Fresh, without: &[(i32, i32)]) -> io::Result<Vec<SocketOption>> {
     let mut out = Vec::new();
-    for (level, name) in ordinary.chain([(SOL_SOCKET, SO_PEEK_OFF)]) {
-        let Some(usual) = fresh.value(level, name) else { continue };
-        let Some(value) = value(fd, level, name)? else { continue };
-        if value != usual {
-            out.push(SocketOption { level, name, value: Hex(value) });
+    let mut room = [0; ROOM];
+    for (level, name, usual) in fresh.values.iter().filter(|(level, name, _)| !without.contains(&(*level, *name))) {
+        match value(fd, *level, *name, &mut room)? {
+            Some(value) if value != usual => out.push(option(*level, *name, value)),
+            _ => {}
         }
     }
     // Sizes that nobody chose are the host's affair, or the kernel changes them as it goes (tcp(7)).
     let chosen = socket::number(fd, SOL_SOCKET, SO_BUF_LOCK).ok();
-    for (name, bit) in [(libc::SO_SNDBUF, 1), (libc::SO_RCVBUF, 2)] {
-        let Some(value) = value(fd, SOL_SOCKET, name)? else { continue };
-        if chosen.map_or_else(|| fresh.value(SOL_SOCKET, name) != Some(&value), |c| c & bit != 0) {
-            out.push(SocketOption { level: SOL_SOCKET, name, value: Hex(value) });
+    for ((name, bit), usual) in BUFFERS.into_iter().zip(&fresh.buffers) {
+        if chosen.is_some_and(|chosen| chosen & bit == 0) {
+            continue;
+        }
+        match value(fd, SOL_SOCKET, name, &mut room)? {
+            Some(value) if chosen.is_some() || usual.as_deref() != Some(value) => {
+                out.push(option(SOL_SOCKET, name, value));
+            }
+            _ => {}
         }
     }
     let filter = socket::filter(fd)?;
     if !filter.is_empty() {
-        out.push(SocketOption { level: SOL_SOCKET, name: SO_ATTACH_FILTER, value: Hex(filter) });
+        out.push(option(SOL_SOCKET, SO_ATTACH_FILTER, &filter));
     }
-    match value(fd, SOL_SOCKET, SO_LOCK_FILTER)? {
-        Some(locked) if locked.iter().any(|&b| b != 0) => {
-            out.push(SocketOption { level: SOL_SOCKET, name: SO_LOCK_FILTER, value: Hex(locked) });
-        }
+    match value(fd, SOL_SOCKET, SO_LOCK_FILTER, &mut room)? {
+        Some(locked) if locked.iter().any(|&b| b != 0) => out.push(option(SOL_SOCKET, SO_LOCK_FILTER, locked)),
         _ => {}
     }
     Ok(out)
 }
 
+fn option(level: i32, name: i32, value: &[u8]) -> SocketOption {
+    SocketOption { level, name, value: Hex(value.to_vec()) }
+}
+
 /// An option's value, if this kind of socket under this kernel has it.
-fn value(fd: BorrowedFd<'_>, level: i32, name: i32) -> io::Result<Option<Vec<u8>>> {
-    match socket::option(fd, level, name, 64) {
-        Ok(value) => Ok(Some(value)),
+fn value<'a>(fd: BorrowedFd<'_>, level: i32, name: i32, room: &'a mut [u8]) -> io::Result<Option<&'a [u8]>> {
+    match socket::option_into(fd, level, name, room) {
+        Ok(len) => Ok(room.get(..len)),
         Err(e) => match e.raw_os_error() {
             Some(libc::ENOPROTOOPT | libc::EOPNOTSUPP | libc::EINVAL | libc::EPERM) => Ok(None),
             _ => Err(e),

@@ -31,17 +31,26 @@ pub fn option(fd: BorrowedFd<'_>, level: i32, name: i32, room: usize) -> io::Res
 
 /// getsockopt(2) of an option that is asked for with part of its value.
 pub fn ask_option(fd: BorrowedFd<'_>, level: i32, name: i32, mut value: Vec<u8>) -> io::Result<Vec<u8>> {
+    let len = option_into(fd, level, name, &mut value)?;
+    value.truncate(len);
+    Ok(value)
+}
+
+/// getsockopt(2) into memory at hand, which may hold part of the value: the length of what is there then.
+pub fn option_into(fd: BorrowedFd<'_>, level: i32, name: i32, value: &mut [u8]) -> io::Result<usize> {
     let mut len = value.len() as libc::socklen_t;
     // SAFETY: `value` has `len` bytes and outlives the call.
     check(unsafe { libc::getsockopt(fd.as_raw_fd(), level, name, value.as_mut_ptr().cast(), &raw mut len) }.into())?;
-    value.truncate(len as usize);
-    Ok(value)
+    Ok(value.len().min(len as usize))
 }
 
 /// getsockopt(2) of an option that is a number.
 pub fn number(fd: BorrowedFd<'_>, level: i32, name: i32) -> io::Result<i32> {
-    let value = option(fd, level, name, 4)?;
-    value.first_chunk().map(|b| i32::from_ne_bytes(*b)).ok_or_else(|| io::ErrorKind::InvalidData.into())
+    let mut value = [0; 4];
+    match option_into(fd, level, name, &mut value)? {
+        4 => Ok(i32::from_ne_bytes(value)),
+        _ => Err(io::ErrorKind::InvalidData.into()),
+    }
 }
 
 /// setsockopt(2).
@@ -157,6 +166,18 @@ pub fn receive(fd: BorrowedFd<'_>, buf: &mut [u8], flags: i32) -> io::Result<Rec
     Ok(Received { len, from, flags: message.msg_flags, fds, credentials, control: others })
 }
 
+/// recv(2) with MSG_PEEK, never waiting: at most `len` bytes, into memory that nobody has touched before.
+pub fn peek(fd: BorrowedFd<'_>, len: usize) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::<u8>::with_capacity(len);
+    let flags = libc::MSG_PEEK | libc::MSG_DONTWAIT;
+    // SAFETY: there is room for `len` bytes, of which the kernel has filled as many as it returns.
+    unsafe {
+        let got = check(libc::recv(fd.as_raw_fd(), bytes.as_mut_ptr().cast(), len, flags) as libc::c_long)?;
+        bytes.set_len(got as usize);
+    }
+    Ok(bytes)
+}
+
 /// recvmsg(2) with MSG_PEEK and room for all but the last of `len` bytes, which goes to an address where nothing is:
 /// the length that the kernel could give before that.
 pub fn peek_but_one(fd: BorrowedFd<'_>, len: usize) -> io::Result<usize> {
@@ -255,13 +276,17 @@ pub fn connect(fd: BorrowedFd<'_>, address: &[u8]) -> io::Result<()> {
 /// # Errors
 /// What getsockopt(2) says; `PermissionDenied` for a program of eBPF.
 pub fn filter(fd: BorrowedFd<'_>) -> io::Result<Vec<u8>> {
-    // BPF_MAXINSNS
-    let mut program = vec![0u64; 4096];
-    let mut len = program.len() as libc::socklen_t;
-    let (level, name, at) = (libc::SOL_SOCKET, libc::SO_ATTACH_FILTER, program.as_mut_ptr());
-    // SAFETY: `program` has room for `len` instructions of 8 bytes, and outlives the call.
-    check(unsafe { libc::getsockopt(fd.as_raw_fd(), level, name, at.cast(), &raw mut len) }.into())?;
-    program.truncate(len as usize);
+    let (level, name) = (libc::SOL_SOCKET, libc::SO_ATTACH_FILTER);
+    let mut len: libc::socklen_t = 0;
+    // SAFETY: without room for an instruction nothing is stored, and the kernel tells how many there are.
+    check(unsafe { libc::getsockopt(fd.as_raw_fd(), level, name, std::ptr::null_mut(), &raw mut len) }.into())?;
+    let mut program = vec![0u64; len as usize];
+    if len > 0 {
+        let at = program.as_mut_ptr().cast();
+        // SAFETY: `program` has room for `len` instructions of 8 bytes, and outlives the call.
+        check(unsafe { libc::getsockopt(fd.as_raw_fd(), level, name, at, &raw mut len) }.into())?;
+        program.truncate(len as usize);
+    }
     Ok(program.iter().flat_map(|i| i.to_ne_bytes()).collect())
 }
 
