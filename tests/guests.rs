@@ -225,6 +225,7 @@ guests! {
     manymaps: true,
     mempolicy: true,
     tcp: false,
+    urgent: false,
     memfd: true,
     mlock: true,
     reserved: true,

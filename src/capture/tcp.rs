@@ -6,16 +6,17 @@ use std::os::unix::fs::MetadataExt;
 
 use crate::model::fd::{Descriptor, Kind, OpenFile};
 use crate::model::process::Process;
-use crate::model::sockets::{Family, Socket, SocketOption};
+use crate::model::sockets::{Family, Message, Socket, SocketOption};
 use crate::model::tcp::{Link, State, TcpSocket};
 use crate::model::tree::Tree;
 use crate::model::{Checkpoint, Hex, Pid};
 use crate::net::inet::{self, Inet, state};
 use crate::net::inflight;
-use crate::net::options::Made;
-use crate::net::queue::{Message, Queue};
+use crate::net::options::{Made, SO_PEEK_OFF};
+use crate::net::queue::Queue;
+use crate::net::stream::{self, Stream};
 use crate::proc::many;
-use crate::sys::{fds, socket, tasks};
+use crate::sys::{socket, tasks};
 use crate::tracer::Held;
 
 use super::fd::{SeenFd, Work};
@@ -26,8 +27,8 @@ use super::{Error, Inside};
 pub(super) const EARLY: &str = "bytes have been sent over it before it was accepted";
 
 const LATER: &str = "save it when the server has taken the connection";
-/// Why a socket is refused that has urgent data.
-const URGENT: &str = "urgent data (MSG_OOB) waits in it";
+/// Why a socket with urgent data is refused where nobody can look beyond that.
+const URGENT: &str = "urgent data (MSG_OOB) waits in it, and this kernel is older than Linux 6.9";
 
 const TCP_ULP: i32 = 31;
 const RECEIVING: u8 = 1;
@@ -72,8 +73,9 @@ pub(super) const OPTIONS: [(i32, i32); 36] = [
     (41, 67), // IPV6_TCLASS
     (41, 73), // IPV6_MINHOPCOUNT
 ];
-/// Those of [`OPTIONS`] that say something else of a connection than what was set.
-const UNCONNECTED: [(i32, i32); 3] = [(6, 2), (6, 9), (6, 23)];
+/// Options that say something else of a connection than what was set: TCP_MAXSEG, TCP_DEFER_ACCEPT, TCP_FASTOPEN,
+/// SO_INCOMING_CPU.
+const OF_CONNECTIONS: [(i32, i32); 4] = [(6, 2), (6, 9), (6, 23), (libc::SOL_SOCKET, 49)];
 
 /// Whether a socket is one of TCP.
 pub(super) fn is(made: Made) -> bool {
@@ -105,7 +107,7 @@ pub(super) struct Reading {
     /// Whether nothing more will be received.
     deaf: bool,
     error: bool,
-    bytes: Vec<u8>,
+    waiting: Option<Stream>,
     options: Vec<SocketOption>,
     end: End,
 }
@@ -122,12 +124,15 @@ pub(super) fn read(
     for &(_, s) in all {
         let Some(&made) = found.made.get(&s.meta.ino()).filter(|made| is(**made)) else { continue };
         let end = other_end(s, found, file_of);
-        if settle(work, s, found, end)? {
-            settled.push((s, made, end));
+        let told = found.tcp_by_inode(s.meta.ino()).map(|own| own.readable);
+        match settle(work, s, found, end)? {
+            Settled::Already => settled.push((s, made, end, told)),
+            Settled::Now => settled.push((s, made, end, None)),
+            Settled::Refused => {}
         }
     }
     // What each socket says is read only now: to settle one changes options of its peer for the moment.
-    let readings = many::each(&settled, FEW, |&(s, made, end)| look(work, s, made, end))?;
+    let readings = many::each(&settled, FEW, |&(s, made, end, told)| look(work, s, made, end, told))?;
     let mut out = HashMap::new();
     for ((s, ..), reading) in settled.iter().zip(readings) {
         match reading {
@@ -146,7 +151,14 @@ struct Unable {
     hint: &'static str,
 }
 
-fn look(work: &Work<'_>, s: &SeenFd, made: Made, end: End) -> Result<Result<Reading, Unable>, Error> {
+/// `told`: bytes that wait by sock_diag(7), if none have come since.
+fn look(
+    work: &Work<'_>,
+    s: &SeenFd,
+    made: Made,
+    end: End,
+    told: Option<u32>,
+) -> Result<Result<Reading, Unable>, Error> {
     let failed = |step| Error::of(s.host, step);
     let copy = s.copy(work.held)?;
     let fd = copy.as_fd();
@@ -157,26 +169,28 @@ fn look(work: &Work<'_>, s: &SeenFd, made: Made, end: End) -> Result<Result<Read
     let events = socket::events(fd, libc::POLLPRI | libc::POLLRDHUP).map_err(failed("polling a socket"))?;
     let deaf = events & libc::POLLRDHUP != 0;
     let quiet = matches!(state, state::LISTEN | state::SYN_SENT) || state == state::CLOSE && !deaf;
-    let mut bytes = Vec::new();
-    if !quiet {
-        if events & libc::POLLPRI != 0 {
-            return Ok(Err(Unable { reason: URGENT, hint: "save it when that has been read" }));
-        }
-        let total = fds::readable(fd).map_err(failed("looking into a socket"))?;
-        if total > 0 {
-            bytes = socket::peek(fd, total).map_err(failed("looking into a socket"))?;
-        }
-        if bytes.len() != total {
-            return Err(failed("looking into a socket")(std::io::ErrorKind::UnexpectedEof.into()));
-        }
-    }
     let connected = !quiet;
     if connected && matches!(end, End::Asked) {
         return Ok(Err(Unable { reason: EARLY, hint: LATER }));
     }
-    let without = if connected { &UNCONNECTED[..] } else { &[] };
+    let without = if connected { &OF_CONNECTIONS[..] } else { &[] };
     let options = work.fresh.compare(fd, made, without).map_err(failed("asking for a socket's options"))?;
     let Some(options) = options else { return Ok(Err(Unable { reason: EBPF, hint: "" })) };
+    let mut waiting = None;
+    if connected {
+        let peeks = options.iter().any(|o| (o.level, o.name) == (libc::SOL_SOCKET, SO_PEEK_OFF));
+        // The end of the stream is counted there.
+        let told = told.map(|bytes| u64::from(bytes).saturating_sub(deaf.into()));
+        let known = stream::Known { urgent: events & libc::POLLPRI != 0, waiting: told, peeks };
+        waiting = match stream::look(fd, known) {
+            Ok(stream) if stream.bytes.is_empty() => None,
+            Ok(stream) => Some(stream),
+            Err(e) if e.kind() == std::io::ErrorKind::Unsupported => {
+                return Ok(Err(Unable { reason: URGENT, hint: "save it when that has been read" }));
+            }
+            Err(e) => return Err(failed("looking into a socket")(e)),
+        };
+    }
     Ok(Ok(Reading {
         made,
         state,
@@ -184,7 +198,7 @@ fn look(work: &Work<'_>, s: &SeenFd, made: Made, end: End) -> Result<Result<Read
         peer: if connected { socket::peer_name(fd).ok() } else { None },
         deaf,
         error: events & libc::POLLERR != 0,
-        bytes,
+        waiting,
         options,
         end,
     }))
@@ -199,7 +213,7 @@ pub(super) fn capture(
     inside: &Inside,
     file_of: &HashMap<u64, u32>,
 ) -> Option<Socket> {
-    let Reading { made, state: now, local, peer, deaf, error, bytes, options, end } = reading;
+    let Reading { made, state: now, local, peer, deaf, error, waiting, options, end } = reading;
     let own = found.tcp_by_inode(s.meta.ino());
     let mut shutdown = 0;
     let state = match now {
@@ -220,9 +234,15 @@ pub(super) fn capture(
             None => State::Ended { error },
         },
     };
-    let family = Family::Tcp(TcpSocket { domain: made.domain, local: Hex(local), state });
-    let messages = if bytes.is_empty() { Vec::new() } else { vec![Message { bytes, ..Message::default() }] };
-    Some(model(work, made, options, Queue { messages, error }, family, shutdown, inside))
+    let urgent = waiting.as_ref().and_then(|waiting| waiting.urgent);
+    let family = Family::Tcp(TcpSocket { domain: made.domain, local: Hex(local), state, urgent });
+    let mut socket = model(work, made, options, Queue::default(), family, shutdown, inside);
+    if let Some(Stream { bytes, .. }) = waiting {
+        let size = bytes.len() as u64;
+        socket.queue.push(Message { size, credentials: None, from: None, rights: Vec::new() });
+        socket.content = Some(work.contents.room(bytes));
+    }
+    Some(socket)
 }
 
 /// Who has the other end, by inode.
@@ -278,8 +298,14 @@ fn other_end(s: &SeenFd, found: &Found, file_of: &HashMap<u64, u32>) -> End {
     }
 }
 
-/// Sees to it that all that was sent to a socket can be read there; `false` if it was refused.
-fn settle(work: &mut Work<'_>, s: &SeenFd, found: &Found, end: End) -> Result<bool, Error> {
+/// What came of seeing to it that all that was sent to a socket can be read there.
+enum Settled {
+    Already,
+    Now,
+    Refused,
+}
+
+fn settle(work: &mut Work<'_>, s: &SeenFd, found: &Found, end: End) -> Result<Settled, Error> {
     let failed = Error::of(s.host, "waiting for bytes on their way");
     // What sock_diag(7) has shown was so when everybody stood still.
     let under_way = match end {
@@ -287,17 +313,17 @@ fn settle(work: &mut Work<'_>, s: &SeenFd, found: &Found, end: End) -> Result<bo
         End::Closed => true,
         End::Early => {
             refuse(work, s, EARLY, LATER);
-            return Ok(false);
+            return Ok(Settled::Refused);
         }
         End::Waiting(_) | End::Outside | End::Asked => false,
     };
     if !under_way {
-        return Ok(true);
+        return Ok(Settled::Already);
     }
     let copy = s.copy(work.held)?;
     let settled = match end {
         End::To(inode) => {
-            let Some(other) = found.holders.get(&inode).and_then(|&i| work.seen.get(i)) else { return Ok(true) };
+            let Some(other) = found.holders.get(&inode).and_then(|&i| work.seen.get(i)) else { return Ok(Settled::Already) };
             inflight::settle(other.copy(work.held)?.as_fd(), copy.as_fd())
         }
         _ => inflight::settle_end(copy.as_fd()),
@@ -309,9 +335,9 @@ fn settle(work: &mut Work<'_>, s: &SeenFd, found: &Found, end: End) -> Result<bo
             "more bytes are on their way to it than its buffer may hold",
             "raise the third number of net.ipv4.tcp_rmem, or save it when it has read more",
         );
-        return Ok(false);
+        return Ok(Settled::Refused);
     }
-    Ok(true)
+    Ok(Settled::Now)
 }
 
 /// What the program itself has shut down. That it receives nothing more is also so when the other end is gone, and then
@@ -375,7 +401,7 @@ mod tests {
         let mut sample = crate::image::sample();
         let peer = Hex(Vec::new());
         let tcp = |state| {
-            let family = Family::Tcp(TcpSocket { domain: libc::AF_INET, local: Hex(Vec::new()), state });
+            let family = Family::Tcp(TcpSocket { domain: libc::AF_INET, local: Hex(Vec::new()), state, urgent: None });
             let socket = Socket { kind: 1, family, shutdown: 0, queue: vec![], content: None, options: vec![] };
             OpenFile { flags: 2, owner: None, kind: Kind::Socket(socket) }
         };

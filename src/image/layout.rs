@@ -1,6 +1,6 @@
 //! Where everything goes: known before a byte is written, from sizes alone.
 
-use super::blobs::{Blob, BlobSource};
+use super::blobs::Blob;
 use super::digest::Digest;
 use super::end::{self, End, Listed};
 use super::error::{Error, Result};
@@ -117,7 +117,7 @@ impl Builder {
     }
 
     fn blob(&mut self, index: usize, blob: &Blob) -> Result<()> {
-        if let BlobSource::Bytes(bytes) = &blob.source {
+        if let Some(bytes) = blob.source.in_hand() {
             if bytes.len() as u64 != blob.size {
                 let source = std::io::Error::other(format!("{} bytes instead of {}", bytes.len(), blob.size));
                 return Err(Error::Blob { id: blob.id, source });
@@ -129,9 +129,9 @@ impl Builder {
         self.start(&names::blob(blob.id), blob.size, false, None)?;
         self.flush();
         let listed = self.listed.len() - 1;
-        let what = match &blob.source {
-            BlobSource::Bytes(_) => What::InHand { blob: index, listed },
-            _ => What::Blob { blob: index, listed },
+        let what = match blob.source.in_hand() {
+            Some(_) => What::InHand { blob: index, listed },
+            None => What::Blob { blob: index, listed },
         };
         self.steps.push(Step { offset: self.at, what });
         self.advance(blob.size)?;

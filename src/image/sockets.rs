@@ -2,7 +2,7 @@
 
 use crate::model::datagram::DatagramSocket;
 use crate::model::fd::Kind;
-use crate::model::manifest::UNIX_SOCKETS;
+use crate::model::manifest::{UNIX_SOCKETS, URGENT_DATA};
 use crate::model::sockets::{Family, Socket};
 use crate::model::tcp::{Link as TcpLink, State, TcpSocket};
 use crate::model::unix::{Link, UnixSocket};
@@ -32,6 +32,7 @@ pub(super) fn check(c: &Checkpoint, index: usize, socket: &Socket) -> Result<(),
             if socket.kind != 1 || socket.queue.len() > 1 {
                 return Err("it is no TCP socket".to_owned());
             }
+            check_urgent(c, socket, tcp)?;
             check_tcp(c, index, tcp)
         }
         Family::Datagram(datagram) => check_datagram(socket, datagram),
@@ -108,6 +109,20 @@ fn check_unix(c: &Checkpoint, index: usize, socket: &Socket, own: &UnixSocket) -
         }
         _ => Ok(()),
     }
+}
+
+fn check_urgent(c: &Checkpoint, socket: &Socket, tcp: &TcpSocket) -> Result<(), String> {
+    let Some(urgent) = tcp.urgent else { return Ok(()) };
+    if !matches!(tcp.state, State::Connected { .. } | State::Ended { .. }) {
+        return Err("urgent data, and it was never connected".to_owned());
+    }
+    if socket.content.is_none_or(|content| urgent.at >= content.size) {
+        return Err(format!("urgent data at byte {}, where nothing waits to be read", urgent.at));
+    }
+    if !c.manifest.requires.iter().any(|name| name == URGENT_DATA) {
+        return Err(format!("urgent data, and {URGENT_DATA} is not required"));
+    }
+    Ok(())
 }
 
 fn check_tcp(c: &Checkpoint, index: usize, tcp: &TcpSocket) -> Result<(), String> {

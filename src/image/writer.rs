@@ -7,7 +7,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 
-use super::blobs::{Blob, BlobSource};
+use super::blobs::Blob;
 use super::crew::{Crew, threads_for};
 use super::digest::Digest;
 use super::error::{Error, Result};
@@ -291,10 +291,10 @@ impl Job<'_> {
 fn in_hand(what: &What, blobs: &[Blob], at: u64, output: &Output, crew: &Crew<'_>) -> Result<Option<Digest>> {
     let blob = match what {
         What::Bytes(bytes) => return output.write(bytes, at, crew).map(|()| None),
-        What::InHand { blob, .. } => blobs.get(*blob).map(|blob| &blob.source),
+        What::InHand { blob, .. } => blobs.get(*blob).and_then(|blob| blob.source.in_hand()),
         What::Blob { .. } | What::Chunk { .. } => None,
     };
-    let Some(BlobSource::Bytes(bytes)) = blob else { return Ok(None) };
+    let Some(bytes) = blob else { return Ok(None) };
     let mut hasher = blake3::Hasher::new();
     for (piece, at) in bytes.chunks(CHUNK).zip((at..).step_by(CHUNK)) {
         crew.go_on()?;

@@ -8,7 +8,8 @@ use super::{Nanos, Pid};
 pub const FORMAT: u32 = 1;
 
 /// `requires` names that this program understands; an image that names another is refused, with that name.
-pub const KNOWN_FEATURES: &[&str] = &[INHERITED_PAGES, SPARSE_FILES, UNIX_SOCKETS, HUGE_PAGES, DELETED_DIRECTORIES];
+pub const KNOWN_FEATURES: &[&str] =
+    &[INHERITED_PAGES, SPARSE_FILES, UNIX_SOCKETS, HUGE_PAGES, DELETED_DIRECTORIES, URGENT_DATA];
 
 /// In `requires` where a process has [`super::memory::Memory::inherits`].
 pub const INHERITED_PAGES: &str = "inherited-pages";
@@ -26,6 +27,9 @@ pub const SPARSE_FILES: &str = "sparse-files";
 /// In `requires` where there is something in [`super::memory::SharedObjects::nameless`]: another directory may have the
 /// name of a deleted one.
 pub const DELETED_DIRECTORIES: &str = "deleted-directories";
+
+/// In `requires` where a TCP socket has [`super::tcp::TcpSocket::urgent`].
+pub const URGENT_DATA: &str = "urgent-data";
 
 /// First member of an image.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

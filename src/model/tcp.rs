@@ -13,6 +13,18 @@ pub struct TcpSocket {
     pub local: Hex,
     /// How far it has come.
     pub state: State,
+    /// Which of the bytes that wait to be read is urgent (MSG_OOB).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub urgent: Option<Urgent>,
+}
+
+/// An urgent byte among those that wait to be read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Urgent {
+    /// How many are in front of it.
+    pub at: u64,
+    /// It has been read as such, and only tells where it was (SIOCATMARK).
+    pub read: bool,
 }
 
 /// How far a TCP socket has come.

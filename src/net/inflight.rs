@@ -10,6 +10,7 @@ use std::io;
 use std::os::fd::BorrowedFd;
 use std::time::{Duration, Instant};
 
+use crate::model::tcp::Urgent;
 use crate::sys::socket;
 
 const SO_BUF_LOCK: i32 = 72;
@@ -131,7 +132,8 @@ pub fn settle_end(to: BorrowedFd<'_>) -> io::Result<bool> {
     wait(to, arrived)
 }
 
-/// Sends `size` bytes, which `read` copies from an offset, so that they wait in the receive queue of `to`.
+/// Sends `size` bytes, which `read` copies from an offset, so that they wait in the receive queue of `to`; one of them
+/// may be urgent.
 ///
 /// # Errors
 /// What `read`, send(2) and setsockopt(2) say; `TimedOut` if the two sockets together do not take them.
@@ -139,18 +141,23 @@ pub fn fill(
     from: BorrowedFd<'_>,
     to: BorrowedFd<'_>,
     size: u64,
+    urgent: Option<Urgent>,
     read: impl Fn(u64, &mut [u8]) -> io::Result<()>,
 ) -> io::Result<()> {
     const PIECE: u64 = 256 * 1024;
-    let _grown = Grown::begin(to)?;
+    let grown = Grown::begin(to)?;
     let mut buf = vec![0; size.min(PIECE) as usize];
     let mut at = 0;
     while at < size {
-        let piece = buf.get_mut(..(size - at).min(PIECE) as usize).unwrap_or_default();
+        let alone = urgent.is_some_and(|urgent| urgent.at == at);
+        let end = urgent.map_or(size, |urgent| if urgent.at > at { urgent.at } else { size });
+        let len = if alone { 1 } else { (end - at).min(PIECE) };
+        let piece = buf.get_mut(..len as usize).unwrap_or_default();
         read(at, piece)?;
         let mut rest = &*piece;
-        while !rest.is_empty() {
-            match socket::send(from, rest, None, &[]) {
+        while let Some(first) = rest.first() {
+            let sent = if alone { socket::send_urgent(from, *first).map(|()| 1) } else { socket::send(from, rest, None, &[]) };
+            match sent {
                 Ok(sent) => rest = rest.get(sent..).unwrap_or_default(),
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
                     let room = || socket::events(from, libc::POLLOUT).map(|e| e & libc::POLLOUT != 0);
@@ -162,6 +169,13 @@ pub fn fill(
             }
         }
         at += piece.len() as u64;
+    }
+    drop(grown);
+    if urgent.is_some_and(|urgent| urgent.read) {
+        if !settle(from, to)? {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        socket::receive_urgent(to)?;
     }
     Ok(())
 }

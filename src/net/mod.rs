@@ -7,6 +7,7 @@ pub mod multicast;
 pub mod options;
 pub mod outside;
 pub mod queue;
+pub mod stream;
 mod tables;
 pub mod unix;
 

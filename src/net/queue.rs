@@ -14,11 +14,13 @@ use super::options::SO_PEEK_OFF;
 const SO_PASSCRED: i32 = 16;
 const UDP_GRO: (i32, i32) = (libc::IPPROTO_UDP, 104);
 
-/// What sockets there are datagrams or packets in, and what is to be seen beside them.
+/// What sockets there are messages in, and what is to be seen beside them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Of {
     /// AF_UNIX: who sent them.
     Unix,
+    /// Not in datagrams, but in the bytes of TCP: urgent ones, too.
+    Stream,
     /// AF_INET: where they were sent to.
     Ipv4,
     /// AF_INET6: likewise.
@@ -32,6 +34,7 @@ impl Of {
         const IPV6_RECVORIGDSTADDR: (i32, i32) = (libc::IPPROTO_IPV6, 74);
         match self {
             Of::Unix => &[(libc::SOL_SOCKET, SO_PASSCRED)],
+            Of::Stream => &[(libc::SOL_SOCKET, libc::SO_OOBINLINE)],
             Of::Ipv4 => &[IP_RECVORIGDSTADDR],
             Of::Ipv6 => &[IP_RECVORIGDSTADDR, IPV6_RECVORIGDSTADDR],
         }

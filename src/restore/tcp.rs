@@ -194,7 +194,8 @@ impl<'a> Work<'a> {
         };
         let (at, size) = self.image.blob(content.id).ok_or(io::ErrorKind::NotFound)?;
         let file = self.image.file();
-        inflight::fill(from, self.fd(own.index)?, size, |offset, buf| file.read_exact_at(buf, at + offset))
+        let read = |offset, buf: &mut [u8]| file.read_exact_at(buf, at + offset);
+        inflight::fill(from, self.fd(own.index)?, size, own.tcp.urgent, read)
     }
 
     /// Brings a connection as near to its end as it was.

@@ -166,16 +166,12 @@ pub fn receive(fd: BorrowedFd<'_>, buf: &mut [u8], flags: i32) -> io::Result<Rec
     Ok(Received { len, from, flags: message.msg_flags, fds, credentials, control: others })
 }
 
-/// recv(2) with MSG_PEEK, never waiting: at most `len` bytes, into memory that nobody has touched before.
-pub fn peek(fd: BorrowedFd<'_>, len: usize) -> io::Result<Vec<u8>> {
-    let mut bytes = Vec::<u8>::with_capacity(len);
+/// recv(2) with MSG_PEEK, never waiting.
+pub fn peek(fd: BorrowedFd<'_>, buf: &mut [u8]) -> io::Result<usize> {
     let flags = libc::MSG_PEEK | libc::MSG_DONTWAIT;
-    // SAFETY: there is room for `len` bytes, of which the kernel has filled as many as it returns.
-    unsafe {
-        let got = check(libc::recv(fd.as_raw_fd(), bytes.as_mut_ptr().cast(), len, flags) as libc::c_long)?;
-        bytes.set_len(got as usize);
-    }
-    Ok(bytes)
+    // SAFETY: `buf` is live and has as many bytes as are said.
+    let got = unsafe { libc::recv(fd.as_raw_fd(), buf.as_mut_ptr().cast(), buf.len(), flags) };
+    check(got as libc::c_long).map(|got| got as usize)
 }
 
 /// recvmsg(2) with MSG_PEEK and room for all but the last of `len` bytes, which goes to an address where nothing is:
@@ -230,6 +226,21 @@ pub fn send(fd: BorrowedFd<'_>, bytes: &[u8], to: Option<&[u8]>, fds: &[Borrowed
         libc::sendmsg(fd.as_raw_fd(), &raw const message, libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL)
     };
     check(sent as libc::c_long).map(|n| n as usize)
+}
+
+/// send(2) of one urgent byte (MSG_OOB), never waiting.
+pub fn send_urgent(fd: BorrowedFd<'_>, byte: u8) -> io::Result<()> {
+    let flags = libc::MSG_OOB | libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
+    // SAFETY: one byte, which outlives the call.
+    check(unsafe { libc::send(fd.as_raw_fd(), (&raw const byte).cast(), 1, flags) } as libc::c_long).map(drop)
+}
+
+/// recv(2) of the urgent byte (MSG_OOB), never waiting.
+pub fn receive_urgent(fd: BorrowedFd<'_>) -> io::Result<u8> {
+    let mut byte = 0u8;
+    let flags = libc::MSG_OOB | libc::MSG_DONTWAIT;
+    // SAFETY: room for one byte, which outlives the call.
+    check(unsafe { libc::recv(fd.as_raw_fd(), (&raw mut byte).cast(), 1, flags) } as libc::c_long).map(|_| byte)
 }
 
 /// poll(2) without waiting: the events among `events` that have come, and errors and hang-ups. nix has no POLLRDHUP.
