@@ -7,7 +7,6 @@ use crate::image::{Blob, BlobSource, MemoryPiece};
 use crate::model::files::Content;
 use crate::model::memfd::Memfd;
 use crate::model::sparse::Sparse;
-use crate::sys::mem::Room;
 
 use super::nameless::NamelessObjects;
 use super::{mqueue, pty, sparse};
@@ -39,11 +38,6 @@ impl Contents {
     /// Bytes in hand.
     pub fn bytes(&mut self, bytes: Vec<u8>) -> Content {
         self.push(bytes.len() as u64, BlobSource::Bytes(bytes))
-    }
-
-    /// The same.
-    pub fn room(&mut self, bytes: Room) -> Content {
-        self.push(bytes.len() as u64, BlobSource::Room(bytes))
     }
 
     /// What can be read in the memory of processes.

@@ -226,7 +226,8 @@ fn take(held: &mut Held, looked: Looked, mut manifest: Manifest, request: &Reque
     if fds.files.iter().any(|file| matches!(&file.kind, Kind::Socket(socket) if socket.is_more_than_a_pair())) {
         manifest.requires.push(UNIX_SOCKETS.to_owned());
     }
-    let urgent = |kind: &Kind| matches!(kind, Kind::Socket(Socket { family: Family::Tcp(tcp), .. }) if tcp.urgent.is_some());
+    let urgent =
+        |kind: &Kind| matches!(kind, Kind::Socket(Socket { family: Family::Tcp(tcp), .. }) if tcp.urgent.is_some());
     if fds.files.iter().any(|file| urgent(&file.kind)) {
         manifest.requires.push(URGENT_DATA.to_owned());
     }

@@ -240,7 +240,7 @@ pub(super) fn capture(
     if let Some(Stream { bytes, .. }) = waiting {
         let size = bytes.len() as u64;
         socket.queue.push(Message { size, credentials: None, from: None, rights: Vec::new() });
-        socket.content = Some(work.contents.room(bytes));
+        socket.content = Some(work.contents.bytes(bytes));
     }
     Some(socket)
 }
@@ -323,7 +323,9 @@ fn settle(work: &mut Work<'_>, s: &SeenFd, found: &Found, end: End) -> Result<Se
     let copy = s.copy(work.held)?;
     let settled = match end {
         End::To(inode) => {
-            let Some(other) = found.holders.get(&inode).and_then(|&i| work.seen.get(i)) else { return Ok(Settled::Already) };
+            let Some(other) = found.holders.get(&inode).and_then(|&i| work.seen.get(i)) else {
+                return Ok(Settled::Already);
+            };
             inflight::settle(other.copy(work.held)?.as_fd(), copy.as_fd())
         }
         _ => inflight::settle_end(copy.as_fd()),

@@ -5,7 +5,6 @@ use std::io;
 use std::os::unix::fs::FileExt;
 
 use crate::model::sparse::Piece;
-use crate::sys::mem::Room;
 
 /// The content of a file or pipe, kept as member `files/ID.data`.
 #[derive(Debug)]
@@ -23,8 +22,6 @@ pub struct Blob {
 pub enum BlobSource {
     /// They are here; exactly `size` of them.
     Bytes(Vec<u8>),
-    /// The same.
-    Room(Room),
     /// The first `size` bytes of a file. Only ever read by position: its offset may belong to the program too.
     File(File),
     /// `size` bytes of a file from this position on.
@@ -65,7 +62,6 @@ impl BlobSource {
     pub(super) fn in_hand(&self) -> Option<&[u8]> {
         match self {
             BlobSource::Bytes(bytes) => Some(bytes),
-            BlobSource::Room(bytes) => Some(bytes),
             _ => None,
         }
     }
@@ -76,14 +72,13 @@ impl BlobSource {
     /// `UnexpectedEof` where there are not so many.
     pub(super) fn read(&self, buf: &mut [u8], at: u64) -> io::Result<()> {
         let eof = || io::Error::from(io::ErrorKind::UnexpectedEof);
-        if let Some(bytes) = self.in_hand() {
+        match self {
+            BlobSource::Bytes(bytes) => {
                 let start = usize::try_from(at).map_err(|_| eof())?;
                 let end = start.checked_add(buf.len()).ok_or_else(eof)?;
                 buf.copy_from_slice(bytes.get(start..end).ok_or_else(eof)?);
-                return Ok(());
-        }
-        match self {
-            BlobSource::Bytes(_) | BlobSource::Room(_) => Ok(()),
+                Ok(())
+            }
             BlobSource::File(file) => file.read_exact_at(buf, at),
             BlobSource::Memory(pieces) => {
                 buf.fill(0);

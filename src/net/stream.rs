@@ -7,7 +7,6 @@ use std::io;
 use std::os::fd::BorrowedFd;
 
 use crate::model::tcp::Urgent;
-use crate::sys::mem::Room;
 use crate::sys::{fds, socket};
 
 use super::queue::{Looking, Of};
@@ -18,7 +17,7 @@ const SIOCATMARK: u64 = 0x8905;
 #[derive(Debug)]
 pub struct Stream {
     /// All bytes, the urgent one among them.
-    pub bytes: Room,
+    pub bytes: Vec<u8>,
     /// Which that is.
     pub urgent: Option<Urgent>,
 }
@@ -51,20 +50,20 @@ pub fn look(fd: BorrowedFd<'_>, known: Known) -> io::Result<Stream> {
     let marked = known.urgent || at_mark(fd)?;
     let total = fds::readable(fd)?;
     if !marked && !known.peeks && known.waiting == Some(total as u64) {
-        return Ok(Stream { bytes: fill(total, |buf, _| socket::peek(fd, buf))?, urgent: None });
+        return Ok(Stream { bytes: fill(total, |bytes, left| socket::peek(fd, bytes, left))?, urgent: None });
     }
     let mut looking = match Looking::begin(fd, Of::Stream) {
         Ok(looking) => looking,
-        Err(_) if !marked => return Ok(Stream { bytes: fill(total, |buf, _| socket::peek(fd, buf))?, urgent: None }),
+        Err(_) if !marked => return Ok(Stream { bytes: fill(total, |bytes, left| socket::peek(fd, bytes, left))?, urgent: None }),
         Err(_) => return Err(io::ErrorKind::Unsupported.into()),
     };
     let mut mark = at_mark(fd)?.then_some(0);
     let total = fds::readable(fd)?;
-    let bytes = fill(total, |buf, at| {
-        looking.at(at)?;
-        let got = socket::peek(fd, buf)?;
-        if got < buf.len() && mark.is_none() {
-            mark = Some(at + got);
+    let bytes = fill(total, |bytes, left| {
+        looking.at(bytes.len())?;
+        let got = socket::peek(fd, bytes, left)?;
+        if got < left && mark.is_none() {
+            mark = Some(bytes.len());
         }
         Ok(got)
     })?;
@@ -72,14 +71,13 @@ pub fn look(fd: BorrowedFd<'_>, known: Known) -> io::Result<Stream> {
     Ok(Stream { bytes, urgent: mark.filter(|at| *at < total).map(|at| Urgent { at: at as u64, read }) })
 }
 
-/// `len` bytes, of which `read` gets what is left and how many there are already.
-fn fill(len: usize, mut read: impl FnMut(&mut [u8], usize) -> io::Result<usize>) -> io::Result<Room> {
-    let mut bytes = Room::new(len)?;
-    let mut at = 0;
-    while at < len {
-        match read(bytes.get_mut(at..).unwrap_or_default(), at)? {
-            0 => return Err(io::ErrorKind::UnexpectedEof.into()),
-            got => at += got,
+/// `len` bytes; `more` is told how many are missing, and appends some.
+fn fill(len: usize, mut more: impl FnMut(&mut Vec<u8>, usize) -> io::Result<usize>) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::with_capacity(len);
+    while bytes.len() < len {
+        let left = len - bytes.len();
+        if more(&mut bytes, left)? == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
         }
     }
     Ok(bytes)
@@ -102,7 +100,7 @@ mod tests {
     fn seen(of: &TcpStream) -> (Vec<u8>, Option<Urgent>) {
         let known = Known { urgent: super::super::queue::has_urgent(of.as_fd()).unwrap(), waiting: None, peeks: false };
         let Stream { bytes, urgent } = look(of.as_fd(), known).unwrap();
-        (bytes.to_vec(), urgent)
+        (bytes, urgent)
     }
 
     #[test]
@@ -144,7 +142,7 @@ mod tests {
         let option = super::super::options::SO_PEEK_OFF;
         socket::set_option(b.as_fd(), libc::SOL_SOCKET, option, &3i32.to_ne_bytes()).unwrap();
         let known = Known { urgent: false, waiting: Some(7), peeks: true };
-        assert_eq!(&*look(b.as_fd(), known).unwrap().bytes, b"content");
+        assert_eq!(look(b.as_fd(), known).unwrap().bytes, b"content");
         assert_eq!(socket::number(b.as_fd(), libc::SOL_SOCKET, option).unwrap(), 3);
     }
 }

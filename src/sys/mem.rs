@@ -26,64 +26,6 @@ pub fn write(pid: i32, addr: Addr, buf: &[u8]) -> io::Result<usize> {
     check(n as libc::c_long).map(|n| n as usize)
 }
 
-/// Memory of our own for bytes that come at once; if they are many in huge pages, where there are any: to touch each
-/// page for the first time would take longer than to copy what goes there.
-#[derive(Debug)]
-pub struct Room {
-    at: *mut u8,
-    len: usize,
-    mapped: usize,
-}
-
-// SAFETY: the mapping belongs to this value alone.
-unsafe impl Send for Room {}
-// SAFETY: as above; shared, it can only be read.
-unsafe impl Sync for Room {}
-
-impl Room {
-    /// Zeros.
-    pub fn new(len: usize) -> io::Result<Room> {
-        // Only mappings of whole huge pages begin at a border of such pages (mm/huge_memory.c, thp_get_unmapped_area).
-        const HUGE: usize = 2 << 20;
-        let many = len >= HUGE / 2;
-        let unit = if many { HUGE } else { 4096 };
-        let mapped = len.max(1).checked_next_multiple_of(unit).ok_or(io::ErrorKind::OutOfMemory)?;
-        let (prot, flags) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
-        // SAFETY: a new mapping, at a place of the kernel's choice.
-        let at = unsafe { libc::mmap(std::ptr::null_mut(), mapped, prot, flags, -1, 0) };
-        if at == libc::MAP_FAILED {
-            return Err(io::Error::last_os_error());
-        }
-        if many {
-            // SAFETY: the mapping is ours, and its content stays. Where there are no huge pages, others do.
-            unsafe { libc::madvise(at, mapped, libc::MADV_HUGEPAGE) };
-        }
-        Ok(Room { at: at.cast(), len, mapped })
-    }
-}
-
-impl std::ops::Deref for Room {
-    type Target = [u8];
-    fn deref(&self) -> &[u8] {
-        // SAFETY: `len` bytes of the mapping are initialised, and nobody else has them.
-        unsafe { std::slice::from_raw_parts(self.at, self.len) }
-    }
-}
-
-impl std::ops::DerefMut for Room {
-    fn deref_mut(&mut self) -> &mut [u8] {
-        // SAFETY: as above.
-        unsafe { std::slice::from_raw_parts_mut(self.at, self.len) }
-    }
-}
-
-impl Drop for Room {
-    fn drop(&mut self) {
-        // SAFETY: the mapping is ours, and nobody can have a reference into it any more.
-        unsafe { libc::munmap(self.at.cast(), self.mapped) };
-    }
-}
-
 /// A piece of a file, mapped to be written to.
 #[derive(Debug)]
 pub struct Window {

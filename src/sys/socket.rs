@@ -166,12 +166,19 @@ pub fn receive(fd: BorrowedFd<'_>, buf: &mut [u8], flags: i32) -> io::Result<Rec
     Ok(Received { len, from, flags: message.msg_flags, fds, credentials, control: others })
 }
 
-/// recv(2) with MSG_PEEK, never waiting.
-pub fn peek(fd: BorrowedFd<'_>, buf: &mut [u8]) -> io::Result<usize> {
+/// recv(2) with MSG_PEEK, never waiting: at most `len` bytes, into memory that nobody has touched before, behind those
+/// that are in `bytes`.
+pub fn peek(fd: BorrowedFd<'_>, bytes: &mut Vec<u8>, len: usize) -> io::Result<usize> {
+    bytes.reserve_exact(len);
     let flags = libc::MSG_PEEK | libc::MSG_DONTWAIT;
-    // SAFETY: `buf` is live and has as many bytes as are said.
-    let got = unsafe { libc::recv(fd.as_raw_fd(), buf.as_mut_ptr().cast(), buf.len(), flags) };
-    check(got as libc::c_long).map(|got| got as usize)
+    let room = bytes.spare_capacity_mut();
+    let len = len.min(room.len());
+    // SAFETY: there is room for `len` bytes, of which the kernel has filled as many as it returns.
+    unsafe {
+        let got = check(libc::recv(fd.as_raw_fd(), room.as_mut_ptr().cast(), len, flags) as libc::c_long)? as usize;
+        bytes.set_len(bytes.len() + got);
+        Ok(got)
+    }
 }
 
 /// recvmsg(2) with MSG_PEEK and room for all but the last of `len` bytes, which goes to an address where nothing is:
