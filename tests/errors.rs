@@ -1195,14 +1195,14 @@ fn copies_in_networks_of_their_own() {
     scene.nobody_left();
 }
 
-/// A connection with somebody who is not saved: untouched while the program goes on, reset in what is resumed.
+/// A connection with somebody who is not saved: untouched while the program goes on, reset or ended in what is resumed.
 #[test]
 fn a_peer_outside() {
     use std::io::{Read, Write};
     let program = guest!("outsider");
     let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
     let port = listener.local_addr().expect("its number").port().to_string();
-    for resumed in [false, true] {
+    for (resumed, becomes) in [(None, ""), (Some("resumed"), "reset"), (Some("closed"), "closed")] {
         let scene = Scene::new("outsider");
         let mut guest = scene.start_run(&[program.as_ref(), port.as_ref()]);
         let mut peer = listener.accept().expect("the guest").0;
@@ -1212,18 +1212,24 @@ fn a_peer_outside() {
         let image = scene.image("x.ckpt.tar");
         scene.save(&image, &["--keep-running"]);
         scene.beats(3, &mut guest);
-        if resumed {
+        if let Some(how) = resumed {
             scene.save(&image, &["--kill"]);
             scene.end_of(&mut guest);
-            let output = scene.output("ckpt-resume", scene.ckpt("ckpt-resume", &["--dry-run"]).arg(&image));
-            assert!(
-                stderr(&output).contains("is reset") || String::from_utf8_lossy(&output.stdout).contains("is reset")
-            );
+            let wish = if how == "closed" { &["--sockets", "close"][..] } else { &[] };
+            let mut command = scene.ckpt("ckpt-resume", wish);
+            let output = scene.output("ckpt-resume", command.arg("--dry-run").arg(&image));
+            let said = stderr(&output) + &String::from_utf8_lossy(&output.stdout);
+            assert!(said.contains(&format!("at a resume the connection is {becomes}")), "{said}");
             let mut command = scene.ckpt("ckpt-resume", &["--sockets", "refuse"]);
             let output = scene.output("ckpt-resume", command.arg(&image));
             failed(&scene, &output, REFUSED, &["(TCP socket)", "is outside of what was saved", "comes back reset"]);
-            scene.tell("resumed");
-            guest = scene.start_resume(&image, &[]);
+            scene.tell(how);
+            guest = scene.start_resume(&image, wish);
+            scene.beats(3, &mut guest);
+            // Nobody is outside any more.
+            scene.save(&image, &["--kill"]);
+            scene.end_of(&mut guest);
+            guest = scene.start_resume(&image, &["--sockets", "refuse"]);
             scene.beats(3, &mut guest);
             scene.finish(&mut guest);
         } else {
@@ -1235,6 +1241,61 @@ fn a_peer_outside() {
         }
         scene.nobody_left();
     }
+}
+
+/// Somebody outside who goes on sending while a program is saved: the program gets every byte, and what is resumed all
+/// that had come.
+#[test]
+fn a_peer_outside_that_goes_on_sending() {
+    use std::io::Write;
+    let program = guest!("outsider");
+    let scene = Scene::new("outsider");
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let port = listener.local_addr().expect("its number").port().to_string();
+    let mut guest = scene.start_run(&[program.as_ref(), port.as_ref(), "stream".as_ref()]);
+    let mut peer = listener.accept().expect("the guest").0;
+    let enough = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let sender = std::thread::spawn({
+        let enough = std::sync::Arc::clone(&enough);
+        move || {
+            let mut sent = 0u64;
+            while !enough.load(std::sync::atomic::Ordering::Relaxed) {
+                let bytes: Vec<u8> = (sent..sent + 5000).map(|i| (mix(i / 64) >> (i % 8)) as u8).collect();
+                peer.write_all(&bytes).expect("room for more");
+                sent += 5000;
+            }
+            sent
+        }
+    });
+    scene.ready(&mut guest);
+    let images = [1, 2, 3, 4].map(|n| scene.image(format!("{n}.ckpt.tar")));
+    for image in &images {
+        scene.beats(2, &mut guest);
+        scene.save(image, &["--keep-running"]);
+    }
+    enough.store(true, std::sync::atomic::Ordering::Relaxed);
+    scene.tell("go");
+    let sent = sender.join().expect("the one outside");
+    scene.verdict(&mut guest);
+    let got = || scene.text("got").trim().parse::<u64>().expect("a number");
+    assert_eq!(got(), sent);
+    scene.tell("resumed");
+    for image in &images {
+        scene.forget();
+        let mut guest = scene.start_resume(image, &[]);
+        scene.beats(3, &mut guest);
+        scene.finish(&mut guest);
+        assert!(got() > 0 && got() < sent, "{} of {sent} bytes", got());
+    }
+    scene.nobody_left();
+}
+
+/// As the guests do it (`tests/guests/guest.h`).
+fn mix(x: u64) -> u64 {
+    let x = x.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    let x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    x ^ (x >> 31)
 }
 
 /// Sockets and FIFOs to somebody who is not saved: untouched while the program goes on, closed in what is resumed; the save and

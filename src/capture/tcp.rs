@@ -347,7 +347,7 @@ fn settle(work: &mut Work<'_>, s: &SeenFd, found: &Found, end: End) -> Result<Se
 fn shut(now: u8, deaf: bool) -> u8 {
     let sent_end = matches!(now, state::FIN_WAIT1 | state::FIN_WAIT2 | state::CLOSING | state::LAST_ACK);
     let got_end = matches!(now, state::CLOSE_WAIT | state::LAST_ACK | state::CLOSING | state::CLOSE);
-    u8::from(sent_end) * SENDING | u8::from(deaf && !got_end) * RECEIVING
+    (u8::from(sent_end) * SENDING) | (u8::from(deaf && !got_end) * RECEIVING)
 }
 
 /// For a tree that is about to be killed: connections of its own are to be reset rather than closed, so that their

@@ -215,7 +215,7 @@ fn image(path: &Path, json: bool) -> Done {
         verify: restore::Verify::Full,
         stdio: [restore::Stdio::Image, restore::Stdio::Image, restore::Stdio::Image],
         cancel,
-        sockets: restore::Sockets::Close,
+        sockets: restore::Sockets::Reset,
         foreign_vdso: false,
     };
     let plan = engine::plan(&image, &options)?;

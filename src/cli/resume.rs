@@ -51,7 +51,7 @@ pub struct ResumeArgs {
     #[arg(long, value_enum, env = "CKPT_FILES", default_value_t = Files::Auto)]
     files: Files,
     /// Sockets and pipes to somebody who is not in the image
-    #[arg(long, value_enum, env = "CKPT_SOCKETS", default_value_t = Sockets::Close)]
+    #[arg(long, value_enum, env = "CKPT_SOCKETS", default_value_t = Sockets::Reset)]
     sockets: Sockets,
     /// Files and directories at OLD and below it are at NEW now: a program's open and mapped files and its directories; the
     /// longest OLD counts
@@ -125,6 +125,8 @@ enum Files {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Sockets {
     /// As if the other end had died: what waited in them can be read, then they are closed (TCP: reset)
+    Reset,
+    /// As if the other end had closed them: what waited in them can be read, then comes the end
     Close,
     /// Do not resume, and name them
     Refuse,
@@ -196,6 +198,7 @@ impl ResumeArgs {
                 Verify::None => restore::Verify::None,
             },
             sockets: match self.sockets {
+                Sockets::Reset => restore::Sockets::Reset,
                 Sockets::Close => restore::Sockets::Close,
                 Sockets::Refuse => restore::Sockets::Refuse,
             },

@@ -54,7 +54,9 @@ pub fn look(fd: BorrowedFd<'_>, known: Known) -> io::Result<Stream> {
     }
     let mut looking = match Looking::begin(fd, Of::Stream) {
         Ok(looking) => looking,
-        Err(_) if !marked => return Ok(Stream { bytes: fill(total, |bytes, left| socket::peek(fd, bytes, left))?, urgent: None }),
+        Err(_) if !marked => {
+            return Ok(Stream { bytes: fill(total, |bytes, left| socket::peek(fd, bytes, left))?, urgent: None });
+        }
         Err(_) => return Err(io::ErrorKind::Unsupported.into()),
     };
     let mut mark = at_mark(fd)?.then_some(0);

@@ -100,7 +100,7 @@ pub fn open_all(image: &Image, options: &Options, changed: &Changed, view: &View
     let roles = stdio::overrides(checkpoint, options);
     let mut watching = Vec::new();
     let mut notes = Vec::new();
-    let mut networked = sockets::networked(image, &mut notes)?;
+    let mut networked = sockets::networked(image, options, &mut notes)?;
     let mut terminals = pty::make(checkpoint)?;
     notes.extend(pty::notes(&terminals.renumbered));
     let mut handover = Handover::new(|fd| place(fd, numbers.spare()))?;

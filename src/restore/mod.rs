@@ -145,7 +145,9 @@ pub enum Clock {
 /// What becomes of a socket or pipe whose other end is not in the image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Sockets {
-    /// It comes back as if the other end had died: what waited in it can still be read.
+    /// It comes back as if the other end had died: what waited in it can still be read. TCP connections are reset.
+    Reset,
+    /// The same, but TCP connections end as if the other end had closed them.
     Close,
     /// It stands in the way of the resume.
     Refuse,

@@ -160,7 +160,8 @@ pub fn plan(image: &Image, options: &Options) -> Result<Plan, Error> {
 fn outside(checkpoint: &Checkpoint, options: &Options, conflicts: &mut Vec<Refusal>, notes: &mut Vec<String>) {
     for lead in outside::list(checkpoint) {
         match options.sockets {
-            Sockets::Close => notes.push(lead.sentence()),
+            Sockets::Reset => notes.push(lead.sentence()),
+            Sockets::Close => notes.push(outside::Lead { becomes: "closed", ..lead }.sentence()),
             Sockets::Refuse => conflicts.push(Refusal {
                 pid: lead.pid,
                 object: lead.object,

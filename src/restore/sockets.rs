@@ -75,8 +75,8 @@ pub fn object(checkpoint: &Checkpoint, index: u32, what: &str) -> (Pid, String) 
 }
 
 /// Makes all that belong to a network, by their index among the descriptions. `notes` gets what is lost.
-pub fn networked(image: &Image, notes: &mut Vec<String>) -> Result<HashMap<u32, OwnedFd>, Error> {
-    let mut made = tcp::make(image)?;
+pub fn networked(image: &Image, options: &Options, notes: &mut Vec<String>) -> Result<HashMap<u32, OwnedFd>, Error> {
+    let mut made = tcp::make(image, options.sockets)?;
     made.extend(datagram::make(image, notes)?);
     made.extend(netlink::make(image.checkpoint())?);
     Ok(made)

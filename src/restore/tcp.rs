@@ -16,7 +16,7 @@ use crate::model::{Checkpoint, Hex, Refusal};
 use crate::net::{inet, inflight, options};
 use crate::sys::{fds, socket};
 
-use super::{Error, ports, sockets, unix};
+use super::{Error, Sockets, ports, sockets, unix};
 
 const TCP_CORK: i32 = 3;
 const V6ONLY: (i32, i32) = (libc::IPPROTO_IPV6, libc::IPV6_V6ONLY);
@@ -36,11 +36,13 @@ fn all(checkpoint: &Checkpoint) -> impl Iterator<Item = Own<'_>> {
     })
 }
 
-/// Makes all TCP sockets of the image, by their index among its descriptions.
-pub fn make(image: &Image) -> Result<HashMap<u32, OwnedFd>, Error> {
+/// Makes all TCP sockets of the image, by their index among its descriptions. `outside`: what becomes of connections to
+/// somebody who is not in it.
+pub fn make(image: &Image, outside: Sockets) -> Result<HashMap<u32, OwnedFd>, Error> {
     let checkpoint = image.checkpoint();
     let list: Vec<Own<'_>> = all(checkpoint).collect();
-    let mut work = Work { image, list: &list, made: HashMap::new(), stand_ins: HashMap::new(), door: None };
+    let (made, stand_ins) = (HashMap::new(), HashMap::new());
+    let mut work = Work { image, outside, list: &list, made, stand_ins, door: None };
     let failed = |own: &Own<'_>, e| Error::file("making the TCP socket", &name(own.tcp), e);
     for own in &list {
         work.connect(own).map_err(|e| failed(own, e))?;
@@ -72,6 +74,7 @@ fn name(tcp: &TcpSocket) -> crate::model::Name {
 
 struct Work<'a> {
     image: &'a Image,
+    outside: Sockets,
     list: &'a [Own<'a>],
     made: HashMap<u32, OwnedFd>,
     /// The other ends of connections whose other end is not in the image.
@@ -210,6 +213,7 @@ impl<'a> Work<'a> {
                 unix::shut(near.as_fd(), 2)
             }
             State::Connected { link: Link::Closed, .. } => Ok(()),
+            State::Connected { .. } if self.outside == Sockets::Close => Ok(()),
             _ => socket::set_option(far.as_fd(), libc::SOL_SOCKET, libc::SO_LINGER, &[1, 0, 0, 0, 0, 0, 0, 0]),
         }
         // The other end is closed here.
