@@ -1042,12 +1042,7 @@ fn namespaces_of_a_members_own() {
 #[test]
 fn locks_of_others() {
     use nix::fcntl::{FcntlArg, Flock, FlockArg, fcntl};
-    let program = guest!("filelocks");
-    let scene = Scene::new("filelocks");
-    let mut held = job(&scene, &program, &[]);
-    let image = scene.image("x.ckpt.tar");
-    scene.save(&image, &["--kill"]);
-    scene.end_of(&mut held);
+    let (scene, image) = dead("filelocks", &guest!("filelocks"));
     let open = |name: &str| File::options().read(true).write(true).open(scene.work(name)).expect("a locked file");
     let refused = |name: &str| {
         let output = scene.output("ckpt-resume", scene.ckpt("ckpt-resume", &["--dry-run"]).arg(&image));
@@ -1071,87 +1066,155 @@ fn locks_of_others() {
     bytes = nix::libc::flock { l_type: 1, l_start: 15, ..bytes };
     fcntl(&range, FcntlArg::F_OFD_SETLK(&bytes)).expect("a free lock");
     let shared = Flock::lock(open("shared"), FlockArg::LockSharedNonblock).expect("a free lock");
-    let plan = scene.output("ckpt-resume", scene.ckpt("ckpt-resume", &["--dry-run"]).arg(&image));
-    assert!(plan.status.success(), "{}", stderr(&plan));
+    let (status, said) = plan(&scene, &image, &[]);
+    assert_eq!(status, Some(0), "{said}");
     drop((range, shared));
-    let mut job = scene.start_resume(&image, &[]);
+    comes_back(&scene, &image);
+}
+
+/// A guest that was saved and is dead, and its image.
+fn dead(name: &'static str, program: &Path) -> (Scene, PathBuf) {
+    let scene = Scene::new(name);
+    let mut held = job(&scene, program, &[]);
+    let image = scene.image("x.ckpt.tar");
+    scene.save(&image, &["--kill"]);
+    scene.end_of(&mut held);
+    (scene, image)
+}
+
+/// Whatever stood in the way, nothing was lost by it.
+fn comes_back(scene: &Scene, image: &Path) {
+    let mut job = scene.start_resume(image, &[]);
     scene.beats(3, &mut job);
     scene.finish(&mut job);
     scene.nobody_left();
+}
+
+/// What is said of a resume that is only tried.
+fn plan(scene: &Scene, image: &Path, options: &[&str]) -> (Option<i32>, String) {
+    let mut command = scene.ckpt("ckpt-resume", &["--dry-run"]);
+    let output = scene.output("ckpt-resume", command.args(options).arg(image));
+    (output.status.code(), stderr(&output) + &String::from_utf8_lossy(&output.stdout))
+}
+
+/// A copy of an image with other sockets.
+fn with_sockets(scene: &Scene, image: &Path, name: &str, edit: impl Fn(&mut ckpt::model::sockets::Socket)) -> PathBuf {
+    let changed = scene.image(name);
+    let edit = |checkpoint: &mut Checkpoint| {
+        for file in &mut checkpoint.files {
+            if let ckpt::model::fd::Kind::Socket(socket) = &mut file.kind {
+                edit(socket);
+            }
+        }
+    };
+    rewrite(&Image::open(image).expect("a good image"), &changed, edit).expect("a changed image");
+    changed
 }
 
 /// Ports that others have taken meanwhile are found before there is a process.
 #[test]
 fn ports_of_others() {
-    use std::net::TcpListener;
-    let program = guest!("tcp");
-    let scene = Scene::new("tcp");
-    let mut held = job(&scene, &program, &[]);
-    let image = scene.image("x.ckpt.tar");
-    scene.save(&image, &["--kill"]);
-    scene.end_of(&mut held);
+    use std::net::{TcpListener, UdpSocket};
+    let (tcp, udp) = (guest!("tcp"), guest!("udp"));
+    let refused = |scene: &Scene, image: &Path, kind: &str, address: &str| {
+        let output = scene.output("ckpt-resume", scene.ckpt("ckpt-resume", &[]).arg(image));
+        failed(scene, &output, REFUSED, &[kind, &format!("{address} is taken"), "hint: end the program"]);
+    };
+    let (scene, image) = dead("tcp", &tcp);
     for port in scene.text("ports").split_whitespace() {
         let address = format!("127.0.0.1:{port}");
-        let other = TcpListener::bind(&address).expect("a free port");
-        let output = scene.output("ckpt-resume", scene.ckpt("ckpt-resume", &[]).arg(&image));
-        failed(&scene, &output, REFUSED, &["TCP socket", &format!("{address} is taken"), "hint: end the program"]);
-        drop(other);
+        let _other = TcpListener::bind(&address).expect("a free port");
+        refused(&scene, &image, "TCP socket", &address);
     }
-    let mut job = scene.start_resume(&image, &[]);
-    scene.beats(3, &mut job);
-    scene.finish(&mut job);
-    scene.nobody_left();
+    comes_back(&scene, &image);
+    let (scene, image) = dead("udp", &udp);
+    let address = format!("127.0.0.1:{}", scene.text("port").trim());
+    let other = UdpSocket::bind(&address).expect("a free port");
+    refused(&scene, &image, "UDP socket", &address);
+    drop(other);
+    comes_back(&scene, &image);
 }
 
-/// The same for UDP; and datagrams whose sender's address can't be had are named.
+/// Addresses that are none of this host's (of a network for documentation) are found, too.
+#[test]
+fn addresses_of_other_hosts() {
+    use ckpt::model::sockets::Family;
+    const ELSEWHERE: [u8; 4] = [198, 51, 100, 7];
+    let (tcp, udp) = (guest!("tcp"), guest!("udp"));
+    for (kind, program) in [("tcp", tcp), ("udp", udp)] {
+        let (scene, image) = dead(kind, &program);
+        let moved = with_sockets(&scene, &image, "moved.ckpt.tar", |socket| {
+            let local = match &mut socket.family {
+                Family::Tcp(tcp) => &mut tcp.local.0,
+                Family::Datagram(datagram) => &mut datagram.local.0,
+                _ => return,
+            };
+            if local.get(..2) == Some(&[2, 0]) {
+                local[4..8].copy_from_slice(&ELSEWHERE);
+            }
+        });
+        let output = scene.output("ckpt-resume", scene.ckpt("ckpt-resume", &[]).arg(&moved));
+        let words = ["198.51.100.7:", "is no address of this host", "hint: give an interface of this host the address"];
+        failed(&scene, &output, REFUSED, &words);
+        comes_back(&scene, &image);
+    }
+}
+
+/// Buffers that this host does not give are named with what would have to be changed.
+#[test]
+fn buffers_that_are_too_small() {
+    let (scene, image) = dead("tcp", &guest!("tcp"));
+    // An ordinary user gets what the host allows, root what he wants.
+    let larger = with_sockets(&scene, &image, "larger.ckpt.tar", |socket| {
+        for option in socket.options.iter_mut().filter(|o| (o.level, o.name) == (1, nix::libc::SO_RCVBUF)) {
+            option.value.0 = (1i32 << 30).to_ne_bytes().to_vec();
+        }
+    });
+    let (status, said) = plan(&scene, &larger, &[]);
+    let refused = status == Some(REFUSED)
+        && said.contains("its buffer is larger than net.core.rmem_max allows")
+        && said.contains("hint: set net.core.rmem_max to 536870912, or resume as root");
+    assert_eq!(refused, !root(), "{status:?}: {said}");
+    // More waited than any socket of the network may hold.
+    if !can_make_namespaces() {
+        skip("buffers that are too small", "no network namespaces here");
+        return comes_back(&scene, &image);
+    }
+    let small =
+        "for n in tcp_rmem tcp_wmem; do echo 4096 8192 16384 > /proc/sys/net/ipv4/$n || exit 99; done; exec \"$@\"";
+    let mut command = Command::new("unshare");
+    command.args(["-Urn", "sh", "-c", small, "sh"]);
+    let resume = scene.ckpt("ckpt-resume", &["--dry-run"]);
+    command.arg(resume.get_program()).args(resume.get_args()).arg(&image);
+    command.envs(resume.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    command.current_dir(scene.work(""));
+    let output = scene.output("ckpt-resume", &mut command);
+    let words = ["TCP socket", "bytes wait in it, and net.ipv4.tcp_rmem leaves no room for so many", "third number of"];
+    failed(&scene, &output, REFUSED, &words);
+    comes_back(&scene, &image);
+}
+
+/// Datagrams whose sender's address can't be had are named.
 #[test]
 fn datagrams_of_others() {
-    use ckpt::model::fd::Kind;
     use ckpt::model::sockets::Family;
-    let program = guest!("udp");
-    let scene = Scene::new("udp");
-    let mut held = job(&scene, &program, &[]);
-    let image = scene.image("x.ckpt.tar");
-    scene.save(&image, &["--kill"]);
-    scene.end_of(&mut held);
-    let source = Image::open(&image).expect("a good image");
-    let port = scene.text("port").trim().to_owned();
-    let other = std::net::UdpSocket::bind(format!("127.0.0.1:{port}")).expect("a free port");
-    let output = scene.output("ckpt-resume", scene.ckpt("ckpt-resume", &[]).arg(&image));
-    let taken = format!("127.0.0.1:{port} is taken");
-    failed(&scene, &output, REFUSED, &["UDP socket", &taken, "hint: end the program"]);
-    drop(other);
+    let (scene, image) = dead("udp", &guest!("udp"));
     // From somebody in a network for documentation, by a port that an ordinary user can't have.
-    let strange = scene.image("strange.ckpt.tar");
-    let edit = |checkpoint: &mut Checkpoint| {
-        let sockets = checkpoint.files.iter_mut().filter_map(|f| match &mut f.kind {
-            Kind::Socket(socket) => Some(&mut socket.family),
-            _ => None,
-        });
-        for family in sockets {
-            let Family::Datagram(datagram) = family else { continue };
-            for way in datagram.ways.iter_mut().filter(|w| w.from.0.get(..2) == Some(&[2, 0])) {
-                way.from.0 = vec![2, 0, 0, 53, 198, 51, 100, 7, 0, 0, 0, 0, 0, 0, 0, 0];
-            }
+    let strange = with_sockets(&scene, &image, "strange.ckpt.tar", |socket| {
+        let Family::Datagram(datagram) = &mut socket.family else { return };
+        for way in datagram.ways.iter_mut().filter(|w| w.from.0.get(..2) == Some(&[2, 0])) {
+            way.from.0 = vec![2, 0, 0, 53, 198, 51, 100, 7, 0, 0, 0, 0, 0, 0, 0, 0];
         }
-    };
-    rewrite(&source, &strange, edit).expect("a changed image");
-    let output = scene.output("ckpt-resume", scene.ckpt("ckpt-resume", &["--dry-run"]).arg(&strange));
-    let said = stderr(&output) + &String::from_utf8_lossy(&output.stdout);
-    if !output.status.success() || said.contains("of its unread datagrams, from 198.51.100.7:53, are lost") == root() {
-        scene.fail(&format!("{}: {said}", output.status));
-    }
+    });
+    let (status, said) = plan(&scene, &strange, &[]);
+    let lost = said.contains("of its unread datagrams, from 198.51.100.7:53, are lost");
+    assert!(status == Some(0) && lost != root(), "{status:?}: {said}");
     // In a network of its own it has any address.
     if can_make_namespaces() {
-        let mut command = scene.ckpt("ckpt-resume", &["--dry-run", "--net", "private"]);
-        let output = scene.output("ckpt-resume", command.arg(&strange));
-        let said = stderr(&output) + &String::from_utf8_lossy(&output.stdout);
-        assert!(output.status.success() && !said.contains("are lost"), "{said}");
+        let (status, said) = plan(&scene, &strange, &["--net", "private"]);
+        assert!(status == Some(0) && !said.contains("are lost"), "{status:?}: {said}");
     }
-    let mut job = scene.start_resume(&image, &[]);
-    scene.beats(3, &mut job);
-    scene.finish(&mut job);
-    scene.nobody_left();
+    comes_back(&scene, &image);
 }
 
 /// In networks of their own copies run side by side, with the same ports, and can be saved in turn.
@@ -1160,12 +1223,7 @@ fn copies_in_networks_of_their_own() {
     if !can_make_namespaces() {
         return skip("copies in networks of their own", "no user namespaces here");
     }
-    let program = guest!("tcp");
-    let scene = Scene::new("tcp");
-    let mut held = job(&scene, &program, &[]);
-    let image = scene.image("x.ckpt.tar");
-    scene.save(&image, &["--kill"]);
-    scene.end_of(&mut held);
+    let (scene, image) = dead("tcp", &guest!("tcp"));
     let copy = |name: &str, image: &Path| {
         let mut command = scene.ckpt("ckpt-resume", &["-n", name, "--net", "private"]);
         scene.start("ckpt-resume", command.arg(image), &scene.image(format!("{name}.out")))
@@ -1383,8 +1441,5 @@ fn socket_names_of_others() {
     assert_eq!(scene.text("inbox"), "mine");
     fs::remove_file(scene.work("inbox")).expect("a file");
     // A socket that nobody has any more, and none at all, are nothing in the way.
-    let mut job = scene.start_resume(&image, &[]);
-    scene.beats(3, &mut job);
-    scene.finish(&mut job);
-    scene.nobody_left();
+    comes_back(&scene, &image);
 }

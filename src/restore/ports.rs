@@ -7,6 +7,7 @@
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::ops::RangeInclusive;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
@@ -19,22 +20,83 @@ const IP_LOCAL_PORT_RANGE: i32 = 51;
 /// tcp_tw_reuse, whose default allows it on the loopback interface).
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// Connects a fresh socket from where the saved one was.
-///
-/// # Errors
-/// What bind(2) and connect(2) say.
-pub fn connect(fd: BorrowedFd<'_>, local: &[u8], to: &[u8]) -> io::Result<()> {
-    let until = Instant::now() + PATIENCE;
-    loop {
-        match connect_shared(fd, local, to) {
-            Err(e) if is_taken(&e) => {}
-            other => return other,
+/// The ports among which connect(2) chooses in our network namespace.
+#[derive(Debug, Clone)]
+pub struct Ephemeral(RangeInclusive<u16>);
+
+impl Ephemeral {
+    /// As they are now.
+    pub fn read() -> Ephemeral {
+        let text = crate::proc::read("sys/net/ipv4/ip_local_port_range").unwrap_or_default();
+        let text = String::from_utf8_lossy(&text);
+        let mut bounds = text.split_whitespace().filter_map(|w| w.parse().ok());
+        // None, if the kernel does not tell.
+        let (low, high) = bounds.next().zip(bounds.next()).unwrap_or((1, 0));
+        Ephemeral(low..=high)
+    }
+
+    /// Connects a fresh socket from where the saved one was.
+    ///
+    /// # Errors
+    /// What bind(2) and connect(2) say.
+    pub fn connect(&self, fd: BorrowedFd<'_>, local: &[u8], to: &[u8]) -> io::Result<()> {
+        let until = Instant::now() + PATIENCE;
+        loop {
+            match self.connect_shared(fd, local, to) {
+                Err(e) if is_taken(&e) => {}
+                other => return other,
+            }
+            match socket::bind(fd, local) {
+                Ok(()) => return connect_patiently(fd, to, until),
+                Err(e) if is_taken(&e) && Instant::now() < until => std::thread::sleep(Duration::from_millis(10)),
+                Err(e) => return Err(e),
+            }
         }
-        match socket::bind(fd, local) {
-            Ok(()) => return connect_patiently(fd, to, until),
-            Err(e) if is_taken(&e) && Instant::now() < until => std::thread::sleep(Duration::from_millis(10)),
-            Err(e) => return Err(e),
+    }
+
+    /// Connects from a port that others may use, too. `AddrNotAvailable` if that can't be: then the socket has no port yet.
+    fn connect_shared(&self, fd: BorrowedFd<'_>, local: &[u8], to: &[u8]) -> io::Result<()> {
+        let unavailable = || io::Error::from(io::ErrorKind::AddrNotAvailable);
+        let port =
+            inet::address(local).map(|a| a.port()).filter(|port| self.0.contains(port)).ok_or_else(unavailable)?;
+        let set = |name: i32, value: u32| socket::set_option(fd, libc::IPPROTO_IP, name, &value.to_ne_bytes());
+        // Before Linux 6.3 there is no such choice.
+        set(IP_LOCAL_PORT_RANGE, u32::from(port) << 16 | u32::from(port)).map_err(|_| unavailable())?;
+        set(IP_BIND_ADDRESS_NO_PORT, 1)?;
+        let mut no_port = local.to_vec();
+        if let Some(bytes) = no_port.get_mut(2..4) {
+            bytes.fill(0);
         }
+        let connected = socket::bind(fd, &no_port).and_then(|()| socket::connect(fd, to));
+        set(IP_BIND_ADDRESS_NO_PORT, 0)?;
+        set(IP_LOCAL_PORT_RANGE, 0)?;
+        connected
+    }
+
+    /// Whether a connection from `local` to an end of this host could be made: tried with one to a listening socket of ours, and by
+    /// looking for one with the same addresses among those there are.
+    ///
+    /// # Errors
+    /// `AddrInUse` if it is there already, or what stands in the way.
+    pub fn try_connection(
+        &self,
+        fd: BorrowedFd<'_>,
+        domain: i32,
+        local: &[u8],
+        peer: &[u8],
+        there: &[inet::Inet],
+    ) -> io::Result<()> {
+        const TIME_WAIT: u8 = 6;
+        let ends = (inet::matching(local), inet::matching(peer));
+        let same = |t: &&inet::Inet| (Some(t.local), Some(t.remote)) == ends && t.state != TIME_WAIT;
+        if there.iter().any(|t| same(&t)) {
+            return Err(io::ErrorKind::AddrInUse.into());
+        }
+        let ip = ends.0.map_or(IpAddr::V4(Ipv4Addr::LOCALHOST), |a| a.ip());
+        let door = socket::socket(domain, libc::SOCK_STREAM, 0)?;
+        socket::bind(door.as_fd(), &inet::sockaddr(domain, SocketAddr::new(ip, 0)))?;
+        socket::listen(door.as_fd(), 1)?;
+        self.connect_shared(fd, local, &socket::name(door.as_fd())?)
     }
 }
 
@@ -56,56 +118,6 @@ fn connect_patiently(fd: BorrowedFd<'_>, to: &[u8], until: Instant) -> io::Resul
             other => return other,
         }
     }
-}
-
-/// Connects from a port that others may use, too. `AddrNotAvailable` if that can't be: then the socket has no port yet.
-fn connect_shared(fd: BorrowedFd<'_>, local: &[u8], to: &[u8]) -> io::Result<()> {
-    let unavailable = || io::Error::from(io::ErrorKind::AddrNotAvailable);
-    let port = inet::address(local).map(|a| a.port()).filter(|&p| is_ephemeral(p)).ok_or_else(unavailable)?;
-    let set = |name: i32, value: u32| socket::set_option(fd, libc::IPPROTO_IP, name, &value.to_ne_bytes());
-    // Before Linux 6.3 there is no such choice.
-    set(IP_LOCAL_PORT_RANGE, u32::from(port) << 16 | u32::from(port)).map_err(|_| unavailable())?;
-    set(IP_BIND_ADDRESS_NO_PORT, 1)?;
-    let mut no_port = local.to_vec();
-    if let Some(bytes) = no_port.get_mut(2..4) {
-        bytes.fill(0);
-    }
-    let connected = socket::bind(fd, &no_port).and_then(|()| socket::connect(fd, to));
-    set(IP_BIND_ADDRESS_NO_PORT, 0)?;
-    set(IP_LOCAL_PORT_RANGE, 0)?;
-    connected
-}
-
-/// Whether connect(2) might choose this port.
-fn is_ephemeral(port: u16) -> bool {
-    let text = std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").unwrap_or_default();
-    let mut bounds = text.split_whitespace().filter_map(|w| w.parse::<u16>().ok());
-    matches!((bounds.next(), bounds.next()), (Some(low), Some(high)) if (low..=high).contains(&port))
-}
-
-/// Whether a connection from `local` to an end of this host could be made: tried with one to a listening socket of ours, and by
-/// looking for one with the same addresses among those there are.
-///
-/// # Errors
-/// `AddrInUse` if it is there already, or what stands in the way.
-pub fn try_connection(
-    fd: BorrowedFd<'_>,
-    domain: i32,
-    local: &[u8],
-    peer: &[u8],
-    there: &[inet::Inet],
-) -> io::Result<()> {
-    const TIME_WAIT: u8 = 6;
-    let ends = (inet::matching(local), inet::matching(peer));
-    let same = |t: &&inet::Inet| (Some(t.local), Some(t.remote)) == ends && t.state != TIME_WAIT;
-    if there.iter().any(|t| same(&t)) {
-        return Err(io::ErrorKind::AddrInUse.into());
-    }
-    let ip = ends.0.map_or(IpAddr::V4(Ipv4Addr::LOCALHOST), |a| a.ip());
-    let door = socket::socket(domain, libc::SOCK_STREAM, 0)?;
-    socket::bind(door.as_fd(), &inet::sockaddr(domain, SocketAddr::new(ip, 0)))?;
-    socket::listen(door.as_fd(), 1)?;
-    connect_shared(fd, local, &socket::name(door.as_fd())?)
 }
 
 #[cfg(test)]
@@ -131,13 +143,14 @@ mod tests {
         assert_eq!(alone, Err(io::ErrorKind::AddrInUse), "this is what bind would do");
         let there = inet::all(libc::IPPROTO_TCP).unwrap();
         let to = sockaddr(two.local_addr().unwrap());
-        try_connection(fresh().as_fd(), libc::AF_INET, &local, &to, &there).unwrap();
+        Ephemeral::read().try_connection(fresh().as_fd(), libc::AF_INET, &local, &to, &there).unwrap();
         let fd = fresh();
-        connect(fd.as_fd(), &local, &to).unwrap();
+        Ephemeral::read().connect(fd.as_fd(), &local, &to).unwrap();
         assert_eq!(socket::name(fd.as_fd()).unwrap(), local);
         // But not twice with the same other end.
         let there = inet::all(libc::IPPROTO_TCP).unwrap();
-        let twice = try_connection(fresh().as_fd(), libc::AF_INET, &local, &to, &there).map_err(|e| e.kind());
+        let twice =
+            Ephemeral::read().try_connection(fresh().as_fd(), libc::AF_INET, &local, &to, &there).map_err(|e| e.kind());
         assert_eq!(twice, Err(io::ErrorKind::AddrInUse));
     }
 
@@ -148,7 +161,7 @@ mod tests {
         // Ports below the usual range: whichever is free.
         let local = (20000..21000).map(|port| sockaddr(([127, 0, 0, 1], port).into())).find(|local| {
             let fd = fresh();
-            connect(fd.as_fd(), local, &to).is_ok() && socket::name(fd.as_fd()).unwrap() == *local
+            Ephemeral::read().connect(fd.as_fd(), local, &to).is_ok() && socket::name(fd.as_fd()).unwrap() == *local
         });
         assert!(local.is_some());
     }

@@ -16,7 +16,8 @@ use crate::model::{Checkpoint, Hex, Refusal};
 use crate::net::{inet, inflight, options};
 use crate::sys::{fds, socket};
 
-use super::{Error, Sockets, ports, sockets, unix};
+use super::ports::{Ephemeral, connect_anyhow};
+use super::{Error, Sockets, sockets, unix};
 
 const TCP_CORK: i32 = 3;
 const V6ONLY: (i32, i32) = (libc::IPPROTO_IPV6, libc::IPV6_V6ONLY);
@@ -42,7 +43,8 @@ pub fn make(image: &Image, outside: Sockets) -> Result<HashMap<u32, OwnedFd>, Er
     let checkpoint = image.checkpoint();
     let list: Vec<Own<'_>> = all(checkpoint).collect();
     let (made, stand_ins) = (HashMap::new(), HashMap::new());
-    let mut work = Work { image, outside, list: &list, made, stand_ins, door: None };
+    let ports = Ephemeral::read();
+    let mut work = Work { image, outside, ports, list: &list, made, stand_ins, door: None };
     let failed = |own: &Own<'_>, e| Error::file("making the TCP socket", &name(own.tcp), e);
     for own in &list {
         work.connect(own).map_err(|e| failed(own, e))?;
@@ -75,6 +77,7 @@ fn name(tcp: &TcpSocket) -> crate::model::Name {
 struct Work<'a> {
     image: &'a Image,
     outside: Sockets,
+    ports: Ephemeral,
     list: &'a [Own<'a>],
     made: HashMap<u32, OwnedFd>,
     /// The other ends of connections whose other end is not in the image.
@@ -111,7 +114,7 @@ impl<'a> Work<'a> {
             State::Connected { peer, link: Link::To(other) } if *other == own.index => {
                 let fd = fresh(own)?;
                 socket::bind(fd.as_fd(), &own.tcp.local.0)?;
-                ports::connect_anyhow(fd.as_fd(), &peer.0)?;
+                connect_anyhow(fd.as_fd(), &peer.0)?;
                 self.made.insert(own.index, fd);
             }
             State::Connected { peer, link: Link::To(other) } => {
@@ -125,10 +128,10 @@ impl<'a> Work<'a> {
                 let accepted_here = self.was_accepted(own);
                 let turned = accepted_here || (!self.was_accepted(&other) && self.door(&other).is_err());
                 let (client, server, to) = if turned { (&other, own, &back.0) } else { (own, &other, &peer.0) };
-                let door = self.door(server)?;
+                self.door(server)?;
                 let from = fresh(client)?;
-                ports::connect(from.as_fd(), &client.tcp.local.0, to)?;
-                let accepted = take_in(door, from.as_fd())?;
+                self.ports.connect(from.as_fd(), &client.tcp.local.0, to)?;
+                let accepted = take_in(self.door(server)?, from.as_fd())?;
                 adopt(accepted.as_fd(), server)?;
                 self.made.insert(client.index, from);
                 self.made.insert(server.index, accepted);
@@ -153,7 +156,7 @@ impl<'a> Work<'a> {
         let there = bind(far.as_fd());
         let near = match self.door(own) {
             Ok(door) => {
-                ports::connect_anyhow(far.as_fd(), &own.tcp.local.0)?;
+                connect_anyhow(far.as_fd(), &own.tcp.local.0)?;
                 let accepted = take_in(door, far.as_fd())?;
                 adopt(accepted.as_fd(), own)?;
                 accepted
@@ -164,7 +167,7 @@ impl<'a> Work<'a> {
                 let door = client()?;
                 socket::bind(door.as_fd(), &inet::sockaddr(domain, loopback))?;
                 socket::listen(door.as_fd(), 1)?;
-                ports::connect_anyhow(far.as_fd(), &socket::name(door.as_fd())?)?;
+                connect_anyhow(far.as_fd(), &socket::name(door.as_fd())?)?;
                 take_in(door.as_fd(), far.as_fd())?
             }
             Err(e) => return Err(e),
@@ -198,7 +201,12 @@ impl<'a> Work<'a> {
         let (at, size) = self.image.blob(content.id).ok_or(io::ErrorKind::NotFound)?;
         let file = self.image.file();
         let read = |offset, buf: &mut [u8]| file.read_exact_at(buf, at + offset);
-        inflight::fill(from, self.fd(own.index)?, size, own.tcp.urgent, read)
+        inflight::fill(from, self.fd(own.index)?, size, own.tcp.urgent, read).map_err(|e| match e.kind() {
+            io::ErrorKind::TimedOut => io::Error::other(format!(
+                "there is no room for the {size} bytes that waited in it; raise the third number of net.ipv4.tcp_rmem"
+            )),
+            _ => e,
+        })
     }
 
     /// Brings a connection as near to its end as it was.
@@ -251,7 +259,7 @@ impl<'a> Work<'a> {
                 }
             }
             (Some(to), _) => {
-                ports::connect(fd.as_fd(), &own.tcp.local.0, to)?;
+                self.ports.connect(fd.as_fd(), &own.tcp.local.0, to)?;
                 unix::shut(fd.as_fd(), own.socket.shutdown)?;
             }
             (None, _) => {}
@@ -314,10 +322,31 @@ fn take_in(door: BorrowedFd<'_>, client: BorrowedFd<'_>) -> io::Result<OwnedFd> 
     }
 }
 
-/// Addresses that can't be had.
+/// Bytes for which two connected sockets have room for certain not: the largest sizes of their buffers.
+fn too_many() -> u64 {
+    let most = |name| {
+        let text = crate::proc::read(&format!("sys/net/ipv4/{name}")).unwrap_or_default();
+        String::from_utf8_lossy(&text).split_whitespace().nth(2).and_then(|word| word.parse().ok()).unwrap_or(u64::MAX)
+    };
+    most("tcp_rmem").saturating_add(most("tcp_wmem"))
+}
+
+/// Addresses that can't be had, and buffers that are too small for what waited in them.
 pub fn conflicts(checkpoint: &Checkpoint, conflicts: &mut Vec<Refusal>) {
+    let most = too_many();
+    for own in all(checkpoint) {
+        let Some(size) = own.socket.content.map(|content| content.size).filter(|&size| size > most) else { continue };
+        let (pid, object) = sockets::object(checkpoint, own.index, "TCP socket");
+        conflicts.push(Refusal {
+            pid,
+            object,
+            reason: format!("{size} bytes wait in it, and net.ipv4.tcp_rmem leaves no room for so many"),
+            hint: format!("set the third number of net.ipv4.tcp_rmem to {}", size.saturating_mul(2)),
+        });
+    }
     let mut tried = std::collections::HashSet::new();
     let mut there = None;
+    let ports = Ephemeral::read();
     for own in all(checkpoint) {
         let needed = match &own.tcp.state {
             State::Connected { link, .. } => *link != Link::Outside,
@@ -336,7 +365,7 @@ pub fn conflicts(checkpoint: &Checkpoint, conflicts: &mut Vec<Refusal>) {
         let Err(error) = bound.or_else(|e| match &own.tcp.state {
             State::Connected { peer, .. } if e.kind() == io::ErrorKind::AddrInUse => {
                 let there = there.get_or_insert_with(|| inet::all(libc::IPPROTO_TCP).unwrap_or_default());
-                ports::try_connection(fresh(&own)?.as_fd(), own.tcp.domain, &own.tcp.local.0, &peer.0, there)
+                ports.try_connection(fresh(&own)?.as_fd(), own.tcp.domain, &own.tcp.local.0, &peer.0, there)
             }
             _ => Err(e),
         }) else {
