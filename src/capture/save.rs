@@ -26,8 +26,8 @@ use super::ipc::Space;
 use super::look::{Looked, LookedProcess, look, unless_cancelled};
 use super::pages::{Origin, Pages};
 use super::{
-    After, Error, Output, Request, Saved, datagram, inherits, inotify, jobcontrol, manifest, mempolicy, mqnotify, mqueue,
-    netlink, process, procfs, pty, shared, sockets, sysvsem, tcp, thread, timerfd, unix,
+    After, Error, Output, Request, Saved, datagram, inherits, inotify, jobcontrol, manifest, mempolicy, mqnotify,
+    mqueue, netlink, process, procfs, pty, shared, sockets, sysvsem, tcp, thread, timerfd, unix,
 };
 
 /// Saves a tree: holds it, looks at it, writes the image, lets it go (or stops or ends it).

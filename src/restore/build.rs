@@ -25,7 +25,8 @@ use super::stub::{Batch, Expect, LEN, Puppet};
 use super::tree::{Order, Role, Step};
 use super::{
     Error, Options, Pids, Plan, credentials, epoll, fd, gap, inherit, ipc, jobcontrol, limits, locks, memory,
-    mempolicy, mqnotify, mqueue, pidfd, process, procfs, pty, seccomp, signals, sockets, sysvsem, thread, timers, waits,
+    mempolicy, mqnotify, mqueue, pidfd, process, procfs, pty, seccomp, signals, sockets, sysvsem, thread, timers,
+    waits,
 };
 
 /// Children of any kind (wait4(2)).
