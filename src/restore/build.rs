@@ -8,6 +8,7 @@ use std::sync::atomic::Ordering;
 use crate::image::Image;
 use crate::model::fd::Kind;
 use crate::model::process::Process;
+use crate::model::procfs::renumbered;
 use crate::model::thread::{Regs, Table};
 use crate::model::tree::{Member, Shares, State};
 use crate::model::{Addr, Checkpoint, Pid};
@@ -276,10 +277,13 @@ impl Builder<'_> {
         }
         self.foreground()?;
         // The dead die once groups and children are settled, before their parents' signals are.
+        let of_proc: BTreeSet<Option<Pid>> = procfs::owners(&self.checkpoint.files).collect();
         for member in &self.checkpoint.tree.members {
             if let State::Zombie { status } = member.state {
-                let of_proc = self.open_of(member.pid, Some(member.pid))?;
-                self.gone.extend(of_proc);
+                if of_proc.contains(&Some(member.pid)) {
+                    let opened = self.open_of(member.pid, Some(member.pid))?;
+                    self.gone.extend(opened);
+                }
                 self.zombie(member, status, &site.hold)?;
             }
         }
@@ -511,10 +515,12 @@ impl Builder<'_> {
     /// All of a process but its registers. `others`: its threads but the leader; then its living ones but the first.
     fn finish_process(&mut self, process: &Process, others: &mut Vec<Puppet>) -> Result<(), Error> {
         let fresh = self.options.pids == Pids::Fresh;
+        // They may be in /proc.
+        let places = [&process.cwd, &process.root].map(|name| renumbered(name, |pid| self.actual(pid)));
         let leader = puppet(&mut self.puppets, process.pid)?;
         let shares = shares(self.checkpoint, process.pid);
         if shares.directories.is_none() {
-            process::enter(leader, process, self.sources)?;
+            process::enter(leader, process, self.sources, places)?;
         }
         if shares.descriptors.is_none() {
             fd::close_sources(leader, &process.fds)?;

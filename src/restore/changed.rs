@@ -12,6 +12,7 @@ use nix::unistd::{AccessFlags, access};
 use crate::model::fd::Kind;
 use crate::model::files::{Content, Regular, Saved};
 use crate::model::memory::{Backing, FileStamp, MappedFile};
+use crate::model::procfs;
 use crate::model::{Checkpoint, Hex, Name, Pid, Refusal};
 use crate::proc::elf;
 
@@ -46,10 +47,15 @@ pub fn look(checkpoint: &Checkpoint, policy: Files, conflicts: &mut Vec<Refusal>
 
 /// Directories that processes are in.
 fn directories(checkpoint: &Checkpoint, conflicts: &mut Vec<Refusal>) {
+    // In /proc there will be those of the tree's own processes.
+    let to_come = |cwd: &Name| {
+        let pid = procfs::ids(&cwd.0).map(|(pid, _)| pid);
+        pid.is_some_and(|pid| checkpoint.tree.members.iter().any(|m| m.pid == pid))
+    };
     for process in &checkpoint.processes {
         let own = process.threads.iter().filter_map(|t| t.directories.as_ref().map(|d| &d.cwd));
         let cwd = Some(&process.cwd).filter(|_| process.deleted.cwd.is_none());
-        for cwd in cwd.into_iter().chain(own).filter(|cwd| !cwd.as_path().is_dir()) {
+        for cwd in cwd.into_iter().chain(own).filter(|cwd| !cwd.as_path().is_dir() && !to_come(cwd)) {
             let hint = "make it again, or choose another with --cwd";
             conflicts.push(refusal(process.pid, cwd, "the working directory is gone", hint));
         }

@@ -91,11 +91,12 @@ pub fn directories(batch: &mut Batch, cwd: &Name, root: &Name, umask: u32) {
     batch.call("umask", libc::SYS_umask, &[u64::from(umask)]);
 }
 
-/// The same for a process as long as it has the sources: deleted directories are among them.
-pub fn enter(puppet: &mut Puppet, process: &Process, sources: &Sources) -> Result<(), Error> {
+/// The same for a process as long as it has the sources: deleted directories are among them. `places`: those of the others.
+pub fn enter(puppet: &mut Puppet, process: &Process, sources: &Sources, places: [Name; 2]) -> Result<(), Error> {
     let source = |index: Option<u32>| index.and_then(|index| sources.nameless.get(index as usize));
-    let link = |name: &Name, index| source(index).map_or_else(|| name.clone(), |fd| own_link(fd).into());
-    let (cwd, root) = (link(&process.cwd, process.deleted.cwd), link(&process.root, process.deleted.root));
+    let link = |name: Name, index| source(index).map_or(name, |fd| own_link(fd).into());
+    let [cwd, root] = places;
+    let (cwd, root) = (link(cwd, process.deleted.cwd), link(root, process.deleted.root));
     let mut batch = puppet.batch();
     directories(&mut batch, &cwd, &root, process.umask);
     puppet.run(batch).map(drop)

@@ -90,6 +90,9 @@ int main(void) {
     int all = MUST(open("/proc", O_RDONLY | O_DIRECTORY)), self = MUST(open("/proc/self", O_PATH | O_NOFOLLOW));
     int meminfo = MUST(open("/proc/meminfo", O_RDONLY)), pid_max = MUST(open("/proc/sys/kernel/pid_max", O_RDONLY));
     int network = MUST(open("/proc/net/dev", O_RDONLY));
+    // The position of memory is an address: the page of the kernel at the end of all.
+    off_t vsyscall = (off_t)0xffffffffff600000;
+    CHECK(lseek(memory, vsyscall, SEEK_SET) == vsyscall, "lseek");
     CHECK(lseek(meminfo, 40, SEEK_SET) == 40 && lseek(status, 10, SEEK_SET) == 10, "lseek");
 
     // A child that lives and shares the descriptions, one that is dead and one that nobody remembers.
@@ -99,8 +102,12 @@ int main(void) {
     if (!child) {
         MUST(close(to_child[1])), MUST(close(from_child[0]));
         char byte;
+        MUST(chdir("/proc/self"));
         while (read(to_child[0], &byte, 1) == 1) {
             CHECK(lseek(status, 0, SEEK_CUR) == byte, "the child has another position");
+            int own = MUST(open("stat", O_RDONLY));
+            CHECK(atol(text(own)) == getpid(), "our working directory is of another process");
+            MUST(close(own));
             CHECK(number(status, "Pid:\t") == getppid() && number(status, "PPid:\t") != getppid(), "the child reads of another");
             CHECK(write(from_child[1], &byte, 1) == 1, "write");
         }
@@ -168,7 +175,7 @@ int main(void) {
         uint64_t got_value, next = mix(value);
         CHECK(pread(memory, &got_value, 8, (off_t)(uintptr_t)&value) == 8 && got_value == value, "mem");
         CHECK(pwrite(memory, &next, 8, (off_t)(uintptr_t)&value) == 8 && *(volatile uint64_t *)&value == next, "mem");
-        snprintf(name, sizeof name, "%lx-", (unsigned long)main & ~0xffful);
+        CHECK(lseek(memory, 0, SEEK_CUR) == vsyscall, "the position of mem");
         CHECK(strchr(text(maps), '\n') && strstr(text(maps), "[stack]"), "maps");
         CHECK(strtol(strstr(text(info), "pos:") + 4, NULL, 10) == place, "fdinfo says %s", text(info));
         got[MUST(readlinkat(link, "", got, 16))] = 0;
