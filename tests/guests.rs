@@ -441,23 +441,44 @@ fn bind_and_overlay_mounts() {
     const SCRIPT: &str = "set -e; cd \"$1\"; mount -t tmpfs tmpfs .; cd \"$1\"; mkdir lower upper work seen; $2; \
         export TMPDIR=\"$1/seen\"; shift 2; exec \"$@\"";
     let overlay = "mount -t overlay overlay -o lowerdir=lower,upperdir=upper,workdir=work,userxattr seen";
-    let guests =
-        ["files", "opath", "deleteddirs", "hardlinks", "filemap", "deletedmap", "linking", "fifos", "filelocks"];
     let own_user: &[&str] = if harness::root() { &[] } else { &["--map-current-user", "--keep-caps"] };
     for mount in ["mount --bind lower seen", overlay] {
         let dir = tempfile::tempdir().expect("a directory");
         let mut command = std::process::Command::new("unshare");
         command.arg("--mount").args(own_user).args(["sh", "-c", SCRIPT, "sh"]).arg(dir.path()).arg(mount);
-        command.arg(std::env::current_exe().expect("this program")).arg("--exact");
-        command.args(guests.iter().flat_map(|guest| [format!("{guest}::generations"), format!("{guest}::attached")]));
-        let output = command.env("PATH", harness::PATH).output().expect("unshare starts");
-        let (said, errors) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-        if errors.contains("mount: ") {
-            skip("bind_and_overlay_mounts", &format!("`{mount}` fails here: {errors}"));
+        command.arg(std::env::current_exe().expect("this program"));
+        let (passed, said) = guests_of_files(&mut command);
+        if said.contains("mount: ") {
+            skip("bind_and_overlay_mounts", &format!("`{mount}` fails here: {said}"));
             continue;
         }
-        assert!(said.contains(&format!("{} passed", guests.len() * 2)), "{mount}: {said}{errors}");
+        assert!(passed, "{mount}: {said}");
     }
+}
+
+/// Files below a directory whose name looks like others in /proc: with a newline and with what stands for one, not UTF-8, and
+/// as if it were deleted.
+#[test]
+fn names_that_look_like_others() {
+    use std::os::unix::ffi::OsStrExt;
+    let dir = tempfile::tempdir().expect("a directory");
+    let odd = dir.path().join(OsStr::from_bytes(b"a\nb \\012 \xff\xfe (deleted)"));
+    std::fs::create_dir(&odd).expect("a directory");
+    let mut command = std::process::Command::new(std::env::current_exe().expect("this program"));
+    let (passed, said) = guests_of_files(command.env("TMPDIR", &odd));
+    assert!(passed, "{said}");
+}
+
+/// Runs this program with the guests that are about files; whether all went well, and what it said.
+fn guests_of_files(command: &mut std::process::Command) -> (bool, String) {
+    let guests =
+        ["files", "opath", "deleteddirs", "hardlinks", "filemap", "deletedmap", "linking", "fifos", "filelocks"];
+    command.arg("--exact");
+    command.args(guests.iter().flat_map(|guest| [format!("{guest}::generations"), format!("{guest}::attached")]));
+    let output = command.env("PATH", harness::PATH).output().expect("it starts");
+    let said = [output.stdout, output.stderr].concat();
+    let said = String::from_utf8_lossy(&said).into_owned();
+    (said.contains(&format!("{} passed", guests.len() * 2)), said)
 }
 
 /// What processes share since a fork is in the image once, and in memory once after a resume.

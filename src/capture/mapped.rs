@@ -44,7 +44,7 @@ impl Mapped {
         let index = match self.seen.get(&seen_as) {
             Some(&index) => index,
             None => {
-                let index = self.insert(view.find(name, dev, ino), (dev, ino));
+                let index = self.insert(view.find_mapped(name, dev, ino), (dev, ino));
                 self.seen.insert(seen_as, index);
                 index
             }

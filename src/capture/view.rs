@@ -85,6 +85,30 @@ impl View {
         }
     }
 
+    /// The same for a name from `maps`, where a newline shows as `\\012`, and `\\012` as itself: what was read as a newline
+    /// may be either.
+    pub fn find_mapped(&self, name: &[u8], dev: u64, ino: u64) -> Place {
+        /// So many are tried in all their mixtures.
+        const MOST: usize = 6;
+        let as_read = self.find(name, dev, ino);
+        let newlines = name.iter().filter(|&&b| b == b'\n').count().min(MOST);
+        if newlines == 0 || matches!(as_read, Place::Present { .. }) {
+            return as_read;
+        }
+        let other = (1..1u32 << newlines).find_map(|literal| {
+            let mut pieces = name.split(|&b| b == b'\n');
+            let mut other = pieces.next().unwrap_or_default().to_vec();
+            for (n, piece) in pieces.enumerate() {
+                let newline = n >= newlines || literal >> n & 1 == 0;
+                other.extend(if newline { &b"\n"[..] } else { b"\\012" });
+                other.extend(piece);
+            }
+            let place = self.find(&other, dev, ino);
+            matches!(place, Place::Present { .. }).then_some(place)
+        });
+        other.unwrap_or(as_read)
+    }
+
     /// Another name of a file beside the one it had: sem_open(3) makes a semaphore under a temporary one.
     fn sibling(&self, path: &[u8], dev: u64, ino: u64) -> Option<(Vec<u8>, Metadata)> {
         let dir = path.get(..=path.iter().rposition(|&b| b == b'/')?)?;
@@ -125,6 +149,18 @@ mod tests {
         assert_eq!(path, last.as_os_str().as_bytes());
         std::fs::remove_file(&last).unwrap();
         assert!(matches!(View::ours().find(&shown, meta.dev(), meta.ino()), Place::Gone { .. }));
+    }
+
+    #[test]
+    fn newlines_and_what_looks_like_them() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a\nb\\012c\nd");
+        std::fs::write(&path, "1").unwrap();
+        let meta = std::fs::metadata(&path).unwrap();
+        let read = [dir.path().as_os_str().as_bytes(), b"/a\nb\nc\nd"].concat();
+        let found = |ino| View::ours().find_mapped(&read, meta.dev(), ino);
+        assert!(matches!(found(meta.ino()), Place::Present { path: p, .. } if p == path.as_os_str().as_bytes()));
+        assert!(matches!(found(meta.ino() + 1), Place::Gone { path } if path == read));
     }
 
     #[test]
