@@ -224,6 +224,7 @@ guests! {
     guards: true,
     manymaps: true,
     mempolicy: true,
+    sockopts: false,
     tcp: false,
     urgent: false,
     memfd: true,

@@ -8,13 +8,13 @@ use crate::model::Hex;
 use crate::model::datagram::{DatagramSocket, Interface, Membership, Way};
 use crate::model::sockets::{Family, Socket};
 use crate::net::multicast::{self, Groups};
-use crate::net::options::Made;
+use crate::net::options::{self, Made};
 use crate::net::queue::{self, Of, Queue};
 use crate::net::{inet, inflight, raw_peer};
 use crate::sys::socket;
 
 use super::fd::{SeenFd, Work};
-use super::sockets::{Found, model, options, refuse};
+use super::sockets::{Found, model, refuse};
 use super::{Error, Inside};
 
 /// Why a socket with data on hold is refused: nobody can look at it.
@@ -30,61 +30,8 @@ const IP_UNICAST_IF: (i32, i32) = (0, 50);
 const IPV6_MULTICAST_IF: (i32, i32) = (41, 17);
 const IPV6_UNICAST_IF: (i32, i32) = (41, 76);
 
-/// Levels and names of options particular to these sockets: of IPv4, IPv6, UDP, UDP-Lite, raw sockets, ICMPv6.
-const OPTIONS: [(i32, i32); 60] = [
-    (0, 1),  // IP_TOS
-    (0, 2),  // IP_TTL
-    (0, 3),  // IP_HDRINCL
-    (0, 4),  // IP_OPTIONS
-    (0, 6),  // IP_RECVOPTS
-    (0, 7),  // IP_RETOPTS
-    (0, 8),  // IP_PKTINFO
-    (0, 10), // IP_MTU_DISCOVER
-    (0, 11), // IP_RECVERR
-    (0, 12), // IP_RECVTTL
-    (0, 13), // IP_RECVTOS
-    (0, 15), // IP_FREEBIND
-    (0, 18), // IP_PASSSEC
-    (0, 19), // IP_TRANSPARENT
-    (0, 20), // IP_RECVORIGDSTADDR
-    (0, 21), // IP_MINTTL
-    (0, 22), // IP_NODEFRAG
-    (0, 23), // IP_CHECKSUM
-    (0, 24), // IP_BIND_ADDRESS_NO_PORT
-    (0, 25), // IP_RECVFRAGSIZE
-    (0, 26), // IP_RECVERR_RFC4884
-    (0, 32), // IP_MULTICAST_IF
-    (0, 33), // IP_MULTICAST_TTL
-    (0, 34), // IP_MULTICAST_LOOP
-    (0, 49), // IP_MULTICAST_ALL
-    IP_UNICAST_IF,
-    (0, 51),  // IP_LOCAL_PORT_RANGE
-    (41, 7),  // IPV6_CHECKSUM
-    (41, 16), // IPV6_UNICAST_HOPS
-    IPV6_MULTICAST_IF,
-    (41, 18), // IPV6_MULTICAST_HOPS
-    (41, 19), // IPV6_MULTICAST_LOOP
-    (41, 23), // IPV6_MTU_DISCOVER
-    (41, 25), // IPV6_RECVERR
-    (41, 26), // IPV6_V6ONLY
-    (41, 29), // IPV6_MULTICAST_ALL
-    (41, 31), // IPV6_RECVERR_RFC4884
-    (41, 33), // IPV6_FLOWINFO_SEND
-    (41, 49), // IPV6_RECVPKTINFO
-    (41, 51), // IPV6_RECVHOPLIMIT
-    (41, 53), // IPV6_RECVHOPOPTS
-    (41, 56), // IPV6_RECVRTHDR
-    (41, 58), // IPV6_RECVDSTOPTS
-    (41, 62), // IPV6_DONTFRAG
-    (41, 66), // IPV6_RECVTCLASS
-    (41, 67), // IPV6_TCLASS
-    (41, 70), // IPV6_AUTOFLOWLABEL
-    (41, 73), // IPV6_MINHOPCOUNT
-    (41, 74), // IPV6_RECVORIGDSTADDR
-    (41, 75), // IPV6_TRANSPARENT
-    IPV6_UNICAST_IF,
-    (41, 77),  // IPV6_RECVFRAGSIZE
-    (41, 78),  // IPV6_FREEBIND
+/// Levels and names of options particular to these sockets, beside those of IPv4 and IPv6: of UDP, UDP-Lite.
+const OPTIONS: [(i32, i32); 7] = [
     (17, 101), // UDP_NO_CHECK6_TX
     (17, 102), // UDP_NO_CHECK6_RX
     (17, 103), // UDP_SEGMENT
@@ -99,7 +46,7 @@ const RAW: [(i32, i32); 2] = [(255, 1), (58, 1)];
 /// The options that say something of a socket, beside those that all sockets have.
 pub(super) fn options_of(made: Made) -> Vec<(i32, i32)> {
     let raw = RAW.iter().filter(|_| made.kind == libc::SOCK_RAW);
-    OPTIONS.iter().chain(raw).copied().collect()
+    options::internet().chain(OPTIONS.iter().chain(raw).copied()).collect()
 }
 
 /// Whether a socket is one of these; its protocol.
@@ -160,7 +107,7 @@ pub(super) fn capture(
         memberships,
         interfaces,
     };
-    let Some(options) = options(work, s, copy, made)? else { return Ok(None) };
+    let Some(options) = super::sockets::options(work, s, copy, made)? else { return Ok(None) };
     Ok(Some(model(work, made, options, queue, Family::Datagram(family), shutdown, inside)))
 }
 

@@ -201,7 +201,7 @@ impl FreshOnes {
         let particular = if netlink::is(made) {
             netlink::OPTIONS.to_vec()
         } else if tcp::is(made) {
-            tcp::OPTIONS.to_vec()
+            tcp::options_of()
         } else if made.is_internet() {
             datagram::options_of(made)
         } else {

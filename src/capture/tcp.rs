@@ -12,7 +12,7 @@ use crate::model::tree::Tree;
 use crate::model::{Checkpoint, Hex, Pid};
 use crate::net::inet::{self, Inet, state};
 use crate::net::inflight;
-use crate::net::options::{Made, SO_PEEK_OFF};
+use crate::net::options::{self, Made, SO_PEEK_OFF};
 use crate::net::queue::Queue;
 use crate::net::stream::{self, Stream};
 use crate::proc::many;
@@ -34,48 +34,45 @@ const TCP_ULP: i32 = 31;
 const RECEIVING: u8 = 1;
 const SENDING: u8 = 2;
 
-/// Levels and names of options particular to TCP: of TCP, IPv4, IPv6.
-pub(super) const OPTIONS: [(i32, i32); 36] = [
-    (6, 1),   // TCP_NODELAY
-    (6, 2),   // TCP_MAXSEG
-    (6, 3),   // TCP_CORK
-    (6, 4),   // TCP_KEEPIDLE
-    (6, 5),   // TCP_KEEPINTVL
-    (6, 6),   // TCP_KEEPCNT
-    (6, 7),   // TCP_SYNCNT
-    (6, 8),   // TCP_LINGER2
-    (6, 9),   // TCP_DEFER_ACCEPT
-    (6, 13),  // TCP_CONGESTION
-    (6, 16),  // TCP_THIN_LINEAR_TIMEOUTS
-    (6, 18),  // TCP_USER_TIMEOUT
-    (6, 23),  // TCP_FASTOPEN
-    (6, 25),  // TCP_NOTSENT_LOWAT
-    (6, 27),  // TCP_SAVE_SYN
-    (6, 30),  // TCP_FASTOPEN_CONNECT
-    (6, 36),  // TCP_INQ
-    (0, 1),   // IP_TOS
-    (0, 2),   // IP_TTL
-    (0, 8),   // IP_PKTINFO
-    (0, 10),  // IP_MTU_DISCOVER
-    (0, 11),  // IP_RECVERR
-    (0, 12),  // IP_RECVTTL
-    (0, 13),  // IP_RECVTOS
-    (0, 15),  // IP_FREEBIND
-    (0, 19),  // IP_TRANSPARENT
-    (0, 21),  // IP_MINTTL
-    (0, 24),  // IP_BIND_ADDRESS_NO_PORT
-    (41, 16), // IPV6_UNICAST_HOPS
-    (41, 23), // IPV6_MTU_DISCOVER
-    (41, 25), // IPV6_RECVERR
-    (41, 26), // IPV6_V6ONLY
-    (41, 49), // IPV6_RECVPKTINFO
-    (41, 66), // IPV6_RECVTCLASS
-    (41, 67), // IPV6_TCLASS
-    (41, 73), // IPV6_MINHOPCOUNT
+/// Options particular to TCP, beside those of IPv4 and IPv6 (include/uapi/linux/tcp.h).
+const OPTIONS: [i32; 23] = [
+    1,  // TCP_NODELAY
+    2,  // TCP_MAXSEG
+    3,  // TCP_CORK
+    4,  // TCP_KEEPIDLE
+    5,  // TCP_KEEPINTVL
+    6,  // TCP_KEEPCNT
+    7,  // TCP_SYNCNT
+    8,  // TCP_LINGER2
+    9,  // TCP_DEFER_ACCEPT
+    10, // TCP_WINDOW_CLAMP
+    13, // TCP_CONGESTION
+    16, // TCP_THIN_LINEAR_TIMEOUTS
+    18, // TCP_USER_TIMEOUT
+    23, // TCP_FASTOPEN
+    25, // TCP_NOTSENT_LOWAT
+    27, // TCP_SAVE_SYN
+    30, // TCP_FASTOPEN_CONNECT
+    34, // TCP_FASTOPEN_NO_COOKIE
+    36, // TCP_INQ
+    37, // TCP_TX_DELAY
+    44, // TCP_RTO_MAX_MS
+    45, // TCP_RTO_MIN_US
+    46, // TCP_DELACK_MAX_US
 ];
-/// Options that say something else of a connection than what was set: TCP_MAXSEG, TCP_DEFER_ACCEPT, TCP_FASTOPEN,
-/// SO_INCOMING_CPU.
-const OF_CONNECTIONS: [(i32, i32); 4] = [(6, 2), (6, 9), (6, 23), (libc::SOL_SOCKET, 49)];
+/// Options that say something else of a connection than what was set: TCP_MAXSEG, TCP_DEFER_ACCEPT, TCP_WINDOW_CLAMP,
+/// TCP_FASTOPEN, SO_INCOMING_CPU.
+const OF_CONNECTIONS: [(i32, i32); 5] = [(6, 2), (6, 9), (6, 10), (6, 23), (libc::SOL_SOCKET, 49)];
+
+/// Options that a connection takes over from its first packet, and nobody can set: IP_MULTICAST_TTL, IPV6_MULTICAST_IF,
+/// IPV6_MULTICAST_HOPS (net/ipv4/tcp_ipv4.c, net/ipv6/tcp_ipv6.c, tcp_v6_syn_recv_sock).
+const TAKEN_OVER: [(i32, i32); 3] = [(0, 33), (41, 17), (41, 18)];
+
+/// Levels and names of the options that say something of a socket, beside those that all sockets have.
+pub(super) fn options_of() -> Vec<(i32, i32)> {
+    let internet = options::internet().filter(|option| !TAKEN_OVER.contains(option));
+    OPTIONS.iter().map(|&name| (libc::IPPROTO_TCP, name)).chain(internet).collect()
+}
 
 /// Whether a socket is one of TCP.
 pub(super) fn is(made: Made) -> bool {

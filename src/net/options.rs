@@ -15,7 +15,7 @@ const SO_LOCK_FILTER: i32 = 44;
 const SO_BUF_LOCK: i32 = 72;
 
 /// Options of any socket that can be set as they are read, but for [`SO_PEEK_OFF`] (include/uapi/asm-generic/socket.h).
-const GENERIC: [i32; 31] = [
+const GENERIC: [i32; 37] = [
     2,  // SO_REUSEADDR
     5,  // SO_DONTROUTE
     6,  // SO_BROADCAST
@@ -36,6 +36,9 @@ const GENERIC: [i32; 31] = [
     36, // SO_MARK
     37, // SO_TIMESTAMPING
     40, // SO_RXQ_OVFL
+    41, // SO_WIFI_STATUS
+    43, // SO_NOFCS
+    45, // SO_SELECT_ERR_QUEUE
     46, // SO_BUSY_POLL
     47, // SO_MAX_PACING_RATE
     49, // SO_INCOMING_CPU
@@ -45,9 +48,88 @@ const GENERIC: [i32; 31] = [
     64, // SO_TIMESTAMPNS_NEW
     65, // SO_TIMESTAMPING_NEW
     69, // SO_PREFER_BUSY_POLL
+    74, // SO_TXREHASH
+    75, // SO_RCVMARK
     76, // SO_PASSPIDFD
+    82, // SO_RCVPRIORITY
     83, // SO_PASSRIGHTS
 ];
+
+/// Of IPv4, and of IPv6 too (include/uapi/linux/in.h).
+const IP: [i32; 27] = [
+    1,  // IP_TOS
+    2,  // IP_TTL
+    3,  // IP_HDRINCL
+    4,  // IP_OPTIONS
+    6,  // IP_RECVOPTS
+    7,  // IP_RETOPTS
+    8,  // IP_PKTINFO
+    10, // IP_MTU_DISCOVER
+    11, // IP_RECVERR
+    12, // IP_RECVTTL
+    13, // IP_RECVTOS
+    15, // IP_FREEBIND
+    18, // IP_PASSSEC
+    19, // IP_TRANSPARENT
+    20, // IP_RECVORIGDSTADDR
+    21, // IP_MINTTL
+    22, // IP_NODEFRAG
+    23, // IP_CHECKSUM
+    24, // IP_BIND_ADDRESS_NO_PORT
+    25, // IP_RECVFRAGSIZE
+    26, // IP_RECVERR_RFC4884
+    32, // IP_MULTICAST_IF
+    33, // IP_MULTICAST_TTL
+    34, // IP_MULTICAST_LOOP
+    49, // IP_MULTICAST_ALL
+    50, // IP_UNICAST_IF
+    51, // IP_LOCAL_PORT_RANGE
+];
+
+/// Of IPv6 (include/uapi/linux/in6.h).
+const IPV6: [i32; 35] = [
+    2,  // IPV6_2292PKTINFO
+    3,  // IPV6_2292HOPOPTS
+    4,  // IPV6_2292DSTOPTS
+    5,  // IPV6_2292RTHDR
+    7,  // IPV6_CHECKSUM
+    8,  // IPV6_2292HOPLIMIT
+    11, // IPV6_FLOWINFO
+    16, // IPV6_UNICAST_HOPS
+    17, // IPV6_MULTICAST_IF
+    18, // IPV6_MULTICAST_HOPS
+    19, // IPV6_MULTICAST_LOOP
+    23, // IPV6_MTU_DISCOVER
+    25, // IPV6_RECVERR
+    26, // IPV6_V6ONLY
+    29, // IPV6_MULTICAST_ALL
+    30, // IPV6_ROUTER_ALERT_ISOLATE
+    31, // IPV6_RECVERR_RFC4884
+    33, // IPV6_FLOWINFO_SEND
+    49, // IPV6_RECVPKTINFO
+    51, // IPV6_RECVHOPLIMIT
+    53, // IPV6_RECVHOPOPTS
+    56, // IPV6_RECVRTHDR
+    58, // IPV6_RECVDSTOPTS
+    60, // IPV6_RECVPATHMTU
+    62, // IPV6_DONTFRAG
+    66, // IPV6_RECVTCLASS
+    67, // IPV6_TCLASS
+    70, // IPV6_AUTOFLOWLABEL
+    72, // IPV6_ADDR_PREFERENCES
+    73, // IPV6_MINHOPCOUNT
+    74, // IPV6_RECVORIGDSTADDR
+    75, // IPV6_TRANSPARENT
+    76, // IPV6_UNICAST_IF
+    77, // IPV6_RECVFRAGSIZE
+    78, // IPV6_FREEBIND
+];
+
+/// Levels and names of those of IPv4 and IPv6.
+pub fn internet() -> impl Iterator<Item = (i32, i32)> {
+    let v4 = IP.iter().map(|&name| (libc::IPPROTO_IP, name));
+    v4.chain(IPV6.iter().map(|&name| (libc::IPPROTO_IPV6, name)))
+}
 
 /// Where the next peek starts; set last, because our own peeks and sends would move it.
 pub const SO_PEEK_OFF: i32 = 42;
@@ -173,6 +255,21 @@ fn comes_last(option: &SocketOption) -> bool {
 /// The option that could not be set, and why.
 pub fn set_early(fd: BorrowedFd<'_>, options: &[SocketOption]) -> io::Result<()> {
     options.iter().filter(|o| !comes_last(o)).try_for_each(|o| set(fd, o).map_err(|e| named(o, &e)))
+}
+
+/// Sets those particular to the socket's kind again that are not as they should be: to bind and to connect it may have
+/// changed them.
+///
+/// # Errors
+/// The option that could not be set, and why.
+pub fn set_again(fd: BorrowedFd<'_>, options: &[SocketOption]) -> io::Result<()> {
+    let mut room = [0; ROOM];
+    for option in options.iter().filter(|o| o.level != SOL_SOCKET) {
+        if value(fd, option.level, option.name, &mut room)?.is_none_or(|now| now != option.value.0) {
+            set(fd, option).map_err(|e| named(option, &e))?;
+        }
+    }
+    Ok(())
 }
 
 /// Sets all others, once the socket is connected and has in its queue what it had.

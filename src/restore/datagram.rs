@@ -126,7 +126,7 @@ impl Own<'_> {
 /// Makes all of them, by their index among the image's descriptions. `notes` gets what is lost.
 pub fn make(image: &Image, notes: &mut Vec<String>) -> Result<HashMap<u32, OwnedFd>, Error> {
     let checkpoint = image.checkpoint();
-    let failed = |own: &Own<'_>, e| Error::file("making the", &crate::model::Name(own.name().into_bytes()), e);
+    let failed = |own: &Own<'_>, e| Error::file("the making", &crate::model::Name(own.name().into_bytes()), e);
     let mut made: HashMap<u32, OwnedFd> = HashMap::new();
     for own in all(checkpoint) {
         let options = own.options().map_err(|e| failed(&own, e))?;
@@ -354,9 +354,11 @@ fn finish(own: &Own<'_>, fd: BorrowedFd<'_>, flags: u32) -> io::Result<()> {
         reuse(fd, false)?;
     }
     let options = own.options()?;
-    // To disconnect undoes it.
     for device in options.iter().filter(|o| (o.level, o.name) == (libc::SOL_SOCKET, libc::SO_BINDTODEVICE)) {
-        socket::set_option(fd, device.level, device.name, &device.value.0)?;
+        // To disconnect has undone it; where it was not, to do it again would need privilege (socket(7)).
+        if socket::option(fd, device.level, device.name, 64)? != device.value.0 {
+            socket::set_option(fd, device.level, device.name, &device.value.0)?;
+        }
     }
     options::set_late(fd, &options)?;
     fds::fcntl(fd, libc::F_SETFL, flags.into()).map(drop)

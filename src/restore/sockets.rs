@@ -130,7 +130,9 @@ pub fn make(
     for (index, socket, _) in unix(checkpoint) {
         let copy = work.copy(Which::File(index))?;
         unix::shut(copy, socket.shutdown).map_err(|e| Error::step("shutting down a socket", host, e))?;
-        options::set_late(copy, &socket.options).map_err(|e| Error::step("setting a socket's options", host, e))?;
+        options::set_early(copy, &socket.options)
+            .and_then(|()| options::set_late(copy, &socket.options))
+            .map_err(|e| Error::step("setting a socket's options", host, e))?;
         let flags = checkpoint.files.get(index as usize).map_or(0, |f| f.flags);
         fds::fcntl(copy, libc::F_SETFL, flags.into()).map_err(|e| Error::step("setting file flags", host, e))?;
     }

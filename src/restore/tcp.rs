@@ -19,7 +19,6 @@ use crate::sys::{fds, socket};
 use super::ports::{Ephemeral, connect_anyhow};
 use super::{Error, Sockets, sockets, unix};
 
-const TCP_CORK: i32 = 3;
 const V6ONLY: (i32, i32) = (libc::IPPROTO_IPV6, libc::IPV6_V6ONLY);
 
 /// A TCP socket of the image.
@@ -275,15 +274,21 @@ impl<'a> Work<'a> {
             reuse(fd, false)?;
         }
         options::set_late(fd, &own.socket.options)?;
-        for cork in own.socket.options.iter().filter(|o| is_cork(o)) {
-            socket::set_option(fd, cork.level, cork.name, &cork.value.0)?;
-        }
+        let again: Vec<SocketOption> =
+            own.socket.options.iter().filter(|o| (o.level, o.name) != V6ONLY).cloned().collect();
+        options::set_again(fd, &again)?;
         fds::fcntl(fd, libc::F_SETFL, flags.into()).map(drop)
     }
 }
 
-fn is_cork(option: &SocketOption) -> bool {
-    (option.level, option.name) == (libc::IPPROTO_TCP, TCP_CORK)
+/// Whether an option would be in our way: it holds bytes back, or says from where to connect.
+fn hinders(option: &SocketOption) -> bool {
+    const HINDERING: [(i32, i32); 3] = [
+        (libc::IPPROTO_TCP, 3),  // TCP_CORK
+        (libc::IPPROTO_TCP, 37), // TCP_TX_DELAY
+        (libc::IPPROTO_IP, 51),  // IP_LOCAL_PORT_RANGE
+    ];
+    HINDERING.contains(&(option.level, option.name))
 }
 
 /// SO_REUSEADDR.
@@ -294,7 +299,7 @@ pub fn reuse(fd: BorrowedFd<'_>, on: bool) -> io::Result<()> {
 /// A socket with the options that must come early; ports are shared for as long as we are at it.
 fn fresh(own: &Own<'_>) -> io::Result<OwnedFd> {
     let fd = socket::socket(own.tcp.domain, libc::SOCK_STREAM, 0)?;
-    let early: Vec<SocketOption> = own.socket.options.iter().filter(|o| !is_cork(o)).cloned().collect();
+    let early: Vec<SocketOption> = own.socket.options.iter().filter(|o| !hinders(o)).cloned().collect();
     options::set_early(fd.as_fd(), &early)?;
     reuse(fd.as_fd(), true)?;
     Ok(fd)
@@ -303,7 +308,7 @@ fn fresh(own: &Own<'_>) -> io::Result<OwnedFd> {
 /// Gives an accepted socket what it has not inherited. IPV6_V6ONLY it has inherited, and can't be given.
 fn adopt(fd: BorrowedFd<'_>, own: &Own<'_>) -> io::Result<()> {
     let differs = |o: &&SocketOption| {
-        !is_cork(o)
+        !hinders(o)
             && (o.level, o.name) != V6ONLY
             && socket::option(fd, o.level, o.name, 64).is_ok_and(|now| now != o.value.0)
     };
