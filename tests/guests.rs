@@ -231,6 +231,7 @@ guests! {
     mlock: true,
     reserved: true,
     patched: true,
+    gro: false,
     grown: true,
     brk: true,
     procs: true,

@@ -694,6 +694,41 @@ mod tests {
         edited(|c| huge(c, 1, 4 * PAGE)).unwrap();
     }
 
+    /// A TCP socket with something to read, of which the byte at `at` is urgent.
+    fn urgent(c: &mut Checkpoint, at: u64, state: crate::model::tcp::State) {
+        use crate::model::Hex;
+        use crate::model::fd::{Kind, OpenFile};
+        use crate::model::files::Content;
+        use crate::model::sockets::{Family, Message, Socket};
+        use crate::model::tcp::{TcpSocket, Urgent};
+        let address = Hex([&[2, 0, 0, 80, 127, 0, 0, 1][..], &[0; 8]].concat());
+        let urgent = Some(Urgent { at, read: false });
+        let family = Family::Tcp(TcpSocket { domain: 2, local: address, state, urgent });
+        let queue = vec![Message { size: 5, credentials: None, from: None, rights: Vec::new() }];
+        let content = Some(Content { id: 0, size: 5 });
+        let socket = Socket { kind: 1, family, shutdown: 0, queue, content, options: Vec::new() };
+        c.files.push(OpenFile { flags: 2, owner: None, kind: Kind::Socket(socket) });
+        c.manifest.requires = vec![crate::model::manifest::URGENT_DATA.into()];
+    }
+
+    #[test]
+    fn urgent_data_is_where_there_is_data() {
+        use crate::model::tcp::State;
+        edited(|c| urgent(c, 4, State::Ended { error: false })).unwrap();
+        let unsaid = |c: &mut Checkpoint| {
+            urgent(c, 4, State::Ended { error: false });
+            c.manifest.requires.clear();
+        };
+        for result in [
+            edited(|c| urgent(c, 5, State::Ended { error: false })),
+            edited(|c| urgent(c, u64::MAX, State::Ended { error: false })),
+            edited(|c| urgent(c, 0, State::Listening { backlog: 1 })),
+            edited(unsaid),
+        ] {
+            assert!(matches!(result, Err(Error::Inconsistent { .. })), "{result:?}");
+        }
+    }
+
     /// Lets the second process of the sample inherit `pages` (numbers of the first page, and of the one behind the last)
     /// from `from`.
     fn inheriting(c: &mut Checkpoint, from: i32, pages: &[(u64, u64)]) {
