@@ -28,6 +28,9 @@ const O_CLOEXEC: u32 = 0o2_000_000;
 const O_PATH: u32 = 0o10_000_000;
 const F_GETSIG: i32 = 11;
 
+/// So many descriptors are worth a thread.
+const LEAST: usize = 32;
+
 /// One descriptor as seen from outside.
 #[derive(Debug)]
 pub(super) struct SeenFd {
@@ -182,8 +185,6 @@ pub(super) struct Captured {
 
 /// All descriptors of the living processes; a table that several share, of the first of them.
 pub(super) fn look(held: &Held, inside: &Inside) -> Result<Vec<SeenFd>, Error> {
-    /// So many are worth a thread.
-    const LEAST: usize = 32;
     let mut all = Vec::new();
     let shared = |index: usize| inside.shares.get(&index).is_some_and(|s| s.descriptors.is_some());
     for (index, p) in held.processes.iter().enumerate().filter(|(_, p)| !p.threads.is_empty()) {
@@ -286,16 +287,18 @@ pub(super) fn capture(
     let (sockets, asks) = sockets::capture(&mut work, &groups, &mut found, inside, &file_of)?;
     settled.extend(sockets);
     out.asks = asks;
-    for group in &groups {
-        let Some(first) = group.holders.first().and_then(|i| seen.get(*i)) else { continue };
+    let firsts: Vec<(&Group, &SeenFd)> =
+        groups.iter().filter_map(|group| Some((group, seen.get(*group.holders.first()?)?))).collect();
+    let owners = many::each(&firsts, LEAST, |(_, first)| {
+        owner(&first.copy(held)?, inside).map_err(Error::of(first.host, "asking for a descriptor's owner"))
+    })?;
+    for ((group, first), owner) in firsts.into_iter().zip(owners) {
         // A socket that is ours and not settled was refused.
         if sockets::is_socket(first) && found.ours.contains(&first.meta.ino()) && !group.is_in(&settled) {
             continue;
         }
         if let Some(kind) = kind(&mut work, group, first, &roles, &settled, &file_of)? {
             flight::check(&mut work, group, first, &kind);
-            let owner =
-                owner(&first.copy(held)?, inside).map_err(Error::of(first.host, "asking for a descriptor's owner"))?;
             out.files.push(OpenFile { flags: files::flags(first), owner, kind });
         }
     }

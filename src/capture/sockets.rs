@@ -163,18 +163,19 @@ pub(super) fn capture(
         .filter_map(|group| Some((*group.holders.first()?, seen.get(*group.holders.first()?)?)))
         .filter(|(_, s)| is_socket(s) && found.ours.contains(&s.meta.ino()))
         .collect();
-    let mut read = tcp::read(work, &all, found, &file_of_inode)?;
+    let mut of_tcp = tcp::read(work, &all, found, &file_of_inode)?;
+    let mut of_unix = unix::read(work, &all, &found.unix)?;
     for (first, s) in all {
         let made = found.made.get(&s.meta.ino()).copied();
-        let socket = if found.unix.contains_key(&s.meta.ino()) {
+        let socket = if let Some(reading) = of_unix.remove(&s.meta.ino()) {
             let waiting = found.waiting.remove(&s.meta.ino());
             let indices = unix::Indices { by_inode: &file_of_inode, by_place: file_of };
-            unix::capture(work, s, &s.copy(work.held)?, waiting, found, inside, &indices)?
+            unix::capture(work, s, reading, waiting, found, inside, &indices)
         } else if let Some(made) = made.filter(|made| datagram::is(*made).is_some()) {
             datagram::capture(work, s, &s.copy(work.held)?, made, found, inside)?
         } else if let Some(made) = made.filter(|made| netlink::is(*made)) {
             netlink::capture(work, s, &s.copy(work.held)?, made, inside)?
-        } else if let Some(reading) = read.remove(&s.meta.ino()) {
+        } else if let Some(reading) = of_tcp.remove(&s.meta.ino()) {
             tcp::capture(work, s, reading, found, inside, &file_of_inode)
         } else {
             None

@@ -4,19 +4,20 @@ use std::collections::{HashMap, HashSet};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 
-use crate::model::sockets::{Family, Socket};
+use crate::model::sockets::{Family, Socket, SocketOption};
 use crate::model::unix::{Bound, Link, Listening, SocketFile, UnixSocket};
 use crate::model::{Name, Pid};
 use crate::net;
 use crate::net::diag::Unix;
 use crate::net::options::Made;
 use crate::net::queue::{Looking, Of};
+use crate::proc::many;
 use crate::sys::socket;
 use crate::tracer::{HeldProcess, Remote};
 
 use super::fd::{SeenFd, Work};
 use super::flight::Waiting;
-use super::sockets::{Found, credentials, model, options, refuse, remote_option};
+use super::sockets::{EBPF, FEW, Found, credentials, model, refuse, remote_option};
 use super::{Error, Inside};
 
 const SO_PEERCRED: i32 = 17;
@@ -44,18 +45,58 @@ pub(super) struct Indices<'a> {
     pub by_place: &'a HashMap<usize, u32>,
 }
 
+/// What a UNIX socket says of itself.
+#[derive(Debug)]
+pub(super) struct Reading {
+    ucred: Vec<u8>,
+    address: Vec<u8>,
+    peer_address: Option<Vec<u8>>,
+    /// Missing if there is a program of eBPF.
+    options: Option<Vec<SocketOption>>,
+}
+
+/// Asks the UNIX sockets among `all`; by inode.
+pub(super) fn read(
+    work: &Work<'_>,
+    all: &[(usize, &SeenFd)],
+    unix: &HashMap<u64, Unix>,
+) -> Result<HashMap<u64, Reading>, Error> {
+    let list: Vec<_> = all.iter().filter_map(|(_, s)| Some((*s, unix.get(&s.meta.ino())?))).collect();
+    let readings = many::each(&list, FEW, |(s, seen)| {
+        let failed = |step| Error::of(s.host, step);
+        let copy = s.copy(work.held)?;
+        let fd = copy.as_fd();
+        let reading = Reading {
+            ucred: socket::option(fd, libc::SOL_SOCKET, SO_PEERCRED, 12)
+                .map_err(failed("asking for a socket's peer"))?,
+            address: socket::name(fd).map_err(failed("asking for a socket's name"))?,
+            peer_address: socket::peer_name(fd).ok(),
+            options: work.fresh.compare(fd, made(seen), &[]).map_err(failed("asking for a socket's options"))?,
+        };
+        Ok::<_, Error>((s.meta.ino(), reading))
+    })?;
+    Ok(readings.into_iter().collect())
+}
+
+fn made(seen: &Unix) -> Made {
+    Made { domain: libc::AF_UNIX, kind: seen.kind.into(), protocol: 0 }
+}
+
 /// A UNIX socket of the tree, in which `waiting` was found; `None` if it was refused.
 pub(super) fn capture(
     work: &mut Work<'_>,
     s: &SeenFd,
-    copy: &OwnedFd,
+    reading: Reading,
     waiting: Option<Waiting>,
     found: &Found,
     inside: &Inside,
     indices: &Indices<'_>,
-) -> Result<Option<Socket>, Error> {
-    let failed = |step| Error::of(s.host, step);
-    let Some(seen) = found.unix.get(&s.meta.ino()) else { return Ok(None) };
+) -> Option<Socket> {
+    let seen = found.unix.get(&s.meta.ino())?;
+    let Some(options) = reading.options else {
+        refuse(work, s, EBPF, "");
+        return None;
+    };
     let (queue, rights) = match waiting {
         Some(Waiting::Messages(queue, rights)) => (queue, rights),
         other => {
@@ -68,13 +109,13 @@ pub(super) fn capture(
                 _ => ("an error waits in it, in front of its messages", "save it when that has been read"),
             };
             refuse(work, s, reason, hint);
-            return Ok(None);
+            return None;
         }
     };
     let link = link(s.meta.ino(), seen, found, indices);
     if matches!(link, Link::Waiting(_)) && seen.sent > 0 {
         refuse(work, s, EARLY, "save it when the server has taken the connection");
-        return Ok(None);
+        return None;
     }
     let mut listening = None;
     if seen.listening {
@@ -86,23 +127,20 @@ pub(super) fn capture(
                 Some(_) => continue,
             };
             refuse(work, s, reason, "save it when the server has taken the connection");
-            return Ok(None);
+            return None;
         }
         let waiting = seen.waiting.iter().map(|inode| indices.by_inode.get(inode).copied()).collect();
         listening = Some(Listening { backlog: seen.sent, waiting });
     }
-    let ucred = socket::option(copy.as_fd(), libc::SOL_SOCKET, SO_PEERCRED, 12)
-        .map_err(failed("asking for a socket's peer"))?;
-    let address = socket::name(copy.as_fd()).map_err(failed("asking for a socket's name"))?;
     let peer_name = match link {
-        Link::Closed | Link::Outside => socket::peer_name(copy.as_fd()).ok().and_then(|a| net::unix::name(&a)),
+        Link::Closed | Link::Outside => reading.peer_address.and_then(|a| net::unix::name(&a)),
         _ => None,
     };
     let family = UnixSocket {
         link,
-        peer: parse(&ucred).and_then(|c| credentials(c, inside)),
+        peer: parse(&reading.ucred).and_then(|c| credentials(c, inside)),
         reset: queue.error,
-        bound: net::unix::name(&address).map(|name| bound(work, name, seen, found)),
+        bound: net::unix::name(&reading.address).map(|name| bound(work, name, seen, found)),
         peer_name,
         listening,
     };
@@ -110,14 +148,12 @@ pub(super) fn capture(
     let datagrams = seen.kind == libc::SOCK_DGRAM as u8;
     let senders: Vec<_> =
         queue.messages.iter().map(|m| datagrams.then(|| net::unix::name(&m.from)).flatten()).collect();
-    let made = Made { domain: libc::AF_UNIX, kind: seen.kind.into(), protocol: 0 };
-    let Some(options) = options(work, s, copy, made)? else { return Ok(None) };
-    let mut socket = model(work, made, options, queue, Family::Unix(family), seen.shutdown, inside);
+    let mut socket = model(work, made(seen), options, queue, Family::Unix(family), seen.shutdown, inside);
     for ((message, from), places) in socket.queue.iter_mut().zip(senders).zip(rights) {
         message.from = from;
         message.rights = places.iter().filter_map(|place| indices.by_place.get(place).copied()).collect();
     }
-    Ok(Some(socket))
+    Some(socket)
 }
 
 fn link(inode: u64, seen: &Unix, found: &Found, indices: &Indices<'_>) -> Link {
