@@ -113,7 +113,47 @@ fn parsed<T>(path: &str, parse: impl FnOnce(&[u8]) -> Result<T, Malformed>) -> R
 /// # Errors
 /// If it cannot be read or makes no sense.
 pub fn smaps(pid: i32) -> Result<Vec<smaps::Mapping>, Error> {
-    parsed(&format!("{pid}/smaps"), smaps::parse)
+    mappings(&format!("/proc/{pid}/smaps"))
+}
+
+/// `/proc/PID/maps`: as `smaps`, without the page walk that makes smaps slow.
+///
+/// # Errors
+/// If it cannot be read or makes no sense.
+pub fn maps(pid: i32) -> Result<Vec<smaps::Mapping>, Error> {
+    mappings(&format!("/proc/{pid}/maps"))
+}
+
+/// Parses while it reads: of tens of thousands of mappings the text has tens of megabytes, for which no cache has room.
+fn mappings(path: &str) -> Result<Vec<smaps::Mapping>, Error> {
+    let fail = |source| Error::Read { path: path.to_owned(), source };
+    let odd = |Malformed(what)| Error::Malformed { path: path.to_owned(), what };
+    let mut file = std::fs::File::open(path).map_err(fail)?;
+    let mut parser = smaps::Parser::default();
+    let mut buffer = vec![0; 16 << 10];
+    let mut len = 0;
+    loop {
+        if len + 4096 > buffer.len() {
+            // A line of this length: a path may be long, each byte of it written as four.
+            if buffer.len() >= LONGEST {
+                return Err(fail(std::io::ErrorKind::OutOfMemory.into()));
+            }
+            buffer.resize(buffer.len() * 2, 0);
+        }
+        match file.read(buffer.get_mut(len..).unwrap_or_default()) {
+            Ok(0) => break,
+            Ok(n) => len += n,
+            Err(e) if e.kind() == std::io::ErrorKind::Interrupted => continue,
+            Err(e) => return Err(fail(e)),
+        }
+        let text = buffer.get(..len).unwrap_or_default();
+        let whole = text.iter().rposition(|b| *b == b'\n').map_or(0, |last| last + 1);
+        parser.add(text.get(..whole).unwrap_or_default()).map_err(odd)?;
+        buffer.copy_within(whole..len, 0);
+        len -= whole;
+    }
+    parser.add(buffer.get(..len).unwrap_or_default()).map_err(odd)?;
+    Ok(parser.mappings())
 }
 
 /// `/proc/PID/stat`.

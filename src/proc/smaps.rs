@@ -85,31 +85,52 @@ impl VmFlags {
     }
 }
 
-/// Parses the text of `smaps` (or of `maps`).
-///
-/// # Errors
-/// If a mapping's first line makes no sense, or mappings are not in ascending order.
-pub fn parse(bytes: &[u8]) -> Result<Vec<Mapping>, Malformed> {
-    let mut out: Vec<Mapping> = Vec::new();
-    for line in bytes.split(|b| *b == b'\n') {
-        match line.first() {
-            None => {}
-            // Detail lines start with a capital letter, addresses are in small letters.
-            Some(b'A'..=b'Z') => {
-                if let Some(mapping) = out.last_mut() {
-                    detail(mapping, line);
+/// Parses the text of `smaps` (or of `maps`) piece by piece.
+#[derive(Debug, Default)]
+pub struct Parser(Vec<Mapping>);
+
+impl Parser {
+    /// Takes the next lines, all of them whole.
+    ///
+    /// # Errors
+    /// If a mapping's first line makes no sense, or mappings are not in ascending order.
+    pub fn add(&mut self, lines: &[u8]) -> Result<(), Malformed> {
+        for line in lines.split(|b| *b == b'\n') {
+            match line.first() {
+                None => {}
+                // Detail lines start with a capital letter, addresses are in small letters.
+                Some(b'A'..=b'Z') => {
+                    if let Some(mapping) = self.0.last_mut() {
+                        detail(mapping, line);
+                    }
                 }
-            }
-            Some(_) => {
-                let mapping = header(line).ok_or(Malformed("the first line of a mapping is odd"))?;
-                if mapping.start >= mapping.end || out.last().is_some_and(|last| last.end > mapping.start) {
-                    return Err(Malformed("mappings are not in ascending order"));
+                Some(_) => {
+                    let mapping = header(line).ok_or(Malformed("the first line of a mapping is odd"))?;
+                    if mapping.start >= mapping.end || self.0.last().is_some_and(|last| last.end > mapping.start) {
+                        return Err(Malformed("mappings are not in ascending order"));
+                    }
+                    self.0.push(mapping);
                 }
-                out.push(mapping);
             }
         }
+        Ok(())
     }
-    Ok(out)
+
+    /// What there was.
+    pub fn mappings(self) -> Vec<Mapping> {
+        self.0
+    }
+}
+
+/// Parses a whole text.
+///
+/// # Errors
+/// As [`Parser::add`].
+#[cfg(test)]
+pub fn parse(bytes: &[u8]) -> Result<Vec<Mapping>, Malformed> {
+    let mut parser = Parser::default();
+    parser.add(bytes)?;
+    Ok(parser.mappings())
 }
 
 fn header(line: &[u8]) -> Option<Mapping> {

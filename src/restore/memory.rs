@@ -6,7 +6,8 @@ use std::io;
 use crate::image::{Image, Run, process_part, shared_part};
 use crate::model::memory::{Backing, Vma};
 use crate::model::process::Process;
-use crate::model::{Addr, Checkpoint, Name, Pid};
+use crate::model::{Addr, Checkpoint, Name, Pid, Refusal};
+use crate::proc;
 use crate::proc::smaps::Mapping;
 use crate::tracer;
 
@@ -29,6 +30,13 @@ const MADV_GUARD_INSTALL: u64 = 102;
 const MLOCK_ONFAULT: u64 = 1;
 const MCL_FUTURE: u64 = 2;
 const MCL_ONFAULT: u64 = 4;
+
+/// Code and data of the stub.
+const STUB_MAPS: usize = 2;
+/// `[vvar]`, `[vvar_vclock]`, `[vdso]`.
+const KERNEL_MAPS: usize = 3;
+/// What mremap(2) wants to be free to move one (mm/mremap.c: three, two for the move, and it counts from the limit itself).
+const SPARE_MAPS: usize = 6;
 
 /// Where a process under construction keeps what it can't make itself: the stub, the kernel's own mappings, shared
 /// memory. One range of addresses, the same in all of them, that the program does not use.
@@ -120,6 +128,28 @@ pub fn hold_len(checkpoint: &Checkpoint) -> u64 {
     let again = read_only_objects(checkpoint);
     let again = again.iter().filter_map(|&object| anon.get(object as usize));
     anon.iter().chain(again).fold(LEN, |sum, object| sum.saturating_add(object.size))
+}
+
+/// Processes with more mappings than this kernel lets us make, with what a resume needs beside them.
+pub fn conflicts(checkpoint: &Checkpoint, conflicts: &mut Vec<Refusal>) {
+    let Ok(most) = proc::number("sys/vm/max_map_count") else { return };
+    let hold = STUB_MAPS + KERNEL_MAPS + checkpoint.shared.anon.len() + read_only_objects(checkpoint).len();
+    for process in &checkpoint.processes {
+        let vmas = &process.memory.vmas;
+        let rings = vmas.iter().any(|v| matches!(v.backing, Backing::Ring { .. }));
+        // For a ring all the gaps between others are filled for a moment.
+        let between = || vmas.windows(2).filter(|two| matches!(two, [a, b] if a.end < b.start)).count();
+        let gaps = if rings { between() + hold + 2 } else { 0 };
+        let needed = (vmas.len() + hold + gaps + SPARE_MAPS) as i64;
+        if needed > most {
+            conflicts.push(Refusal {
+                pid: process.pid,
+                object: "memory".to_owned(),
+                reason: format!("its {} mappings and those that a resume needs are more than {most}", vmas.len()),
+                hint: format!("raise vm.max_map_count to {needed}"),
+            });
+        }
+    }
 }
 
 /// Objects that somebody has mapped so that it can't be made writable.
@@ -383,4 +413,31 @@ fn seal(puppet: &mut Puppet, process: &Process) -> Result<(), Error> {
         batch.call("mlockall", libc::SYS_mlockall, &[flags]);
     }
     puppet.run(batch).map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn too_many_mappings_are_told_beforehand() {
+        let mut sample = crate::image::sample();
+        let told = |sample: &Checkpoint| {
+            let mut conflicts = Vec::new();
+            super::conflicts(sample, &mut conflicts);
+            conflicts.into_iter().map(|c| (c.pid, c.reason, c.hint)).collect::<Vec<_>>()
+        };
+        assert_eq!(told(&sample), []);
+        let most = proc::number("sys/vm/max_map_count").unwrap() as usize;
+        // One object of shared memory waits for its place.
+        let most_own = most - STUB_MAPS - KERNEL_MAPS - SPARE_MAPS - 1;
+        let process = &mut sample.processes[1];
+        let vma = process.memory.vmas[0].clone();
+        process.memory.vmas.resize(most_own, vma.clone());
+        assert_eq!(told(&sample), []);
+        sample.processes[1].memory.vmas.push(vma);
+        let reason = format!("its {} mappings and those that a resume needs are more than {most}", most_own + 1);
+        let hint = format!("raise vm.max_map_count to {}", most + 1);
+        assert_eq!(told(&sample), [(Pid(101), reason, hint)]);
+    }
 }

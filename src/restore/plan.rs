@@ -13,8 +13,8 @@ use super::changed::{self, Changed};
 use super::namespaces::{self, Wanted};
 use super::tree::{Order, order};
 use super::{
-    Error, Options, Pids, Sockets, credentials, datagram, fd, hugetlb, inotify, ipc, limits, locks, manifest, mqueue,
-    netlink, opath, procfs, seccomp, sockets, tcp, thread, vdso,
+    Error, Options, Pids, Sockets, credentials, datagram, fd, hugetlb, inotify, ipc, limits, locks, manifest, memory,
+    mqueue, netlink, opath, procfs, seccomp, sockets, tcp, thread, vdso,
 };
 
 /// A complete plan.
@@ -78,6 +78,7 @@ pub fn plan(image: &Image, options: &Options) -> Result<Plan, Error> {
     mqueue::conflicts(checkpoint, wanted, &mut conflicts);
     tcp::conflicts(checkpoint, &mut conflicts);
     hugetlb::conflicts(checkpoint, &mut conflicts);
+    memory::conflicts(checkpoint, &mut conflicts);
     datagram::conflicts(checkpoint, &mut conflicts);
     netlink::conflicts(checkpoint, &mut conflicts);
     pids(checkpoint, options, wanted, &mut conflicts);

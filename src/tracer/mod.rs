@@ -124,8 +124,4 @@ pub(crate) fn decode(raw: u64) -> io::Result<u64> {
     }
 }
 
-/// /proc/PID/maps: as `smaps`, without the page walk that makes smaps slow.
-pub(crate) fn maps(pid: i32) -> Result<Vec<proc::smaps::Mapping>, proc::Error> {
-    let path = format!("{pid}/maps");
-    proc::smaps::parse(&proc::read(&path)?).map_err(|e| proc::Error::Malformed { path, what: e.0 })
-}
+pub(crate) use proc::maps;
