@@ -30,9 +30,9 @@ pub fn build(name: &str, dir: &Path) -> Result<PathBuf> {
     Ok(out)
 }
 
-/// A guest in Python.
+/// A guest in Python, which leaves no compiled modules among its sources.
 pub fn python(name: &str) -> Vec<PathBuf> {
-    vec!["python3".into(), sources().join(name).with_extension("py")]
+    vec!["python3".into(), "-B".into(), sources().join(name).with_extension("py")]
 }
 
 /// Closes what whoever started us has left open to be inherited (a job server's pipes, say): a program with such

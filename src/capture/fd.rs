@@ -21,7 +21,7 @@ use super::sharing::Distinct;
 use super::view::View;
 use super::{
     Error, Inside, epoll, eventfd, files, flight, inotify, linked, locks, opath, pidfd, pipes, procfs, pty, signalfd,
-    sockets, stdio, timerfd,
+    sockets, stdio, timerfd, uring,
 };
 
 const O_CLOEXEC: u32 = 0o2_000_000;
@@ -304,7 +304,7 @@ pub(super) fn capture(
     }
     for (index, s) in seen.iter().enumerate() {
         let Some(&file) = file_of.get(&index).filter(|_| s.own.is_none()) else { continue };
-        if s.link == super::uring::NAME {
+        if s.link == uring::NAME {
             out.rings.insert(s.meta.ino(), file);
         }
         let cloexec = s.info.flags & O_CLOEXEC != 0;
@@ -355,8 +355,8 @@ fn anonymous(work: &mut Work<'_>, s: &SeenFd, file_of: &HashMap<usize, u32>) -> 
         (Detail::Epoll(watches), _) => epoll::capture(work, s, watches, file_of)?.map(Kind::Epoll),
         // One that watches nothing has no lines of its own.
         (Detail::None, b"[eventpoll]") => epoll::capture(work, s, &[], file_of)?.map(Kind::Epoll),
-        (Detail::IoUring(ring), _) => super::uring::capture(work, s, Some(ring))?,
-        (Detail::None, b"[io_uring]") => super::uring::capture(work, s, None)?,
+        (Detail::IoUring(ring), _) => uring::capture(work, s, Some(ring))?,
+        (Detail::None, b"[io_uring]") => uring::capture(work, s, None)?,
         (_, name) => {
             let name = name.strip_prefix(b"[").and_then(|n| n.strip_suffix(b"]")).unwrap_or(name);
             work.refusals.add(s.pid, s.object(&String::from_utf8_lossy(name)), "not supported", "");

@@ -11,7 +11,8 @@ use super::mapped::Mapped;
 use super::memory::{SharedAnon, Whole};
 use super::refusals::Refusals;
 use super::{
-    Error, Inside, Request, SaveFiles, fd, gone, ipc, keep, memory, namespaces, process, sharing, thread, tree,
+    Error, Inside, Request, SaveFiles, aio, fd, gone, ipc, keep, memory, namespaces, process, sharing, thread, tree,
+    uring,
 };
 
 /// What was seen.
@@ -92,7 +93,7 @@ pub(super) fn look(held: &Held, request: &Request<'_>) -> Result<Looked, Error> 
     let fds = fd::capture(held, root_index, &inside, files, &mut contents, &mut refusals)?;
     for process in &mut processes {
         let pid = held.processes.get(process.index).map_or(root.pid, |p| p.pid);
-        super::uring::settle(&mut process.memory.memory, pid, &rings, &fds.rings, &mut refusals);
+        uring::settle(&mut process.memory.memory, pid, &rings, &fds.rings, &mut refusals);
     }
     let users = processes.iter().filter_map(|l| {
         let pid = held.processes.get(l.index)?.pid;
@@ -104,7 +105,7 @@ pub(super) fn look(held: &Held, request: &Request<'_>) -> Result<Looked, Error> 
         gone::refuse(root.pid, &mapped, &mut refusals);
     }
     if refusals.0.is_empty() {
-        super::aio::capture(held, &mut processes, &mut refusals)?;
+        aio::capture(held, &mut processes, &mut refusals)?;
         gone::capture(held, &maps_of_gone, &mut mapped, &mut contents)?;
     }
     let tree = tree::capture(held, root, request.reaper, &inside.shares);

@@ -26,8 +26,8 @@ use super::ipc::Space;
 use super::look::{Looked, LookedProcess, look, unless_cancelled};
 use super::pages::{Origin, Pages};
 use super::{
-    After, Error, Output, Request, Saved, datagram, inherits, inotify, jobcontrol, manifest, mempolicy, mqnotify,
-    mqueue, netlink, process, procfs, pty, shared, sockets, sysvsem, tcp, thread, timerfd, unix,
+    After, Error, Output, Request, Saved, aio, datagram, inherits, inotify, jobcontrol, manifest, mempolicy, mqnotify,
+    mqueue, netlink, process, procfs, pty, shared, sockets, sysvsem, tcp, thread, timerfd, unix, uring,
 };
 
 /// Saves a tree: holds it, looks at it, writes the image, lets it go (or stops or ends it).
@@ -115,8 +115,8 @@ fn hold_and_look(request: &Request<'_>) -> Result<(Held, Looked), Error> {
         netlink::UNREAD,
         mqnotify::WITH_MESSAGES,
         mqnotify::PENDING,
-        super::aio::UNDER_WAY,
-        super::uring::UNDER_WAY,
+        aio::UNDER_WAY,
+        uring::UNDER_WAY,
     ];
     loop {
         let held = hold(&request.hold())?;
@@ -177,10 +177,10 @@ fn take(held: &mut Held, looked: Looked, mut manifest: Manifest, request: &Reque
             threads.push(thread);
         }
         for ((asked, answers), thread) in asked.rings.iter().zip(&answers).zip(&threads) {
-            super::uring::registered(asked, answers, thread.tid)?;
+            uring::registered(asked, answers, thread.tid)?;
         }
         let Some(first) = answers.first() else { continue };
-        super::aio::check(&asked.contexts, first, p.pid)?;
+        aio::check(&asked.contexts, first, p.pid)?;
         for (queue, asked) in &asked.notifications {
             if let Some(queue) = contents.mqueues.get_mut(*queue) {
                 queue.set_notification(asked.answered(first)?);
@@ -276,9 +276,9 @@ fn inherit(
 #[derive(Debug)]
 struct Asked {
     threads: Vec<thread::Asked>,
-    contexts: super::aio::Asked,
+    contexts: aio::Asked,
     /// Of each thread, if there are rings at all.
-    rings: Vec<super::uring::Asked>,
+    rings: Vec<uring::Asked>,
     process: process::Asked,
     children: Vec<(Pid, Room)>,
     /// Of message queues, by their index.
@@ -294,7 +294,7 @@ fn ask(held: &Held, seen: &mut [LookedProcess], rings: bool, queues: &[mqueue::S
         let Some(p) = held.processes.get(looked.index) else { continue };
         let mut first = Calls::default();
         let process = process::ask(p, &mut looked.seen, &looked.memory.memory, nodes, &mut first);
-        let contexts = super::aio::ask(&mut first, &looked.memory.memory.aio);
+        let contexts = aio::ask(&mut first, &looked.memory.memory.aio);
         let children = families.get(&p.host).map_or_else(Vec::new, |children| jobcontrol::ask(&mut first, children));
         let registered = queues.iter().enumerate().filter_map(|(i, queue)| Some((i, queue.notify?)));
         let registered = registered.filter(|(_, notify)| notify.is_of(looked.index));
@@ -303,7 +303,7 @@ fn ask(held: &Held, seen: &mut [LookedProcess], rings: bool, queues: &[mqueue::S
         for (thread, t) in p.threads.iter().enumerate() {
             let mut calls = std::mem::take(&mut first);
             threads.push(thread::ask(&mut calls, nodes));
-            of_rings.extend(rings.then(|| super::uring::ask(&mut calls)));
+            of_rings.extend(rings.then(|| uring::ask(&mut calls)));
             // If we die, a filter may judge what is left of a table.
             let one_by_one = t.status.seccomp != 0;
             jobs.push(Job { process: looked.index, thread, calls, one_by_one });

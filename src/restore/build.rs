@@ -308,11 +308,10 @@ impl Builder<'_> {
     }
 
     fn foreground(&mut self) -> Result<(), Error> {
-        let leaders: Vec<Pid> = self.checkpoint.shared.ptys.iter().filter_map(|p| Some(p.session?.leader)).collect();
-        for leader in leaders {
-            let groups: BTreeMap<Pid, i32> =
-                self.checkpoint.tree.members.iter().map(|m| (m.pgid, self.actual(m.pgid))).collect();
-            let actual = |pid: Pid| groups.get(&pid).copied().unwrap_or(pid.0);
+        let groups: BTreeMap<Pid, i32> =
+            self.checkpoint.tree.members.iter().map(|m| (m.pgid, self.actual(m.pgid))).collect();
+        let actual = |pid: Pid| groups.get(&pid).copied().unwrap_or(pid.0);
+        for leader in self.checkpoint.shared.ptys.iter().filter_map(|p| Some(p.session?.leader)) {
             if let Some(puppet) = self.puppets.get_mut(&leader) {
                 pty::foreground(puppet, leader, self.checkpoint, self.sources, actual)?;
             }

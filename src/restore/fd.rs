@@ -18,7 +18,9 @@ use super::late::Handover;
 use super::numbers::{self, Numbers};
 use super::stub::{Expect, Puppet};
 use super::view::View;
-use super::{Error, Options, epoll, eventfd, files, inotify, opath, pipes, pty, signalfd, sockets, stdio, timerfd};
+use super::{
+    Error, Options, epoll, eventfd, files, inotify, opath, pipes, pty, signalfd, sockets, stdio, timerfd, uring,
+};
 
 const RLIMIT_NOFILE: u32 = 7;
 
@@ -115,7 +117,7 @@ pub fn open_all(image: &Image, options: &Options, changed: &Changed, view: &View
                 Kind::Socket(Socket { family: Family::Tcp(_) | Family::Datagram(_) | Family::Netlink(_), .. }),
                 _,
             ) => sockets::take(&mut networked, index)?,
-            (None, Kind::Uring(ring), _) => super::uring::open(image, ring, file.flags, options.cancel)?,
+            (None, Kind::Uring(ring), _) => uring::open(image, ring, file.flags, options.cancel)?,
             (None, Kind::Pty(_), _) => pty::open(&mut terminals, index)?,
             (None, ..) => open(options, file, &mut contents)?,
         };

@@ -16,7 +16,7 @@ use super::fill::{self, Filler};
 use super::hugetlb;
 use super::inherit::{self, Range};
 use super::stub::{Batch, Expect, LEN, Puppet};
-use super::{Error, process, switches, vdso};
+use super::{Error, aio, process, switches, uring, vdso};
 
 const PROT_READ: u32 = 1;
 const PROT_WRITE: u32 = 2;
@@ -234,7 +234,7 @@ pub fn furnish(
         }
     }
     puppet.run(batch)?;
-    super::uring::map(puppet, process, site.sources)?;
+    uring::map(puppet, process, site.sources)?;
     site.filler.parts(puppet, site.sources, [(process_part(process.pid), 0)].into_iter())?;
     let lost = lost(process, site, &plan)?;
     fill::read(puppet, site.sources, lost.into_iter())
@@ -292,7 +292,7 @@ fn lost(process: &Process, site: &Site<'_>, plan: &inherit::Plan) -> Result<Vec<
 
 /// Makes furnished memory what it is to be, once nobody is born of the process any more.
 pub fn finish(puppet: &mut Puppet, process: &Process, site: &Site<'_>, foreign_vdso: bool) -> Result<(), Error> {
-    super::aio::make(puppet, process, site.sources)?;
+    aio::make(puppet, process, site.sources)?;
     let mut batch = puppet.batch();
     switches::membarrier(&mut batch, &process.switches);
     for (vma, range) in process.memory.vmas.iter().zip(site.ranges(process.pid)) {

@@ -14,7 +14,7 @@ use super::namespaces::{self, Wanted};
 use super::tree::{Order, order};
 use super::{
     Error, Options, Pids, Sockets, credentials, datagram, fd, hugetlb, inotify, ipc, limits, locks, manifest, memory,
-    mqueue, netlink, opath, procfs, seccomp, sockets, tcp, thread, vdso,
+    mqueue, netlink, opath, procfs, seccomp, sockets, tcp, thread, uring, vdso,
 };
 
 /// A complete plan.
@@ -65,7 +65,7 @@ pub fn plan(image: &Image, options: &Options) -> Result<Plan, Error> {
             hint: "resume under Linux 6.13 or newer".to_owned(),
         });
     }
-    super::uring::possible(checkpoint)?;
+    uring::possible(checkpoint)?;
     let wanted = namespaces::wanted(options);
     let (mut conflicts, mut notes) = (Vec::new(), Vec::new());
     let changed = changed::look(checkpoint, options.files, &mut conflicts, &mut notes);
