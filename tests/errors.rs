@@ -971,7 +971,6 @@ fn kernel_objects_that_cannot_be_saved() {
     let program = guest!("refused");
     for (kind, object, reason) in [
         ("io_uring-thread", "io_uring", "IORING_SETUP_SQPOLL"),
-        ("io_uring-issuer", "io_uring", "IORING_SETUP_SINGLE_ISSUER"),
         ("io_uring-number", "io_uring", "UV_USE_IO_URING=0"),
         ("io_uring-eventfd", "io_uring", "registering an eventfd with it is not supported"),
         ("io_uring-busy", "io_uring", "requests are under way in it"),

@@ -23,7 +23,7 @@ fn guest(name: &str, build: Build) -> Option<PathBuf> {
     // It says so by its exit status: they may be forbidden.
     let no_rings =
         |program: &PathBuf| std::process::Command::new(program).arg("?").status().is_ok_and(|s| !s.success());
-    if name == "uring" && program.as_ref().is_some_and(no_rings) {
+    if name.starts_with("uring") && program.as_ref().is_some_and(no_rings) {
         skip(name, "the kernel does not give us a ring of io_uring");
         return None;
     }
@@ -209,6 +209,7 @@ guests! {
     pidfd: true,
     inotify: true,
     uring: true,
+    uringowners: true,
     aio: true,
     itimers: true,
     posixtimers: true,

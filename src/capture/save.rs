@@ -158,6 +158,7 @@ fn take(held: &mut Held, looked: Looked, mut manifest: Manifest, request: &Reque
     let mut answers = all.iter();
     let mut news = HashMap::new();
     sockets::ask(held, &fds.asks, &mut fds.files)?;
+    uring::issuers(held, &mut fds.files, &fds.descriptors)?;
     let (mut processes, mut parts, mut origins) = (Vec::new(), Vec::new(), Vec::new());
     for (LookedProcess { index, seen: looked, memory }, asked) in seen.into_iter().zip(asked) {
         unless_cancelled(request.cancel)?;

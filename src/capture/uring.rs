@@ -5,16 +5,16 @@ use std::collections::HashMap;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 
-use crate::model::fd::Kind;
+use crate::model::fd::{Descriptor, Kind, OpenFile};
 use crate::model::memory::{Backing, Memory};
-use crate::model::uring::{IOPOLL, NO_SQARRAY, OFFSETS, Uring, word};
+use crate::model::uring::{DEFER_TASKRUN, DISABLED, IOPOLL, NO_SQARRAY, OFFSETS, SINGLE_ISSUER, Uring, word};
 use crate::model::{Pid, Refusal};
 use crate::proc::fdinfo::Ring;
 use crate::sys::uring::{self, Map};
-use crate::tracer::{Answers, Call, Calls};
+use crate::tracer::{Answers, Call, Calls, Held, Remote};
 
 use super::Error;
-use super::fd::{SeenFd, Work};
+use super::fd::{SeenFd, TableOf, Work};
 use super::refusals::Refusals;
 
 /// Most requests end soon.
@@ -23,12 +23,17 @@ pub(super) const UNDER_WAY: &str = "requests are under way in it";
 pub(super) const NAME: &[u8] = b"anon_inode:[io_uring]";
 /// io_uring_register(2).
 const REGISTER_EVENTFD: u32 = 4;
+const REGISTER_RESTRICTIONS: u32 = 11;
+const REGISTER_PBUF_STATUS: u32 = 26;
 const REGISTER_NAPI: u32 = 27;
 /// Groups of buffers that are looked for.
 const GROUPS: u32 = 1024;
 /// Rings that a thread can register (IO_RINGFD_REG_MAX).
 const REGISTERED: u64 = 16;
 const ENTER_REGISTERED_RING: u64 = 16;
+const EVENTFD: &str = "registering an eventfd with it";
+const RESTRICTED: &str = "restricting what it may be asked for";
+const GROUPS_OF_BUFFERS: &str = "registering groups of buffers with it";
 const AVOID: &str = "have the program do without it (with libuv: UV_USE_IO_URING=0)";
 
 /// A ring; `None` if it was refused. `seen`: what the kernel says of it, unless it is at work.
@@ -51,13 +56,11 @@ pub(super) fn capture(work: &mut Work<'_>, s: &SeenFd, seen: Option<&Ring>) -> R
 
 /// The ring and what is in its memory, or why not.
 fn look(seen: &Ring, copy: BorrowedFd<'_>) -> Result<(Uring, Vec<u8>), String> {
-    if let Some(what) = unsupported(seen, copy) {
-        return Err(format!("{what} is not supported"));
-    }
+    let flags = owned(seen, copy).map_err(|what| format!("{what} is not supported"))?;
     let (sq_entries, cq_entries) = (seen.sq_mask.wrapping_add(1), seen.cq_mask.wrapping_add(1));
     let content = crate::model::files::Content { id: 0, size: 0 };
     let (sq_head, cq_tail) = (seen.sq_head, seen.cq_tail);
-    let mut uring = Uring { flags: 0, sq_entries, cq_entries, sq_head, cq_tail, content };
+    let mut uring = Uring { flags: 0, issuer: None, sq_entries, cq_entries, sq_head, cq_tail, content };
     let map = |offset, len| Map::new(copy, offset, len).map_err(unmapped);
     let ring = map(OFFSETS[0], uring.ring_len())?;
     // Entries of twice the size (IORING_SETUP_SQE128, IORING_SETUP_CQE32) show where there are pages more.
@@ -80,7 +83,8 @@ fn look(seen: &Ring, copy: BorrowedFd<'_>) -> Result<(Uring, Vec<u8>), String> {
     if !ring.is_whole() || indices.clone().all(|i| ring.word(i) == 0) {
         uring.flags |= NO_SQARRAY;
     }
-    if polls(copy) {
+    uring.flags |= flags;
+    if flags & SINGLE_ISSUER == 0 && polls(copy) {
         uring.flags |= IOPOLL;
     }
     let reported = cq_tail.wrapping_add(ring.word(word::CQ_OVERFLOW)).wrapping_add(ring.word(word::SQ_DROPPED));
@@ -110,36 +114,129 @@ fn unmapped(error: io::Error) -> String {
     }
 }
 
-/// What a ring has that can't be made again.
-fn unsupported(seen: &Ring, copy: BorrowedFd<'_>) -> Option<&'static str> {
+/// Whose a ring is, as flags, or what it has that can't be made again. Of one with a single issuer that one must be asked
+/// for the rest ([`issuers`]).
+fn owned(seen: &Ring, copy: BorrowedFd<'_>) -> Result<u32, &'static str> {
     if seen.sq_thread {
-        return Some("a thread of the kernel that takes its requests (IORING_SETUP_SQPOLL)");
+        return Err("a thread of the kernel that takes its requests (IORING_SETUP_SQPOLL)");
     }
     if seen.files + seen.buffers > 0 {
-        return Some("registering files or buffers with it");
+        return Err("registering files or buffers with it");
     }
     if seen.personalities > 0 {
-        return Some("registering credentials with it");
+        return Err("registering credentials with it");
     }
     match uring::try_register(copy, REGISTER_EVENTFD) {
         libc::EFAULT => {}
-        libc::EEXIST => return Some("a ring of one thread (IORING_SETUP_SINGLE_ISSUER)"),
-        libc::EBUSY => return Some("registering an eventfd with it"),
-        _ => return Some("restricting what it may be asked for"),
+        libc::EEXIST if uring::get_events(copy) == libc::EEXIST => return Ok(SINGLE_ISSUER | DEFER_TASKRUN),
+        libc::EEXIST => return Ok(SINGLE_ISSUER),
+        libc::EBUSY => return Err(EVENTFD),
+        _ => return Err(RESTRICTED),
     }
-    if uring::enter(copy, 0).is_err_and(|e| e.raw_os_error() == Some(libc::EBADFD)) {
-        return Some("a ring that is not enabled yet (IORING_SETUP_R_DISABLED)");
+    let disabled = uring::enter(copy, 0).is_err_and(|e| e.raw_os_error() == Some(libc::EBADFD));
+    if disabled && uring::try_register(copy, REGISTER_RESTRICTIONS) != libc::EFAULT {
+        return Err(RESTRICTED);
     }
-    // Of groups whose buffers were provided by requests it says EINVAL; kernels before 6.8 say so always.
-    let groups: Vec<i32> = (0..GROUPS).map(|group| uring::buffers(copy, group)).collect();
-    let some = groups.contains(&0) || groups.contains(&libc::ENOENT) && groups.contains(&libc::EINVAL);
-    some.then_some("registering groups of buffers with it")
+    if has_groups((0..GROUPS).map(|group| uring::buffers(copy, group))) {
+        return Err(GROUPS_OF_BUFFERS);
+    }
+    Ok(if disabled { DISABLED } else { 0 })
+}
+
+/// By the errnos of asking for each: of groups whose buffers were provided by requests it says EINVAL; kernels before 6.8
+/// say so always.
+fn has_groups(errnos: impl Iterator<Item = i32>) -> bool {
+    let errnos: Vec<i32> = errnos.collect();
+    errnos.contains(&0) || errnos.contains(&libc::ENOENT) && errnos.contains(&libc::EINVAL)
 }
 
 /// Whether it polls devices: it takes no NAPI settings then, which an ordinary ring does.
 fn polls(copy: BorrowedFd<'_>) -> bool {
+    refuses_napi(uring::try_register(copy, REGISTER_NAPI))
+}
+
+fn refuses_napi(errno: i32) -> bool {
     let ordinary = || uring::setup(1, 0, 0).map(|(fd, _)| uring::try_register(fd.as_fd(), REGISTER_NAPI));
-    uring::try_register(copy, REGISTER_NAPI) == libc::EINVAL && ordinary().is_ok_and(|e| e == libc::EFAULT)
+    errno == libc::EINVAL && ordinary().is_ok_and(|e| e == libc::EFAULT)
+}
+
+/// Finds the threads that rings with a single issuer belong to: to all others the kernel says EEXIST. Those are asked for what
+/// nobody else may ask.
+pub(super) fn issuers(
+    held: &mut Held,
+    files: &mut [OpenFile],
+    descriptors: &HashMap<TableOf, Vec<Descriptor>>,
+) -> Result<(), Error> {
+    for (index, file) in (0u32..).zip(files) {
+        let Kind::Uring(ring) = &mut file.kind else { continue };
+        if ring.flags & SINGLE_ISSUER == 0 {
+            continue;
+        }
+        let tables =
+            descriptors.iter().filter_map(|(table, fds)| Some((*table, fds.iter().find(|d| d.file == index)?.fd)));
+        let mut tables: Vec<(TableOf, i32)> = tables.collect();
+        tables.sort_unstable();
+        let mut found = None;
+        for &((process, table), fd) in &tables {
+            let Some(p) = held.processes.get_mut(process) else { continue };
+            for thread in table.map_or(0..p.threads.len(), |thread| thread..thread + 1) {
+                let Some(tid) = p.threads.get(thread).map(|t| t.tid) else { continue };
+                let mut remote = p.remote(thread)?;
+                if found.is_none() && register(&mut remote, fd, REGISTER_EVENTFD)? != libc::EEXIST {
+                    ask_issuer(&mut remote, fd, ring)?.map_err(|what| refused(tid, what))?;
+                    found = Some(tid);
+                }
+            }
+        }
+        ring.issuer = found;
+        if found.is_none() {
+            let pid =
+                tables.first().and_then(|((process, _), _)| held.processes.get(*process)).map_or(Pid(0), |p| p.pid);
+            return Err(refused(pid, "a ring of a thread that has ended (IORING_SETUP_SINGLE_ISSUER)"));
+        }
+    }
+    Ok(())
+}
+
+/// What a ring's own thread tells of it, or what can't be made again.
+fn ask_issuer(remote: &mut Remote<'_>, fd: i32, ring: &mut Uring) -> Result<Result<(), &'static str>, Error> {
+    match register(remote, fd, REGISTER_EVENTFD)? {
+        libc::EFAULT => {}
+        libc::EBUSY => return Ok(Err(EVENTFD)),
+        _ => return Ok(Err(RESTRICTED)),
+    }
+    if refuses_napi(register(remote, fd, REGISTER_NAPI)?) {
+        ring.flags |= IOPOLL;
+    }
+    let status = remote.scratch();
+    let mut errnos = Vec::with_capacity(GROUPS as usize);
+    for group in 0..GROUPS {
+        // struct io_uring_buf_status is ten words.
+        let words = [group, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+        remote.write(status, &words.map(u32::to_ne_bytes).concat())?;
+        let args = [fd as u64, u64::from(REGISTER_PBUF_STATUS), status.0, 1, 0, 0];
+        errnos.push(errno(remote.try_call(libc::SYS_io_uring_register, args)?));
+    }
+    Ok(if has_groups(errnos.into_iter()) { Err(GROUPS_OF_BUFFERS) } else { Ok(()) })
+}
+
+/// As [`uring::try_register`], in the program.
+fn register(remote: &mut Remote<'_>, fd: i32, what: u32) -> Result<i32, Error> {
+    let args = [fd as u64, u64::from(what), 1, 1, 0, 0];
+    Ok(errno(remote.try_call(libc::SYS_io_uring_register, args)?))
+}
+
+fn errno(done: io::Result<u64>) -> i32 {
+    done.err().and_then(|e| e.raw_os_error()).unwrap_or(0)
+}
+
+fn refused(pid: Pid, what: &str) -> Error {
+    Error::Refused(vec![Refusal {
+        pid,
+        object: "io_uring".to_owned(),
+        reason: format!("{what} is not supported"),
+        hint: AVOID.to_owned(),
+    }])
 }
 
 /// Mappings get the descriptions of their rings, which they know by `inodes` until now.
@@ -177,12 +274,7 @@ pub(super) fn registered(asked: &Asked, answers: &Answers, tid: Pid) -> Result<(
     if asked.0.iter().all(|call| answers.result(*call).is_err()) {
         return Ok(());
     }
-    Err(Error::Refused(vec![Refusal {
-        pid: tid,
-        object: "io_uring".to_owned(),
-        reason: "a thread has registered its ring (IORING_REGISTER_RING_FDS): not supported".to_owned(),
-        hint: AVOID.to_owned(),
-    }]))
+    Err(refused(tid, "registering the ring with a thread (IORING_REGISTER_RING_FDS)"))
 }
 
 #[cfg(test)]
@@ -223,8 +315,12 @@ mod tests {
 
     #[test]
     fn rings_of_one_thread_are_seen() {
-        const SINGLE_ISSUER: u32 = 1 << 12;
-        let Ok((fd, _)) = std::thread::spawn(|| uring::setup(4, 0, SINGLE_ISSUER)).join().unwrap() else { return };
-        assert!(look(&seen(4, 8, 0, 0), fd.as_fd()).unwrap_err().contains("one thread"));
+        for flags in [SINGLE_ISSUER, SINGLE_ISSUER | DEFER_TASKRUN] {
+            let Ok((fd, _)) = std::thread::spawn(move || uring::setup(4, 0, flags)).join().unwrap() else { return };
+            let seen = look(&seen(4, 8, 0, 0), fd.as_fd()).unwrap().0;
+            assert_eq!(seen.flags, flags | NO_SQARRAY);
+        }
+        let Ok((fd, _)) = uring::setup(4, 0, DISABLED) else { return };
+        assert_eq!(look(&seen(4, 8, 0, 0), fd.as_fd()).unwrap().0.flags, DISABLED | NO_SQARRAY);
     }
 }

@@ -27,7 +27,7 @@ use crate::model::seccomp::Seccomp;
 use crate::model::signals::Pending;
 use crate::model::thread::Thread;
 use crate::model::tree::{Shares, State};
-use crate::model::uring::{self, IOPOLL, NO_SQARRAY, OFFSETS, Uring};
+use crate::model::uring::{self, DEFER_TASKRUN, DISABLED, KNOWN, OFFSETS, SINGLE_ISSUER, Uring};
 use crate::model::{Addr, Checkpoint, Pid};
 
 type Check = Result<(), String>;
@@ -637,6 +637,9 @@ fn files(c: &Checkpoint, blobs: &HashMap<u32, u64>) -> Check {
             Kind::Pty(end) if end.pty as usize >= c.shared.ptys.len() => {
                 Err(format!("it is of terminal {}, which is not there", end.pty))
             }
+            Kind::Uring(uring) if uring.issuer.is_some_and(|tid| !there(tid)) => {
+                Err("its only user is not there".to_owned())
+            }
             Kind::Uring(uring) => content(&Some(uring.content)).and_then(|()| ring(uring)),
             Kind::Stdio(stdio) if !(0..=2).contains(&stdio.role) => Err(format!("standard stream {}", stdio.role)),
             _ => Ok(()),
@@ -670,7 +673,13 @@ fn files(c: &Checkpoint, blobs: &HashMap<u32, u64>) -> Check {
 fn ring(ring: &Uring) -> Check {
     let (sq, cq) = (ring.sq_entries, ring.cq_entries);
     let sizes = sq.is_power_of_two() && cq.is_power_of_two() && sq <= cq && sq <= uring::MOST.0 && cq <= uring::MOST.1;
-    if !sizes || ring.flags & !(IOPOLL | NO_SQARRAY) != 0 || ring.content.size != ring.ring_len() + ring.sqes_len() {
+    let has = |flag| ring.flags & flag != 0;
+    let counts = (ring.sq_head, ring.cq_tail);
+    let possible = ring.flags & !KNOWN == 0
+        && has(SINGLE_ISSUER) == ring.issuer.is_some()
+        && (has(SINGLE_ISSUER) || !has(DEFER_TASKRUN))
+        && (!has(DISABLED) || counts == (0, 0) && !has(SINGLE_ISSUER));
+    if !sizes || !possible || ring.content.size != ring.ring_len() + ring.sqes_len() {
         return Err(format!("a ring of {sq} and {cq} places with {} bytes in it", ring.content.size));
     }
     Ok(())

@@ -2,13 +2,17 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::Pid;
 use super::files::Content;
 
 /// A ring with nothing under way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Uring {
-    /// IORING_SETUP_* bits that decide how it works: IOPOLL, NO_SQARRAY.
+    /// IORING_SETUP_* bits that decide how it works: [`KNOWN`].
     pub flags: u32,
+    /// The only thread that may use it, with SINGLE_ISSUER.
+    #[serde(default)]
+    pub issuer: Option<Pid>,
     /// Places for requests, a power of two.
     pub sq_entries: u32,
     /// Places for completions, a power of two, no less than those for requests.
@@ -23,8 +27,16 @@ pub struct Uring {
 
 /// IORING_SETUP_IOPOLL.
 pub const IOPOLL: u32 = 1;
+/// IORING_SETUP_R_DISABLED: nothing has been asked of it yet.
+pub const DISABLED: u32 = 1 << 6;
+/// IORING_SETUP_SINGLE_ISSUER.
+pub const SINGLE_ISSUER: u32 = 1 << 12;
+/// IORING_SETUP_DEFER_TASKRUN, of rings with a single issuer.
+pub const DEFER_TASKRUN: u32 = 1 << 13;
 /// IORING_SETUP_NO_SQARRAY.
 pub const NO_SQARRAY: u32 = 1 << 16;
+/// All that there may be.
+pub const KNOWN: u32 = IOPOLL | DISABLED | SINGLE_ISSUER | DEFER_TASKRUN | NO_SQARRAY;
 /// Where mappings of a ring begin: the ring, the same again, its requests (include/uapi/linux/io_uring.h).
 pub const OFFSETS: [u64; 3] = [0, 0x800_0000, 0x1000_0000];
 /// What the kernel gives at most (IORING_MAX_ENTRIES, IORING_MAX_CQ_ENTRIES).

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::Ordering;
 
 use crate::image::Image;
@@ -27,7 +27,7 @@ use super::tree::{Order, Role, Step};
 use super::{
     Error, Options, Pids, Plan, credentials, epoll, fd, gap, inherit, ipc, jobcontrol, limits, locks, memory,
     mempolicy, mqnotify, mqueue, pidfd, process, procfs, pty, seccomp, signals, sockets, sysvsem, thread, timers,
-    waits,
+    uring, waits,
 };
 
 /// Children of any kind (wait4(2)).
@@ -124,6 +124,8 @@ pub fn tree(
         builder.gone.extend(mqueue::open_all(checkpoint, init.host(), wanted)?);
     }
     builder.descriptors(&mut threads)?;
+    builder.rings(&mut threads, image)?;
+    builder.descriptions(&mut threads)?;
     builder.semaphores()?;
     for (process, (_, others)) in checkpoint.processes.iter().zip(&mut threads) {
         builder.cancelled()?;
@@ -427,8 +429,24 @@ impl Builder<'_> {
             }
             fd::install(puppet, &process.fds, self.sources, |_| true)?;
         }
-        self.of_proc(threads)?;
-        self.descriptions(threads)
+        self.of_proc(threads)
+    }
+
+    /// Rings that belong to one thread become that one's.
+    fn rings(&mut self, threads: &mut [(Pid, Vec<Puppet>)], image: &Image) -> Result<(), Error> {
+        for (index, copy) in &self.sources.watching {
+            let Some(Kind::Uring(ring)) = self.checkpoint.files.get(*index as usize).map(|f| &f.kind) else { continue };
+            let number = fd::source(self.sources, *index)?;
+            for (process, (_, others)) in self.checkpoint.processes.iter().zip(&mut *threads) {
+                let leader = puppet(&mut self.puppets, process.pid)?;
+                let leader = process.ended_leader.is_none().then_some(leader);
+                let mut all = process.threads.iter().zip(leader.into_iter().chain(others));
+                if let Some((_, issuer)) = all.find(|(t, _)| Some(t.tid) == ring.issuer) {
+                    uring::start(image, ring, copy.as_fd(), issuer, number, self.options.cancel)?;
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Files of /proc, some of which tell of descriptors: those have their numbers by now.

@@ -41,8 +41,8 @@ pub struct Sources {
     pub status: i32,
     /// How descriptions come that wait until all processes are born.
     pub handover: Handover,
-    /// Inotify instances and timerfds, by the index of their description: our own copies, to begin to watch and to be
-    /// started when all else is done.
+    /// Inotify instances, timerfds and rings of single threads, by the index of their description: our own copies, to begin
+    /// to watch and to be started when all else is done, or when the thread is there.
     pub watching: Vec<(u32, OwnedFd)>,
 }
 
@@ -121,7 +121,12 @@ pub fn open_all(image: &Image, options: &Options, changed: &Changed, view: &View
             (None, Kind::Pty(_), _) => pty::open(&mut terminals, index)?,
             (None, ..) => open(options, file, &mut contents)?,
         };
-        if matches!(file.kind, Kind::Inotify(_) | Kind::Timerfd(_)) && !roles.contains_key(&index) {
+        let late = match &file.kind {
+            Kind::Inotify(_) | Kind::Timerfd(_) => true,
+            Kind::Uring(ring) => ring.issuer.is_some(),
+            _ => false,
+        };
+        if late && !roles.contains_key(&index) {
             watching.push((index, fd.try_clone().map_err(|e| Error::step("sharing a descriptor", 0, e))?));
         }
         place(fd, number);

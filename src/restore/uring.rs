@@ -2,7 +2,7 @@
 //! and reported; the only way to bring them forward is to have it take and report as much.
 
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -11,7 +11,7 @@ use crate::model::Checkpoint;
 use crate::model::fd::Kind;
 use crate::model::memory::Backing;
 use crate::model::process::Process;
-use crate::model::uring::{NO_SQARRAY, OFFSETS, Uring, word};
+use crate::model::uring::{DEFER_TASKRUN, DISABLED, NO_SQARRAY, OFFSETS, SINGLE_ISSUER, Uring, word};
 use crate::sys::fds;
 use crate::sys::uring::{self, Map, Params};
 use crate::tracer;
@@ -24,6 +24,10 @@ use super::stub::{Expect, Puppet};
 
 /// IORING_SETUP_SUBMIT_ALL. Whether a ring had it does not show. With it, nothing waits for ever that would not without.
 const SUBMIT_ALL: u32 = 1 << 7;
+/// IORING_SETUP_TASKRUN_FLAG, of which the same is true: a program that looks for the flag needs it, to others it means nothing.
+const TASKRUN_FLAG: u32 = 1 << 9;
+/// io_uring_register(2).
+const REGISTER_ENABLE_RINGS: u32 = 12;
 /// IORING_OP_NOP with IOSQE_CQE_SKIP_SUCCESS, as the first word of a request.
 const SILENT: u32 = 1 << 6 << 8;
 const SQE_WORDS: usize = 16;
@@ -62,21 +66,83 @@ fn is_known(params: &Params) -> bool {
     params.sq.starts_with(&bytes(sq)) && params.cq.starts_with(&bytes(cq)) && array
 }
 
-/// A ring that has taken and reported as much, with the same in its memory. Takes 100 ns and more for each request.
+/// A ring that has taken and reported as much, with the same in its memory. Takes 100 ns and more for each request. One with
+/// a single issuer is that thread's once it is enabled by it ([`start`]).
 pub fn open(image: &Image, ring: &Uring, flags: u32, cancel: &AtomicBool) -> Result<OwnedFd, Error> {
-    let (fd, params) = uring::setup(ring.sq_entries, ring.cq_entries, ring.flags | SUBMIT_ALL).map_err(refused)?;
+    let mut how = ring.flags | SUBMIT_ALL;
+    if ring.flags & SINGLE_ISSUER != 0 {
+        how |= DISABLED;
+    }
+    if ring.flags & DEFER_TASKRUN != 0 {
+        how |= TASKRUN_FLAG;
+    }
+    let (fd, params) = uring::setup(ring.sq_entries, ring.cq_entries, how).map_err(refused)?;
     if !is_known(&params) || (params.sq_entries, params.cq_entries) != (ring.sq_entries, ring.cq_entries) {
         return Err(strange());
     }
-    let failed = |e| Error::step("filling an io_uring", 0, e);
-    let memory = Map::new(fd.as_fd(), OFFSETS[0], ring.ring_len()).map_err(failed)?;
-    let requests = Map::new(fd.as_fd(), OFFSETS[2], ring.sqes_len()).map_err(failed)?;
+    if how & DISABLED == 0 {
+        let submit = |requests| uring::enter(fd.as_fd(), requests).map(drop).map_err(failed);
+        fill(image, ring, fd.as_fd(), [ring.sq_entries; 2], cancel, submit)?;
+    } else if ring.flags & SINGLE_ISSUER == 0 {
+        fill(image, ring, fd.as_fd(), [ring.sq_entries; 2], cancel, |_| {
+            Err(failed(io::ErrorKind::InvalidData.into()))
+        })?;
+    }
+    fds::fcntl(fd.as_fd(), libc::F_SETFL, i64::from(flags)).map_err(failed)?;
+    Ok(fd)
+}
+
+/// Has a ring with a single issuer be that thread's, and brings it to where it was: in the thread, since nobody else may.
+/// `number`: the ring's descriptor there; `copy`: our own.
+pub fn start(
+    image: &Image,
+    ring: &Uring,
+    copy: BorrowedFd<'_>,
+    issuer: &mut Puppet,
+    number: i32,
+    cancel: &AtomicBool,
+) -> Result<(), Error> {
+    /// Calls in one go.
+    const AT_ONCE: u32 = 1000;
+    let mut batch = issuer.batch();
+    let args = [number as u64, u64::from(REGISTER_ENABLE_RINGS), 0, 0];
+    batch.call("io_uring_register", libc::SYS_io_uring_register, &args);
+    issuer.run(batch)?;
+    let submit = |requests: u32| {
+        let mut batch = issuer.batch();
+        for from in (0..requests).step_by(ring.sq_entries as usize) {
+            issuer.flush_for(&mut batch, 1, 0)?;
+            let some = (requests - from).min(ring.sq_entries);
+            batch.call("io_uring_enter", libc::SYS_io_uring_enter, &[number as u64, u64::from(some), 0, 0, 0, 0]);
+        }
+        issuer.run(batch).map(drop)
+    };
+    let most = ring.sq_entries.saturating_mul(AT_ONCE);
+    fill(image, ring, copy, [most.min(ring.cq_entries), most], cancel, submit)
+}
+
+fn failed(error: io::Error) -> Error {
+    Error::step("filling an io_uring", 0, error)
+}
+
+/// Brings a ring to its counts and puts what was in its memory. `at_once`: how many requests `submit` may be asked for, of
+/// those that are reported and of those that are not.
+fn fill(
+    image: &Image,
+    ring: &Uring,
+    fd: BorrowedFd<'_>,
+    at_once: [u32; 2],
+    cancel: &AtomicBool,
+    mut submit: impl FnMut(u32) -> Result<(), Error>,
+) -> Result<(), Error> {
+    let memory = Map::new(fd, OFFSETS[0], ring.ring_len()).map_err(failed)?;
+    let requests = Map::new(fd, OFFSETS[2], ring.sqes_len()).map_err(failed)?;
     // Empty requests are of IORING_OP_NOP, which does nothing and reports it.
-    advance(&fd, &memory, ring, ring.cq_tail, cancel)?;
+    advance(&memory, ring.cq_tail, at_once[0], cancel, &mut submit)?;
     for sqe in 0..ring.sq_entries as usize {
         requests.set(sqe * SQE_WORDS, SILENT);
     }
-    advance(&fd, &memory, ring, ring.sq_head, cancel)?;
+    advance(&memory, ring.sq_head, at_once[1], cancel, &mut submit)?;
     if (memory.word(word::SQ_HEAD), memory.word(word::CQ_TAIL)) != (ring.sq_head, ring.cq_tail) {
         return Err(failed(io::Error::other("it has not taken what it was to take")));
     }
@@ -92,16 +158,20 @@ pub fn open(image: &Image, ring: &Uring, flags: u32, cancel: &AtomicBool) -> Res
     for (word, bytes) in head.chunks_exact(4).enumerate().filter(|(word, _)| theirs.contains(word)) {
         memory.put(word, bytes);
     }
-    fds::fcntl(fd.as_fd(), libc::F_SETFL, i64::from(flags)).map_err(failed)?;
-    Ok(fd)
+    Ok(())
 }
 
 /// Has the kernel take requests until it has taken `until` in all.
-fn advance(fd: &OwnedFd, memory: &Map, ring: &Uring, until: u32, cancel: &AtomicBool) -> Result<(), Error> {
-    let failed = |e| Error::step("filling an io_uring", 0, e);
+fn advance(
+    memory: &Map,
+    until: u32,
+    at_once: u32,
+    cancel: &AtomicBool,
+    submit: &mut impl FnMut(u32) -> Result<(), Error>,
+) -> Result<(), Error> {
     loop {
         let taken = memory.word(word::SQ_HEAD);
-        let some = until.wrapping_sub(taken).min(ring.sq_entries);
+        let some = until.wrapping_sub(taken).min(at_once);
         if some == 0 {
             return Ok(());
         }
@@ -109,7 +179,7 @@ fn advance(fd: &OwnedFd, memory: &Map, ring: &Uring, until: u32, cancel: &Atomic
             return Err(Error::Cancelled);
         }
         memory.set(word::SQ_TAIL, taken.wrapping_add(some));
-        uring::enter(fd.as_fd(), some).map_err(failed)?;
+        submit(some)?;
         // What was reported is taken, so that there is room for more.
         memory.set(word::CQ_HEAD, memory.word(word::CQ_TAIL));
         if memory.word(word::SQ_HEAD) == taken {

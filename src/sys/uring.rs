@@ -43,8 +43,18 @@ pub fn setup(sq_entries: u32, cq_entries: u32, flags: u32) -> io::Result<(OwnedF
 
 /// io_uring_enter(2) that waits for nothing: how many requests were taken.
 pub fn enter(fd: BorrowedFd<'_>, requests: u32) -> io::Result<u32> {
+    call_enter(fd, requests, 0)
+}
+
+/// The errno of asking for completions without waiting for any; 0: it may be asked.
+pub fn get_events(fd: BorrowedFd<'_>) -> i32 {
+    const GETEVENTS: u32 = 1;
+    call_enter(fd, 0, GETEVENTS).err().and_then(|e| e.raw_os_error()).unwrap_or(0)
+}
+
+fn call_enter(fd: BorrowedFd<'_>, requests: u32, flags: u32) -> io::Result<u32> {
     // SAFETY: no pointers.
-    check(unsafe { libc::syscall(libc::SYS_io_uring_enter, fd.as_raw_fd(), requests, 0, 0, 0usize, 0usize) })
+    check(unsafe { libc::syscall(libc::SYS_io_uring_enter, fd.as_raw_fd(), requests, 0, flags, 0usize, 0usize) })
         .map(|n| n as u32)
 }
 

@@ -90,7 +90,7 @@ int main(int argc, char **argv) {
     // What the kernel or an administrator does not permit here is told by "fd -1".
     else if (!strncmp(kind, "io_uring", 8)) {
         const char *more = kind + 8;
-        struct io_uring_params params = {.flags = !strcmp(more, "-thread") ? 1 << 1 : !strcmp(more, "-issuer") ? 1 << 12 : 0};
+        struct io_uring_params params = {.flags = !strcmp(more, "-thread") ? 1 << 1 : 0};
         fd = syscall(SYS_io_uring_setup, 4, &params);
         struct io_uring_rsrc_update update = {.offset = -1, .data = fd};
         if (fd >= 0 && !strcmp(more, "-number")) CHECK(syscall(SYS_io_uring_register, fd, 20, &update, 1) == 1, "RING_FDS");
