@@ -57,7 +57,21 @@ int main(int argc, char **argv) {
         CHECK(send(pair[1], "!", 1, MSG_OOB) == 1, "send");
         fd = pair[0];
     }
-    else if (!strcmp(kind, "unread")) {
+    else if (!strcmp(kind, "early-tcp") || !strcmp(kind, "early-unix")) {
+        // What is sent before anybody has taken the connection.
+        int family = strcmp(kind, "early-tcp") ? AF_UNIX : AF_INET;
+        struct sockaddr_storage at = {.ss_family = family};
+        socklen_t len = family == AF_UNIX ? sizeof(sa_family_t) : sizeof(struct sockaddr_in);
+        if (family == AF_INET) ((struct sockaddr_in *)&at)->sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+        fd = MUST(socket(family, SOCK_STREAM, 0));
+        MUST(bind(fd, (void *)&at, len));
+        MUST(listen(fd, 1));
+        len = sizeof at;
+        MUST(getsockname(fd, (void *)&at, &len));
+        int client = MUST(socket(family, SOCK_STREAM, 0));
+        MUST(connect(client, (void *)&at, len));
+        CHECK(send(client, "early", 5, 0) == 5, "send");
+    } else if (!strcmp(kind, "unread")) {
         fd = MUST(inotify_init1(0));
         MUST(mkdir("watched", 0755));
         MUST(inotify_add_watch(fd, "watched", IN_CREATE));
