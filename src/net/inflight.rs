@@ -113,9 +113,11 @@ pub fn settle(from: BorrowedFd<'_>, to: BorrowedFd<'_>) -> io::Result<bool> {
     if arrived()? {
         return Ok(true);
     }
-    let _grown = Grown::begin(to)?;
+    let mut grown = Grown::begin(to)?;
     let _pushed = Pushed::begin(from)?;
-    wait(to, arrived)
+    let outstanding = socket::ioctl_number(from, libc::TIOCOUTQ)?;
+    grown.hold(crate::sys::fds::readable(to)? as u64 + outstanding.unsigned_abs() as u64)?;
+    wait(to, Some(&mut grown), arrived)
 }
 
 /// The same where nobody has a descriptor of the sender any more: waits for the end of the stream.
@@ -128,8 +130,9 @@ pub fn settle_end(to: BorrowedFd<'_>) -> io::Result<bool> {
     if arrived()? {
         return Ok(true);
     }
-    let _grown = Grown::begin(to)?;
-    wait(to, arrived)
+    let mut grown = Grown::begin(to)?;
+    grown.hold(EVERYTHING)?;
+    wait(to, None, arrived)
 }
 
 /// Sends `size` bytes, which `read` copies from an offset, so that they wait in the receive queue of `to`; one of them
@@ -145,7 +148,8 @@ pub fn fill(
     read: impl Fn(u64, &mut [u8]) -> io::Result<()>,
 ) -> io::Result<()> {
     const PIECE: u64 = 256 * 1024;
-    let grown = Grown::begin(to)?;
+    let mut grown = Grown::begin(to)?;
+    grown.hold(size)?;
     let mut buf = vec![0; size.min(PIECE) as usize];
     let mut at = 0;
     while at < size {
@@ -162,7 +166,7 @@ pub fn fill(
                 Ok(sent) => rest = rest.get(sent..).unwrap_or_default(),
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
                     let room = || socket::events(from, libc::POLLOUT).map(|e| e & libc::POLLOUT != 0);
-                    if !wait(to, room)? {
+                    if !wait(to, Some(&mut grown), room)? {
                         return Err(io::ErrorKind::TimedOut.into());
                     }
                 }
@@ -171,9 +175,11 @@ pub fn fill(
         }
         at += piece.len() as u64;
     }
+    // What came after the buffer has its size again might be thrown away, and come late.
+    let settled = settle(from, to)?;
     drop(grown);
     if urgent.is_some_and(|urgent| urgent.read) {
-        if !settle(from, to)? {
+        if !settled {
             return Err(io::ErrorKind::TimedOut.into());
         }
         socket::receive_urgent(to)?;
@@ -181,7 +187,14 @@ pub fn fill(
     Ok(())
 }
 
-fn wait(to: BorrowedFd<'_>, arrived: impl Fn() -> io::Result<bool>) -> io::Result<bool> {
+/// `grown`: a buffer that may turn out to be too small.
+fn wait(
+    to: BorrowedFd<'_>,
+    mut grown: Option<&mut Grown<'_>>,
+    arrived: impl Fn() -> io::Result<bool>,
+) -> io::Result<bool> {
+    /// Between two looks at whether to make it larger: for some 50 µs.
+    const ROUNDS: u32 = 16;
     let until = Instant::now() + PATIENCE;
     for round in 0u32.. {
         match socket::receive(to, &mut [0], libc::MSG_PEEK) {
@@ -194,14 +207,23 @@ fn wait(to: BorrowedFd<'_>, arrived: impl Fn() -> io::Result<bool>) -> io::Resul
         if Instant::now() > until {
             break;
         }
+        if let Some(grown) = grown.as_mut().filter(|_| round % ROUNDS == ROUNDS - 1) {
+            grown.hold(grown.bytes.saturating_mul(2))?;
+        }
         crate::sys::tasks::back_off(round);
     }
     Ok(false)
 }
 
-/// A receive buffer that may hold as much as any.
+/// More than any buffer holds.
+const EVERYTHING: u64 = i32::MAX as u64 / 2;
+
+/// A receive buffer that is made to hold more. No more than needed: what the sender may send beyond that would be thrown
+/// away once the buffer has its size again, and come late.
 struct Grown<'a> {
     fd: BorrowedFd<'a>,
+    /// What it holds.
+    bytes: u64,
     mark: i32,
     /// A size that the program has chosen.
     chosen: Option<i32>,
@@ -212,12 +234,17 @@ impl<'a> Grown<'a> {
         let number = |name| socket::number(fd, libc::SOL_SOCKET, name);
         let lock = number(SO_BUF_LOCK).unwrap_or(0);
         let chosen = if lock & RCVBUF_LOCK == 0 { None } else { Some(number(libc::SO_RCVBUF)?) };
-        let grown = Grown { fd, mark: number(libc::SO_RCVLOWAT)?, chosen };
+        let grown = Grown { fd, bytes: 0, mark: number(libc::SO_RCVLOWAT)?, chosen };
         if chosen.is_some() {
             socket::set_option(fd, libc::SOL_SOCKET, SO_BUF_LOCK, &(lock & !RCVBUF_LOCK).to_ne_bytes())?;
         }
-        socket::set_option(fd, libc::SOL_SOCKET, libc::SO_RCVLOWAT, &(i32::MAX / 2).to_ne_bytes())?;
         Ok(grown)
+    }
+
+    /// Makes it hold so many bytes, or as many as it can.
+    fn hold(&mut self, bytes: u64) -> io::Result<()> {
+        self.bytes = bytes.min(EVERYTHING);
+        socket::set_option(self.fd, libc::SOL_SOCKET, libc::SO_RCVLOWAT, &(self.bytes as i32).to_ne_bytes())
     }
 }
 
