@@ -54,6 +54,17 @@ impl Ephemeral {
         }
     }
 
+    /// The same, if it can be done at once.
+    ///
+    /// # Errors
+    /// What bind(2) and connect(2) say.
+    pub fn connect_once(&self, fd: BorrowedFd<'_>, local: &[u8], to: &[u8]) -> io::Result<()> {
+        match self.connect_shared(fd, local, to) {
+            Err(e) if is_taken(&e) => socket::bind(fd, local).and_then(|()| socket::connect(fd, to)),
+            other => other,
+        }
+    }
+
     /// Connects from a port that others may use, too. `AddrNotAvailable` if that can't be: then the socket has no port yet.
     fn connect_shared(&self, fd: BorrowedFd<'_>, local: &[u8], to: &[u8]) -> io::Result<()> {
         let unavailable = || io::Error::from(io::ErrorKind::AddrNotAvailable);

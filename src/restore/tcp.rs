@@ -151,17 +151,20 @@ impl<'a> Work<'a> {
             reuse(fd.as_fd(), true)?;
             Ok(fd)
         };
-        let far = client()?;
-        let there = bind(far.as_fd());
-        let near = match self.door(own) {
-            Ok(door) => {
-                connect_anyhow(far.as_fd(), &own.tcp.local.0)?;
-                let accepted = take_in(door, far.as_fd())?;
+        let mut far = client()?;
+        let near = match self.door(own).map(drop) {
+            Ok(()) => {
+                let to = &own.tcp.local.0;
+                if peer.is_none_or(|peer| self.ports.connect_once(far.as_fd(), peer, to).is_err()) {
+                    far = client()?;
+                    connect_anyhow(far.as_fd(), to)?;
+                }
+                let accepted = take_in(self.door(own)?, far.as_fd())?;
                 adopt(accepted.as_fd(), own)?;
                 accepted
             }
             // Its address is none of this host's.
-            Err(_) if !there => {
+            Err(_) if !bind(far.as_fd()) => {
                 let loopback: SocketAddr = ([127, 0, 0, 1], 0).into();
                 let door = client()?;
                 socket::bind(door.as_fd(), &inet::sockaddr(domain, loopback))?;
