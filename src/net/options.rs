@@ -15,7 +15,8 @@ const SO_LOCK_FILTER: i32 = 44;
 const SO_BUF_LOCK: i32 = 72;
 
 /// Options of any socket that can be set as they are read, but for [`SO_PEEK_OFF`] (include/uapi/asm-generic/socket.h).
-const GENERIC: [i32; 37] = [
+const GENERIC: [i32; 38] = [
+    1,  // SO_DEBUG
     2,  // SO_REUSEADDR
     5,  // SO_DONTROUTE
     6,  // SO_BROADCAST
