@@ -210,6 +210,7 @@ guests! {
     inotify: true,
     uring: true,
     uringowners: true,
+    uringregistered: true,
     aio: true,
     itimers: true,
     posixtimers: true,

@@ -355,8 +355,8 @@ fn anonymous(work: &mut Work<'_>, s: &SeenFd, file_of: &HashMap<usize, u32>) -> 
         (Detail::Epoll(watches), _) => epoll::capture(work, s, watches, file_of)?.map(Kind::Epoll),
         // One that watches nothing has no lines of its own.
         (Detail::None, b"[eventpoll]") => epoll::capture(work, s, &[], file_of)?.map(Kind::Epoll),
-        (Detail::IoUring(ring), _) => uring::capture(work, s, Some(ring))?,
-        (Detail::None, b"[io_uring]") => uring::capture(work, s, None)?,
+        (Detail::IoUring(ring), _) => uring::capture(work, s, Some(ring), file_of)?,
+        (Detail::None, b"[io_uring]") => uring::capture(work, s, None, file_of)?,
         (_, name) => {
             let name = name.strip_prefix(b"[").and_then(|n| n.strip_suffix(b"]")).unwrap_or(name);
             work.refusals.add(s.pid, s.object(&String::from_utf8_lossy(name)), "not supported", "");

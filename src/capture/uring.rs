@@ -1,14 +1,16 @@
 //! io_uring(7). The kernel does not say what is under way in a ring, but it counts: with each request reported once,
 //! nothing is.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 
 use crate::model::fd::{Descriptor, Kind, OpenFile};
 use crate::model::memory::{Backing, Memory};
-use crate::model::uring::{DEFER_TASKRUN, DISABLED, IOPOLL, NO_SQARRAY, OFFSETS, SINGLE_ISSUER, Uring, word};
-use crate::model::{Pid, Refusal};
+use crate::model::uring::{
+    DEFER_TASKRUN, DISABLED, IOPOLL, MOST_REGISTERED, NO_SQARRAY, OFFSETS, SINGLE_ISSUER, Uring, word,
+};
+use crate::model::{Addr, Pid, Refusal};
 use crate::proc::fdinfo::Ring;
 use crate::sys::uring::{self, Map};
 use crate::tracer::{Answers, Call, Calls, Held, Remote};
@@ -37,21 +39,68 @@ const GROUPS_OF_BUFFERS: &str = "registering groups of buffers with it";
 const AVOID: &str = "have the program do without it (with libuv: UV_USE_IO_URING=0)";
 
 /// A ring; `None` if it was refused. `seen`: what the kernel says of it, unless it is at work.
-pub(super) fn capture(work: &mut Work<'_>, s: &SeenFd, seen: Option<&Ring>) -> Result<Option<Kind>, Error> {
+pub(super) fn capture(
+    work: &mut Work<'_>,
+    s: &SeenFd,
+    seen: Option<&Ring>,
+    file_of: &HashMap<usize, u32>,
+) -> Result<Option<Kind>, Error> {
     let copy = s.copy(work.held)?;
     let refused = match seen {
         None => UNDER_WAY.to_owned(),
-        Some(ring) => match look(ring, copy.as_fd()) {
-            Ok((mut uring, bytes)) => {
-                uring.content = work.contents.bytes(bytes);
-                return Ok(Some(Kind::Uring(uring)));
+        Some(ring) => {
+            match look(ring, copy.as_fd()).and_then(|(uring, bytes)| Ok((add(work, s, ring, uring, file_of)?, bytes))) {
+                Ok((mut uring, bytes)) => {
+                    uring.content = work.contents.bytes(bytes);
+                    return Ok(Some(Kind::Uring(uring)));
+                }
+                Err(reason) => reason,
             }
-            Err(reason) => reason,
-        },
+        }
     };
     let hint = if refused == UNDER_WAY { "save again when they have ended" } else { AVOID };
     work.refusals.add(s.pid, s.object("io_uring"), refused, hint);
     Ok(None)
+}
+
+/// A ring with what is registered with it, or why that can't be made again.
+fn add(work: &Work<'_>, s: &SeenFd, seen: &Ring, uring: Uring, file_of: &HashMap<usize, u32>) -> Result<Uring, String> {
+    let (files_most, buffers_most) = MOST_REGISTERED;
+    let (mut files, mut buffers) = (vec![None; seen.files as usize], vec![None; seen.buffers as usize]);
+    if files.len() > files_most || buffers.len() > buffers_most {
+        return Err(format!(
+            "more than {files_most} files or {buffers_most} buffers registered with it are not supported"
+        ));
+    }
+    for (place, name) in &seen.file_names {
+        let same = work.seen.iter().enumerate().filter(|(_, other)| other.link == *name);
+        let found: BTreeSet<u32> = same.filter_map(|(index, _)| file_of.get(&index).copied()).collect();
+        let shown = String::from_utf8_lossy(name);
+        let why = match found.len() {
+            1 => None,
+            0 => Some(format!("{shown} is registered with it, which nobody in the tree has open")),
+            _ => Some(format!("{shown} is registered with it, which is open more than once: which one can't be known")),
+        };
+        if let Some(why) = why {
+            return Err(why);
+        }
+        if let Some(room) = files.get_mut(*place as usize) {
+            *room = found.first().copied();
+        }
+    }
+    let users: BTreeSet<usize> = work.seen.iter().filter(|other| other.key() == s.key()).map(|o| o.process).collect();
+    if !seen.buffer_places.is_empty() && (users.len() > 1 || s.own.is_some()) {
+        return Err("buffers are registered with it, and several processes have it: not supported".to_owned());
+    }
+    for (place, address, len) in &seen.buffer_places {
+        if *address == 0 {
+            return Err("buffers of the kernel are registered with it: not supported".to_owned());
+        }
+        if let Some(room) = buffers.get_mut(*place as usize) {
+            *room = Some((Addr(*address), *len));
+        }
+    }
+    Ok(Uring { files, buffers, ..uring })
 }
 
 /// The ring and what is in its memory, or why not.
@@ -60,7 +109,8 @@ fn look(seen: &Ring, copy: BorrowedFd<'_>) -> Result<(Uring, Vec<u8>), String> {
     let (sq_entries, cq_entries) = (seen.sq_mask.wrapping_add(1), seen.cq_mask.wrapping_add(1));
     let content = crate::model::files::Content { id: 0, size: 0 };
     let (sq_head, cq_tail) = (seen.sq_head, seen.cq_tail);
-    let mut uring = Uring { flags: 0, issuer: None, sq_entries, cq_entries, sq_head, cq_tail, content };
+    let (files, buffers) = (Vec::new(), Vec::new());
+    let mut uring = Uring { flags: 0, issuer: None, files, buffers, sq_entries, cq_entries, sq_head, cq_tail, content };
     let map = |offset, len| Map::new(copy, offset, len).map_err(unmapped);
     let ring = map(OFFSETS[0], uring.ring_len())?;
     // Entries of twice the size (IORING_SETUP_SQE128, IORING_SETUP_CQE32) show where there are pages more.
@@ -119,9 +169,6 @@ fn unmapped(error: io::Error) -> String {
 fn owned(seen: &Ring, copy: BorrowedFd<'_>) -> Result<u32, &'static str> {
     if seen.sq_thread {
         return Err("a thread of the kernel that takes its requests (IORING_SETUP_SQPOLL)");
-    }
-    if seen.files + seen.buffers > 0 {
-        return Err("registering files or buffers with it");
     }
     if seen.personalities > 0 {
         return Err("registering credentials with it");

@@ -640,6 +640,9 @@ fn files(c: &Checkpoint, blobs: &HashMap<u32, u64>) -> Check {
             Kind::Uring(uring) if uring.issuer.is_some_and(|tid| !there(tid)) => {
                 Err("its only user is not there".to_owned())
             }
+            Kind::Uring(uring) if uring.files.iter().flatten().any(|file| *file as usize >= c.files.len()) => {
+                Err("a file is registered with it that is not there".to_owned())
+            }
             Kind::Uring(uring) => content(&Some(uring.content)).and_then(|()| ring(uring)),
             Kind::Stdio(stdio) if !(0..=2).contains(&stdio.role) => Err(format!("standard stream {}", stdio.role)),
             _ => Ok(()),
@@ -676,6 +679,8 @@ fn ring(ring: &Uring) -> Check {
     let has = |flag| ring.flags & flag != 0;
     let counts = (ring.sq_head, ring.cq_tail);
     let possible = ring.flags & !KNOWN == 0
+        && ring.files.len() <= uring::MOST_REGISTERED.0
+        && ring.buffers.len() <= uring::MOST_REGISTERED.1
         && has(SINGLE_ISSUER) == ring.issuer.is_some()
         && (has(SINGLE_ISSUER) || !has(DEFER_TASKRUN))
         && (!has(DISABLED) || counts == (0, 0) && !has(SINGLE_ISSUER));

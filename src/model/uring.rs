@@ -2,17 +2,23 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::Pid;
 use super::files::Content;
+use super::{Addr, Pid};
 
 /// A ring with nothing under way.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Uring {
     /// IORING_SETUP_* bits that decide how it works: [`KNOWN`].
     pub flags: u32,
     /// The only thread that may use it, with SINGLE_ISSUER.
     #[serde(default)]
     pub issuer: Option<Pid>,
+    /// Registered files, by their places: indices into [`super::Checkpoint::files`]; none: the place is free.
+    #[serde(default)]
+    pub files: Vec<Option<u32>>,
+    /// Registered buffers of the first process that has it, by their places: address and length; none: the place is free.
+    #[serde(default)]
+    pub buffers: Vec<Option<(Addr, u32)>>,
     /// Places for requests, a power of two.
     pub sq_entries: u32,
     /// Places for completions, a power of two, no less than those for requests.
@@ -39,6 +45,9 @@ pub const NO_SQARRAY: u32 = 1 << 16;
 pub const KNOWN: u32 = IOPOLL | DISABLED | SINGLE_ISSUER | DEFER_TASKRUN | NO_SQARRAY;
 /// Where mappings of a ring begin: the ring, the same again, its requests (include/uapi/linux/io_uring.h).
 pub const OFFSETS: [u64; 3] = [0, 0x800_0000, 0x1000_0000];
+/// Places that there may be at most for registered files and buffers: less than the kernel gives, but one call of a resume
+/// registers all of them.
+pub const MOST_REGISTERED: (usize, usize) = (1 << 15, 1 << 13);
 /// What the kernel gives at most (IORING_MAX_ENTRIES, IORING_MAX_CQ_ENTRIES).
 pub const MOST: (u32, u32) = (32768, 65536);
 

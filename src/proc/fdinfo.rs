@@ -2,7 +2,7 @@
 
 use super::Malformed;
 use super::locks::{self, Lock};
-use super::text::{decimal, hex, lines, octal, split_once, words};
+use super::text::{decimal, hex, lines, octal, split_once, unescape_octal, words};
 
 /// What is known of one open descriptor.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -53,7 +53,7 @@ pub enum Detail {
 }
 
 /// An io_uring's state.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Ring {
     /// Places for requests, less 1.
     pub sq_mask: u32,
@@ -65,10 +65,14 @@ pub struct Ring {
     pub cq_tail: u32,
     /// A thread of the kernel takes requests.
     pub sq_thread: bool,
-    /// Registered files.
+    /// Places for registered files.
     pub files: u32,
-    /// Registered buffers.
+    /// The places that are taken, with the files' names.
+    pub file_names: Vec<(u32, Vec<u8>)>,
+    /// Places for registered buffers.
     pub buffers: u32,
+    /// The places that are taken, with address and length.
+    pub buffer_places: Vec<(u32, u64, u32)>,
     /// Registered credentials.
     pub personalities: u32,
     /// Requests that wait for a file to become ready.
@@ -127,6 +131,7 @@ pub struct Inode {
 pub fn parse(bytes: &[u8]) -> Result<FdInfo, Malformed> {
     let mut out = FdInfo::default();
     let mut seen = 0;
+    let mut list: &[u8] = b"";
     for line in lines(bytes) {
         if let Some(watch) = line.strip_prefix(b"inotify ") {
             let watch = inode(watch).ok_or(Malformed("a watch is odd"))?;
@@ -142,8 +147,13 @@ pub fn parse(bytes: &[u8]) -> Result<FdInfo, Malformed> {
         }
         if let Detail::IoUring(ring) = &mut out.detail {
             count(ring, line);
+            if let Some(entry) = line.strip_prefix(b"    ") {
+                registered(ring, list, entry).ok_or(Malformed("what is registered is odd"))?;
+                continue;
+            }
         }
         let Some((key, value)) = split_once(line, b':') else { continue };
+        list = key;
         let value = value.trim_ascii();
         match key {
             b"pos" => seen |= 1,
@@ -223,6 +233,26 @@ fn count(ring: &mut Ring, line: &[u8]) {
     } else if line.starts_with(b"  user_data=") {
         ring.overflown += 1;
     }
+}
+
+/// Entries behind `UserFiles` and `UserBufs`: `0: /tmp/a`, `1: <none>`, `2: 0x55b477d527a0/4096`.
+fn registered(ring: &mut Ring, list: &[u8], entry: &[u8]) -> Option<()> {
+    let place = |entry| split_once(entry, b':').and_then(|(place, what)| Some((decimal(place)?, what.trim_ascii())));
+    match list {
+        b"UserFiles" => {
+            let (place, name) = place(entry.trim_ascii())?;
+            ring.file_names.extend((name != b"<none>").then(|| (place, unescape_octal(name))));
+        }
+        b"UserBufs" => {
+            let (place, what) = place(entry.trim_ascii())?;
+            if what != b"<none>" {
+                let (address, len) = split_once(what, b'/')?;
+                ring.buffer_places.push((place, hex(address.strip_prefix(b"0x")?)?, decimal(len)?));
+            }
+        }
+        _ => {}
+    }
+    Some(())
 }
 
 /// `0x1f`.
@@ -341,12 +371,13 @@ fe:00:10010638 0 EOF\n",
         assert_eq!(with("fanotify flags:0 event-flags:0\n").detail, Detail::Fanotify);
         assert_eq!(with("Pid:\t6467\nNSpid:\t6467\n").detail, Detail::Pidfd(6467));
         let ring = Ring { sq_mask: 7, cq_mask: 15, sq_head: 9, cq_tail: 8, ..Ring::default() };
-        let ring = Ring { files: 2, polls: 1, overflown: 1, ..ring };
+        let ring = Ring { files: 2, file_names: vec![(0, b"/tmp/a b".to_vec())], polls: 1, overflown: 1, ..ring };
+        let ring = Ring { buffers: 3, buffer_places: vec![(0, 0x55b4, 5000)], ..ring };
         assert_eq!(
             with(
                 "SqMask:\t0x7\nSqHead:\t9\nSqTail:\t9\nCachedSqHead:\t9\nCqMask:\t0xf\nCqHead:\t8\nCqTail:\t8\n\
-                 CachedCqTail:\t8\nSQEs:\t0\nCQEs:\t0\nSqThread:\t-1\nSqThreadCpu:\t-1\nUserFiles:\t2\n    0: /tmp/a\n\
-                 UserBufs:\t0\nPollList:\n  op=6, task_works=0\nCqOverflowList:\n  user_data=7, res=0, flags=0\n"
+                 CachedCqTail:\t8\nSQEs:\t0\nCQEs:\t0\nSqThread:\t-1\nSqThreadCpu:\t-1\nUserFiles:\t2\n    0: /tmp/a\\040b\n\
+                 UserBufs:\t3\n    0: 0x55b4/5000\n    1: <none>\nPollList:\n  op=6, task_works=0\nCqOverflowList:\n  user_data=7, res=0, flags=0\n"
             )
             .detail,
             Detail::IoUring(ring)

@@ -53,6 +53,20 @@ pub fn unescape(bytes: &[u8]) -> Vec<u8> {
     out
 }
 
+/// A name from `seq_path` that has spaces, tabs, newlines and backslashes escaped: nothing else looks like it.
+pub fn unescape_octal(bytes: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(bytes.len());
+    let mut rest = bytes;
+    while let Some((first, more)) = rest.split_first() {
+        let digits = rest.strip_prefix(b"\\").and_then(|rest| rest.split_at_checked(3));
+        let escaped = digits.and_then(|(digits, after)| Some((u8::try_from(octal(digits)?).ok()?, after)));
+        let (byte, after) = escaped.unwrap_or((*first, more));
+        out.push(byte);
+        rest = after;
+    }
+    out
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

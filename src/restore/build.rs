@@ -432,19 +432,29 @@ impl Builder<'_> {
         self.of_proc(threads)
     }
 
-    /// Rings that belong to one thread become that one's.
+    /// Rings that belong to one thread become that one's, and get what was registered with them.
     fn rings(&mut self, threads: &mut [(Pid, Vec<Puppet>)], image: &Image) -> Result<(), Error> {
-        for (index, copy) in &self.sources.watching {
-            let Some(Kind::Uring(ring)) = self.checkpoint.files.get(*index as usize).map(|f| &f.kind) else { continue };
-            let number = fd::source(self.sources, *index)?;
-            for (process, (_, others)) in self.checkpoint.processes.iter().zip(&mut *threads) {
-                let leader = puppet(&mut self.puppets, process.pid)?;
-                let leader = process.ended_leader.is_none().then_some(leader);
-                let mut all = process.threads.iter().zip(leader.into_iter().chain(others));
-                if let Some((_, issuer)) = all.find(|(t, _)| Some(t.tid) == ring.issuer) {
-                    uring::start(image, ring, copy.as_fd(), issuer, number, self.options.cancel)?;
-                }
+        for (index, file) in (0u32..).zip(&self.checkpoint.files) {
+            let Kind::Uring(ring) = &file.kind else { continue };
+            let number = fd::source(self.sources, index)?;
+            let mut users =
+                self.checkpoint.processes.iter().zip(&mut *threads).filter(|(process, _)| match ring.issuer {
+                    Some(tid) => process.threads.iter().any(|t| t.tid == tid),
+                    None => process.descriptors().any(|d| d.file == index),
+                });
+            let Some((process, (_, others))) = users.next() else { continue };
+            let leader = puppet(&mut self.puppets, process.pid)?;
+            let user = match process.threads.iter().position(|t| Some(t.tid) == ring.issuer) {
+                Some(at) => match at.checked_sub(usize::from(process.ended_leader.is_none())) {
+                    Some(other) => others.get_mut(other).unwrap_or(leader),
+                    None => leader,
+                },
+                None => leader,
+            };
+            if let Some((_, copy)) = self.sources.watching.iter().find(|(of, _)| *of == index) {
+                uring::start(image, ring, copy.as_fd(), user, number, self.options.cancel)?;
             }
+            uring::register(user, ring, number, self.sources)?;
         }
         Ok(())
     }

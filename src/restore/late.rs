@@ -74,7 +74,7 @@ impl Handover {
         Ok(out)
     }
 
-    /// Puts what `process` has (or watches by an epoll) of `late` into its places in that process.
+    /// Puts what `process` has (or watches by an epoll, or has registered with a ring) of `late` into its places in that process.
     pub fn deliver(
         &self,
         puppet: &mut Puppet,
@@ -87,6 +87,11 @@ impl Handover {
             return Ok(());
         }
         let mut needed: HashSet<u32> = process.descriptors().map(|d| d.file).collect();
+        let rings = needed.iter().filter_map(|file| match &checkpoint.files.get(*file as usize)?.kind {
+            Kind::Uring(ring) => Some(ring.files.iter().flatten().copied().collect::<Vec<u32>>()),
+            _ => None,
+        });
+        needed.extend(rings.flatten().collect::<Vec<u32>>());
         for file in &checkpoint.files {
             if let Kind::Epoll(epoll) = &file.kind {
                 needed.extend(epoll.targets.iter().filter(|t| t.pid == process.pid).map(|t| t.file));

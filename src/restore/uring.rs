@@ -27,6 +27,8 @@ const SUBMIT_ALL: u32 = 1 << 7;
 /// IORING_SETUP_TASKRUN_FLAG, of which the same is true: a program that looks for the flag needs it, to others it means nothing.
 const TASKRUN_FLAG: u32 = 1 << 9;
 /// io_uring_register(2).
+const REGISTER_BUFFERS: u64 = 0;
+const REGISTER_FILES: u64 = 2;
 const REGISTER_ENABLE_RINGS: u32 = 12;
 /// IORING_OP_NOP with IOSQE_CQE_SKIP_SUCCESS, as the first word of a request.
 const SILENT: u32 = 1 << 6 << 8;
@@ -119,6 +121,24 @@ pub fn start(
     };
     let most = ring.sq_entries.saturating_mul(AT_ONCE);
     fill(image, ring, copy, [most.min(ring.cq_entries), most], cancel, submit)
+}
+
+/// Registers files and buffers with a ring, in a process that has it (and whose the buffers are). `number`: its descriptor.
+pub fn register(puppet: &mut Puppet, ring: &Uring, number: i32, sources: &Sources) -> Result<(), Error> {
+    let files = ring.files.iter().map(|file| file.map_or(Ok(-1), |file| source(sources, file)));
+    let files: Vec<u8> = files.collect::<Result<Vec<i32>, Error>>()?.into_iter().flat_map(i32::to_le_bytes).collect();
+    let buffers = ring.buffers.iter().map(|buffer| buffer.map_or([0, 0], |(at, len)| [at.0, u64::from(len)]));
+    let buffers: Vec<u8> = buffers.flatten().flat_map(u64::to_le_bytes).collect();
+    for (what, list, each) in [(REGISTER_FILES, files, 4), (REGISTER_BUFFERS, buffers, 16)] {
+        if list.is_empty() {
+            continue;
+        }
+        let mut batch = puppet.batch();
+        let args = [number as u64, what, batch.data(&list).0, (list.len() / each) as u64];
+        batch.call("io_uring_register", libc::SYS_io_uring_register, &args);
+        puppet.run(batch)?;
+    }
+    Ok(())
 }
 
 fn failed(error: io::Error) -> Error {

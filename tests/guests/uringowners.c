@@ -22,6 +22,7 @@ static void read_byte(struct ring *r, int pair[2], uint64_t data) {
     sqe->fd = pair[0], sqe->flags = IOSQE_ASYNC, sqe->addr = (uintptr_t)&got, sqe->len = 1, sqe->off = -1;
     uint32_t waited = waiting(r);
     submit(r, waited + 1);
+    await(r, waited + 1);
     CHECK(got == 'b' && waiting(r) == waited + 1, "%u completions wait", waiting(r));
 }
 
@@ -74,7 +75,7 @@ int main(int argc, char **argv) {
     CHECK(served, "the thread has not used its ring");
     for (; first < next; first++) expect(&mine, first, first % 2 ? -EBADF : 0);
     expect(&deferred, 4000, 1), expect(&deferred, 4001, 1);
-    submit(&deferred, 1);
+    submit(&deferred, 1), await(&deferred, 1);
     expect(&deferred, 4002, 0);
     MUST(syscall(SYS_io_uring_register, off.fd, IORING_REGISTER_ENABLE_RINGS, NULL, 0));
     submit(&off, 1);
