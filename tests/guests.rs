@@ -211,6 +211,7 @@ guests! {
     uring: true,
     uringowners: true,
     uringregistered: true,
+    uringnumbers: true,
     aio: true,
     itimers: true,
     posixtimers: true,

@@ -177,8 +177,12 @@ fn take(held: &mut Held, looked: Looked, mut manifest: Manifest, request: &Reque
             });
             threads.push(thread);
         }
-        for ((asked, answers), thread) in asked.rings.iter().zip(&answers).zip(&threads) {
-            uring::registered(asked, answers, thread.tid)?;
+        let descriptors = fds.descriptors.remove(&(index, None)).unwrap_or_default();
+        for ((asked, answers), thread) in asked.rings.iter().zip(&answers).zip(&mut threads) {
+            let own = thread.table.as_ref().map_or(&descriptors, |table| &table.fds);
+            for number in uring::registered(asked, answers) {
+                thread.rings.push((number, uring::only(&fds.files, own, thread.tid)?));
+            }
         }
         let Some(first) = answers.first() else { continue };
         aio::check(&asked.contexts, first, p.pid)?;
@@ -190,7 +194,7 @@ fn take(held: &mut Held, looked: Looked, mut manifest: Manifest, request: &Reque
         news.extend(jobcontrol::news(&asked.children, first));
         let mut process =
             process::capture(p, looked, memory.memory, threads, (&asked.process, first), (&manifest.clocks, &inside))?;
-        process.fds = fds.descriptors.remove(&(index, None)).unwrap_or_default();
+        process.fds = descriptors;
         process.locks = fds.locks.remove(&(index, None)).unwrap_or_default();
         process.undo = sysvsem::undo(p, &ipc.model.sem)?;
         parts.push(Part { name: process_part(process.pid), runs: memory.runs });

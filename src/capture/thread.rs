@@ -100,6 +100,7 @@ pub(super) fn capture(p: &HeldProcess, index: usize, asked: &Asked, answers: &An
         pdeath_signal,
         directories: None,
         table: None,
+        rings: Vec::new(),
         mempolicy: asked.mempolicy.as_ref().and_then(|asked| mempolicy::policy(asked, answers)),
         switches: switches::of_thread(&asked.switches, answers),
         seccomp: None,

@@ -8,7 +8,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use crate::model::fd::{Descriptor, Kind, OpenFile};
 use crate::model::memory::{Backing, Memory};
 use crate::model::uring::{
-    DEFER_TASKRUN, DISABLED, IOPOLL, MOST_REGISTERED, NO_SQARRAY, OFFSETS, SINGLE_ISSUER, Uring, word,
+    DEFER_TASKRUN, DISABLED, IOPOLL, MOST_REGISTERED, MOST_RINGS, NO_SQARRAY, OFFSETS, SINGLE_ISSUER, Uring, word,
 };
 use crate::model::{Addr, Pid, Refusal};
 use crate::proc::fdinfo::Ring;
@@ -30,8 +30,6 @@ const REGISTER_PBUF_STATUS: u32 = 26;
 const REGISTER_NAPI: u32 = 27;
 /// Groups of buffers that are looked for.
 const GROUPS: u32 = 1024;
-/// Rings that a thread can register (IO_RINGFD_REG_MAX).
-const REGISTERED: u64 = 16;
 const ENTER_REGISTERED_RING: u64 = 16;
 const EVENTFD: &str = "registering an eventfd with it";
 const RESTRICTED: &str = "restricting what it may be asked for";
@@ -313,15 +311,31 @@ pub(super) struct Asked(Vec<Call>);
 /// Asks a thread for numbers under which it has registered rings (IORING_REGISTER_RING_FDS): nothing shows them.
 pub(super) fn ask(calls: &mut Calls) -> Asked {
     let args = |number| [number, 0, 0, ENTER_REGISTERED_RING, 0, 0];
-    Asked((0..REGISTERED).map(|number| calls.try_call(libc::SYS_io_uring_enter, &args(number))).collect())
+    Asked((0..u64::from(MOST_RINGS)).map(|number| calls.try_call(libc::SYS_io_uring_enter, &args(number))).collect())
 }
 
-/// Fails if it has.
-pub(super) fn registered(asked: &Asked, answers: &Answers, tid: Pid) -> Result<(), Error> {
-    if asked.0.iter().all(|call| answers.result(*call).is_err()) {
-        return Ok(());
+/// The numbers under which it has.
+pub(super) fn registered(asked: &Asked, answers: &Answers) -> Vec<u32> {
+    (0..).zip(&asked.0).filter(|(_, call)| answers.result(**call).is_ok()).map(|(number, _)| number).collect()
+}
+
+/// The only ring that a thread with these descriptors can use.
+///
+/// # Errors
+/// If there are more: which one it has registered does not show.
+pub(super) fn only(files: &[OpenFile], fds: &[Descriptor], tid: Pid) -> Result<u32, Error> {
+    let usable = |file: &u32| match files.get(*file as usize).map(|f| &f.kind) {
+        Some(Kind::Uring(ring)) => ring.issuer.is_none_or(|issuer| issuer == tid),
+        _ => false,
+    };
+    let rings: BTreeSet<u32> = fds.iter().map(|d| d.file).filter(usable).collect();
+    match (rings.first(), rings.len()) {
+        (Some(ring), 1) => Ok(*ring),
+        _ => Err(refused(
+            tid,
+            "registering with a thread (IORING_REGISTER_RING_FDS) one of several rings that it may use",
+        )),
     }
-    Err(refused(tid, "registering the ring with a thread (IORING_REGISTER_RING_FDS)"))
 }
 
 #[cfg(test)]

@@ -649,10 +649,15 @@ fn files(c: &Checkpoint, blobs: &HashMap<u32, u64>) -> Check {
         };
         result.and_then(|()| owner(file.owner, c, there)).map_err(|e| format!("open file {index}: {e}"))?;
     }
+    let is_ring = |file: u32| c.files.get(file as usize).is_some_and(|f| matches!(f.kind, Kind::Uring(_)));
+    for (number, file) in c.processes.iter().flat_map(|p| &p.threads).flat_map(|t| &t.rings) {
+        if *number >= uring::MOST_RINGS || !is_ring(*file) {
+            return Err(format!("open file {file} is registered as ring {number}, and cannot be"));
+        }
+    }
     for vma in c.processes.iter().flat_map(|p| &p.memory.vmas) {
         let Backing::Ring { file, offset } = vma.backing else { continue };
-        let is_ring = c.files.get(file as usize).is_some_and(|f| matches!(f.kind, Kind::Uring(_)));
-        if !is_ring || !OFFSETS.contains(&offset) {
+        if !is_ring(file) || !OFFSETS.contains(&offset) {
             return Err(format!("mapping {} is of open file {file}, which is no ring, or of no part of it", vma.start));
         }
     }

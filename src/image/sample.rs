@@ -190,6 +190,7 @@ fn process(pid: i32, cwd: &Name) -> Process {
             pdeath_signal: 0,
             directories: None,
             table: None,
+            rings: vec![],
             mempolicy: None,
             switches: ThreadSwitches::default(),
             seccomp: None,

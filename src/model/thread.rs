@@ -58,6 +58,10 @@ pub struct Thread {
     /// A descriptor table of its own (`unshare(CLONE_FILES)`); none: that of its process.
     #[serde(default)]
     pub table: Option<Table>,
+    /// Rings of io_uring that it has registered (IORING_REGISTER_RING_FDS): the number, and an index into
+    /// [`super::Checkpoint::files`].
+    #[serde(default)]
+    pub rings: Vec<(u32, u32)>,
     /// Memory policy; none: the default.
     #[serde(default)]
     pub mempolicy: Option<Policy>,

@@ -45,6 +45,8 @@ pub const NO_SQARRAY: u32 = 1 << 16;
 pub const KNOWN: u32 = IOPOLL | DISABLED | SINGLE_ISSUER | DEFER_TASKRUN | NO_SQARRAY;
 /// Where mappings of a ring begin: the ring, the same again, its requests (include/uapi/linux/io_uring.h).
 pub const OFFSETS: [u64; 3] = [0, 0x800_0000, 0x1000_0000];
+/// Rings that a thread can register (IO_RINGFD_REG_MAX).
+pub const MOST_RINGS: u32 = 16;
 /// Places that there may be at most for registered files and buffers: less than the kernel gives, but one call of a resume
 /// registers all of them.
 pub const MOST_REGISTERED: (usize, usize) = (1 << 15, 1 << 13);

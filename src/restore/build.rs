@@ -432,7 +432,7 @@ impl Builder<'_> {
         self.of_proc(threads)
     }
 
-    /// Rings that belong to one thread become that one's, and get what was registered with them.
+    /// Rings that belong to one thread become that one's, and get what was registered with them; threads get their numbers.
     fn rings(&mut self, threads: &mut [(Pid, Vec<Puppet>)], image: &Image) -> Result<(), Error> {
         for (index, file) in (0u32..).zip(&self.checkpoint.files) {
             let Kind::Uring(ring) = &file.kind else { continue };
@@ -455,6 +455,12 @@ impl Builder<'_> {
                 uring::start(image, ring, copy.as_fd(), user, number, self.options.cancel)?;
             }
             uring::register(user, ring, number, self.sources)?;
+        }
+        for (process, (_, others)) in self.checkpoint.processes.iter().zip(threads) {
+            let leader = process.ended_leader.is_none().then_some(puppet(&mut self.puppets, process.pid)?);
+            for (t, puppet) in process.threads.iter().zip(leader.into_iter().chain(others)) {
+                uring::number(puppet, t, self.sources)?;
+            }
         }
         Ok(())
     }

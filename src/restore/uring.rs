@@ -11,6 +11,7 @@ use crate::model::Checkpoint;
 use crate::model::fd::Kind;
 use crate::model::memory::Backing;
 use crate::model::process::Process;
+use crate::model::thread::Thread;
 use crate::model::uring::{DEFER_TASKRUN, DISABLED, NO_SQARRAY, OFFSETS, SINGLE_ISSUER, Uring, word};
 use crate::sys::fds;
 use crate::sys::uring::{self, Map, Params};
@@ -29,6 +30,7 @@ const TASKRUN_FLAG: u32 = 1 << 9;
 /// io_uring_register(2).
 const REGISTER_BUFFERS: u64 = 0;
 const REGISTER_FILES: u64 = 2;
+const REGISTER_RING_FDS: u64 = 20;
 const REGISTER_ENABLE_RINGS: u32 = 12;
 /// IORING_OP_NOP with IOSQE_CQE_SKIP_SUCCESS, as the first word of a request.
 const SILENT: u32 = 1 << 6 << 8;
@@ -139,6 +141,19 @@ pub fn register(puppet: &mut Puppet, ring: &Uring, number: i32, sources: &Source
         puppet.run(batch)?;
     }
     Ok(())
+}
+
+/// Registers rings with a thread, under the numbers they had.
+pub fn number(puppet: &mut Puppet, thread: &Thread, sources: &Sources) -> Result<(), Error> {
+    let mut batch = puppet.batch();
+    for &(number, file) in &thread.rings {
+        let ring = source(sources, file)? as u64;
+        // struct io_uring_rsrc_update: number, padding, descriptor.
+        let at = batch.data(&[u64::from(number), ring].map(u64::to_le_bytes).concat());
+        let args = [ring, REGISTER_RING_FDS, at.0, 1];
+        batch.call_expecting(Expect::Exactly(1), "io_uring_register", libc::SYS_io_uring_register, &args);
+    }
+    puppet.run(batch).map(drop)
 }
 
 fn failed(error: io::Error) -> Error {

@@ -107,6 +107,7 @@ int main(int argc, char **argv) {
         struct io_uring_params params = {.flags = !strcmp(more, "-thread") ? 1 << 1 : 0};
         fd = syscall(SYS_io_uring_setup, 4, &params);
         struct io_uring_rsrc_update update = {.offset = -1, .data = fd};
+        if (!strcmp(more, "-number")) syscall(SYS_io_uring_setup, 4, &params); // a second one: which has the number?
         if (fd >= 0 && !strcmp(more, "-number")) CHECK(syscall(SYS_io_uring_register, fd, 20, &update, 1) == 1, "RING_FDS");
         if (fd >= 0 && !strcmp(more, "-eventfd")) {
             int event = MUST(eventfd(0, 0));

@@ -12,7 +12,7 @@ struct ring {
     struct io_uring_cqe *cqes;
 };
 
-static int setup(struct ring *r, uint32_t entries, uint32_t flags) {
+static inline int setup(struct ring *r, uint32_t entries, uint32_t flags) {
     struct io_uring_params p = {.flags = flags, .cq_entries = 64};
     r->fd = syscall(SYS_io_uring_setup, entries, &p);
     if (r->fd < 0) return -1;
@@ -29,7 +29,7 @@ static int setup(struct ring *r, uint32_t entries, uint32_t flags) {
 }
 
 // Makes a request, without a call.
-static struct io_uring_sqe *make(struct ring *r, int opcode, uint64_t data) {
+static inline struct io_uring_sqe *make(struct ring *r, int opcode, uint64_t data) {
     uint32_t place = r->next++ & r->sq_mask;
     struct io_uring_sqe *sqe = &r->sqes[place];
     memset(sqe, 0, sizeof *sqe);
@@ -38,7 +38,7 @@ static struct io_uring_sqe *make(struct ring *r, int opcode, uint64_t data) {
     return sqe;
 }
 
-static void submit(struct ring *r, int wait) {
+static inline void submit(struct ring *r, int wait) {
     uint32_t from = *r->sq_tail, count = r->next - from;
     __atomic_store_n(r->sq_tail, r->next, __ATOMIC_RELEASE);
     int n = syscall(SYS_io_uring_enter, r->fd, count, wait, wait ? IORING_ENTER_GETEVENTS : 0, NULL, 0);
@@ -46,16 +46,16 @@ static void submit(struct ring *r, int wait) {
     CHECK(*r->sq_head == r->next, "the kernel is at request %u of %u", *r->sq_head, r->next);
 }
 
-static uint32_t waiting(struct ring *r) { return __atomic_load_n(r->cq_tail, __ATOMIC_ACQUIRE) - *r->cq_head; }
+static inline uint32_t waiting(struct ring *r) { return __atomic_load_n(r->cq_tail, __ATOMIC_ACQUIRE) - *r->cq_head; }
 
 // Waits until so many completions wait: a call that has submitted something ends at any stop, like one that transfers.
-__attribute__((unused)) static void await(struct ring *r, uint32_t count) {
+static inline void await(struct ring *r, uint32_t count) {
     while (waiting(r) < count)
         CHECK(syscall(SYS_io_uring_enter, r->fd, 0, count, IORING_ENTER_GETEVENTS, NULL, 0) == 0, "waiting for completions");
 }
 
 // Takes a completion, which must be this one.
-__attribute__((unused)) static void expect(struct ring *r, uint64_t data, int result) {
+static inline void expect(struct ring *r, uint64_t data, int result) {
     CHECK(waiting(r) > 0, "completion %llx is not there", (unsigned long long)data);
     struct io_uring_cqe *cqe = &r->cqes[*r->cq_head & r->cq_mask];
     CHECK(cqe->user_data == data && cqe->res == result && cqe->flags == 0, "completion %llx with %d instead of %llx with %d",
