@@ -972,7 +972,7 @@ fn kernel_objects_that_cannot_be_saved() {
     for (kind, object, reason) in [
         ("io_uring-thread", "io_uring", "IORING_SETUP_SQPOLL"),
         ("io_uring-number", "io_uring", "UV_USE_IO_URING=0"),
-        ("io_uring-eventfd", "io_uring", "registering an eventfd with it is not supported"),
+        ("io_uring-eventfd", "io_uring", "registering one of several eventfds with it"),
         ("io_uring-busy", "io_uring", "requests are under way in it"),
         ("userfaultfd", "userfaultfd", "not supported"),
         ("perf", "perf_event", "not supported"),

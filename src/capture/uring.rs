@@ -11,7 +11,7 @@ use crate::model::uring::{
     DEFER_TASKRUN, DISABLED, IOPOLL, MOST_REGISTERED, MOST_RINGS, NO_SQARRAY, OFFSETS, SINGLE_ISSUER, Uring, word,
 };
 use crate::model::{Addr, Pid, Refusal};
-use crate::proc::fdinfo::Ring;
+use crate::proc::fdinfo::{Detail, Ring};
 use crate::sys::uring::{self, Map};
 use crate::tracer::{Answers, Call, Calls, Held, Remote};
 
@@ -31,7 +31,7 @@ const REGISTER_NAPI: u32 = 27;
 /// Groups of buffers that are looked for.
 const GROUPS: u32 = 1024;
 const ENTER_REGISTERED_RING: u64 = 16;
-const EVENTFD: &str = "registering an eventfd with it";
+const EVENTFD: &str = "registering one of several eventfds with it (or one that is closed) is not supported";
 const RESTRICTED: &str = "restricting what it may be asked for";
 const GROUPS_OF_BUFFERS: &str = "registering groups of buffers with it";
 const AVOID: &str = "have the program do without it (with libuv: UV_USE_IO_URING=0)";
@@ -47,7 +47,9 @@ pub(super) fn capture(
     let refused = match seen {
         None => UNDER_WAY.to_owned(),
         Some(ring) => {
-            match look(ring, copy.as_fd()).and_then(|(uring, bytes)| Ok((add(work, s, ring, uring, file_of)?, bytes))) {
+            match look(ring, copy.as_fd())
+                .and_then(|(uring, bytes)| Ok((add(work, s, ring, uring, file_of, copy.as_fd())?, bytes)))
+            {
                 Ok((mut uring, bytes)) => {
                     uring.content = work.contents.bytes(bytes);
                     return Ok(Some(Kind::Uring(uring)));
@@ -62,7 +64,14 @@ pub(super) fn capture(
 }
 
 /// A ring with what is registered with it, or why that can't be made again.
-fn add(work: &Work<'_>, s: &SeenFd, seen: &Ring, uring: Uring, file_of: &HashMap<usize, u32>) -> Result<Uring, String> {
+fn add(
+    work: &Work<'_>,
+    s: &SeenFd,
+    seen: &Ring,
+    uring: Uring,
+    file_of: &HashMap<usize, u32>,
+    copy: BorrowedFd<'_>,
+) -> Result<Uring, String> {
     let (files_most, buffers_most) = MOST_REGISTERED;
     let (mut files, mut buffers) = (vec![None; seen.files as usize], vec![None; seen.buffers as usize]);
     if files.len() > files_most || buffers.len() > buffers_most {
@@ -98,7 +107,19 @@ fn add(work: &Work<'_>, s: &SeenFd, seen: &Ring, uring: Uring, file_of: &HashMap
             *room = Some((Addr(*address), *len));
         }
     }
-    Ok(Uring { files, buffers, ..uring })
+    let mut eventfd = None;
+    if uring::try_register(copy, REGISTER_EVENTFD) == libc::EBUSY {
+        let theirs = work.seen.iter().enumerate().filter(|(_, other)| users.contains(&other.process));
+        let theirs = theirs.filter(|(_, other)| matches!(other.info.detail, Detail::Eventfd { .. }));
+        eventfd = Some(only_one(theirs.filter_map(|(index, _)| file_of.get(&index).copied())).ok_or(EVENTFD)?);
+    }
+    Ok(Uring { files, buffers, eventfd, ..uring })
+}
+
+/// The only one, however often it comes.
+fn only_one(mut files: impl Iterator<Item = u32>) -> Option<u32> {
+    let first = files.next()?;
+    files.all(|other| other == first).then_some(first)
 }
 
 /// The ring and what is in its memory, or why not.
@@ -108,7 +129,18 @@ fn look(seen: &Ring, copy: BorrowedFd<'_>) -> Result<(Uring, Vec<u8>), String> {
     let content = crate::model::files::Content { id: 0, size: 0 };
     let (sq_head, cq_tail) = (seen.sq_head, seen.cq_tail);
     let (files, buffers) = (Vec::new(), Vec::new());
-    let mut uring = Uring { flags: 0, issuer: None, files, buffers, sq_entries, cq_entries, sq_head, cq_tail, content };
+    let mut uring = Uring {
+        flags: 0,
+        issuer: None,
+        files,
+        buffers,
+        eventfd: None,
+        sq_entries,
+        cq_entries,
+        sq_head,
+        cq_tail,
+        content,
+    };
     let map = |offset, len| Map::new(copy, offset, len).map_err(unmapped);
     let ring = map(OFFSETS[0], uring.ring_len())?;
     // Entries of twice the size (IORING_SETUP_SQE128, IORING_SETUP_CQE32) show where there are pages more.
@@ -172,10 +204,9 @@ fn owned(seen: &Ring, copy: BorrowedFd<'_>) -> Result<u32, &'static str> {
         return Err("registering credentials with it");
     }
     match uring::try_register(copy, REGISTER_EVENTFD) {
-        libc::EFAULT => {}
+        libc::EFAULT | libc::EBUSY => {}
         libc::EEXIST if uring::get_events(copy) == libc::EEXIST => return Ok(SINGLE_ISSUER | DEFER_TASKRUN),
         libc::EEXIST => return Ok(SINGLE_ISSUER),
-        libc::EBUSY => return Err(EVENTFD),
         _ => return Err(RESTRICTED),
     }
     let disabled = uring::enter(copy, 0).is_err_and(|e| e.raw_os_error() == Some(libc::EBADFD));
@@ -212,6 +243,8 @@ pub(super) fn issuers(
     files: &mut [OpenFile],
     descriptors: &HashMap<TableOf, Vec<Descriptor>>,
 ) -> Result<(), Error> {
+    let eventfds = (0u32..).zip(&*files).filter(|(_, file)| matches!(file.kind, Kind::Eventfd(_)));
+    let eventfds: BTreeSet<u32> = eventfds.map(|(index, _)| index).collect();
     for (index, file) in (0u32..).zip(files) {
         let Kind::Uring(ring) = &mut file.kind else { continue };
         if ring.flags & SINGLE_ISSUER == 0 {
@@ -221,19 +254,27 @@ pub(super) fn issuers(
             descriptors.iter().filter_map(|(table, fds)| Some((*table, fds.iter().find(|d| d.file == index)?.fd)));
         let mut tables: Vec<(TableOf, i32)> = tables.collect();
         tables.sort_unstable();
-        let mut found = None;
+        let (mut found, mut busy) = (None, false);
         for &((process, table), fd) in &tables {
             let Some(p) = held.processes.get_mut(process) else { continue };
             for thread in table.map_or(0..p.threads.len(), |thread| thread..thread + 1) {
                 let Some(tid) = p.threads.get(thread).map(|t| t.tid) else { continue };
                 let mut remote = p.remote(thread)?;
                 if found.is_none() && register(&mut remote, fd, REGISTER_EVENTFD)? != libc::EEXIST {
-                    ask_issuer(&mut remote, fd, ring)?.map_err(|what| refused(tid, what))?;
+                    busy = ask_issuer(&mut remote, fd, ring)?.map_err(|what| refused(tid, what))?;
                     found = Some(tid);
                 }
             }
         }
         ring.issuer = found;
+        if busy {
+            let theirs = tables.iter().filter_map(|(table, _)| descriptors.get(table)).flatten().map(|d| d.file);
+            let eventfd = only_one(theirs.filter(|file| eventfds.contains(file)));
+            ring.eventfd = Some(
+                eventfd
+                    .ok_or_else(|| refused(found.unwrap_or(Pid(0)), "registering one of several eventfds with it"))?,
+            );
+        }
         if found.is_none() {
             let pid =
                 tables.first().and_then(|((process, _), _)| held.processes.get(*process)).map_or(Pid(0), |p| p.pid);
@@ -243,13 +284,13 @@ pub(super) fn issuers(
     Ok(())
 }
 
-/// What a ring's own thread tells of it, or what can't be made again.
-fn ask_issuer(remote: &mut Remote<'_>, fd: i32, ring: &mut Uring) -> Result<Result<(), &'static str>, Error> {
-    match register(remote, fd, REGISTER_EVENTFD)? {
-        libc::EFAULT => {}
-        libc::EBUSY => return Ok(Err(EVENTFD)),
+/// What a ring's own thread tells of it: whether an eventfd is registered; or what can't be made again.
+fn ask_issuer(remote: &mut Remote<'_>, fd: i32, ring: &mut Uring) -> Result<Result<bool, &'static str>, Error> {
+    let busy = match register(remote, fd, REGISTER_EVENTFD)? {
+        libc::EFAULT => false,
+        libc::EBUSY => true,
         _ => return Ok(Err(RESTRICTED)),
-    }
+    };
     if refuses_napi(register(remote, fd, REGISTER_NAPI)?) {
         ring.flags |= IOPOLL;
     }
@@ -262,7 +303,7 @@ fn ask_issuer(remote: &mut Remote<'_>, fd: i32, ring: &mut Uring) -> Result<Resu
         let args = [fd as u64, u64::from(REGISTER_PBUF_STATUS), status.0, 1, 0, 0];
         errnos.push(errno(remote.try_call(libc::SYS_io_uring_register, args)?));
     }
-    Ok(if has_groups(errnos.into_iter()) { Err(GROUPS_OF_BUFFERS) } else { Ok(()) })
+    Ok(if has_groups(errnos.into_iter()) { Err(GROUPS_OF_BUFFERS) } else { Ok(busy) })
 }
 
 /// As [`uring::try_register`], in the program.

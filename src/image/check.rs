@@ -640,7 +640,9 @@ fn files(c: &Checkpoint, blobs: &HashMap<u32, u64>) -> Check {
             Kind::Uring(uring) if uring.issuer.is_some_and(|tid| !there(tid)) => {
                 Err("its only user is not there".to_owned())
             }
-            Kind::Uring(uring) if uring.files.iter().flatten().any(|file| *file as usize >= c.files.len()) => {
+            Kind::Uring(uring)
+                if uring.files.iter().flatten().chain(&uring.eventfd).any(|file| *file as usize >= c.files.len()) =>
+            {
                 Err("a file is registered with it that is not there".to_owned())
             }
             Kind::Uring(uring) => content(&Some(uring.content)).and_then(|()| ring(uring)),

@@ -19,6 +19,9 @@ pub struct Uring {
     /// Registered buffers of the first process that has it, by their places: address and length; none: the place is free.
     #[serde(default)]
     pub buffers: Vec<Option<(Addr, u32)>>,
+    /// The eventfd that counts completions (IORING_REGISTER_EVENTFD): index into [`super::Checkpoint::files`].
+    #[serde(default)]
+    pub eventfd: Option<u32>,
     /// Places for requests, a power of two.
     pub sq_entries: u32,
     /// Places for completions, a power of two, no less than those for requests.

@@ -30,6 +30,7 @@ const TASKRUN_FLAG: u32 = 1 << 9;
 /// io_uring_register(2).
 const REGISTER_BUFFERS: u64 = 0;
 const REGISTER_FILES: u64 = 2;
+const REGISTER_EVENTFD: u64 = 4;
 const REGISTER_RING_FDS: u64 = 20;
 const REGISTER_ENABLE_RINGS: u32 = 12;
 /// IORING_OP_NOP with IOSQE_CQE_SKIP_SUCCESS, as the first word of a request.
@@ -125,13 +126,17 @@ pub fn start(
     fill(image, ring, copy, [most.min(ring.cq_entries), most], cancel, submit)
 }
 
-/// Registers files and buffers with a ring, in a process that has it (and whose the buffers are). `number`: its descriptor.
+/// Registers files, buffers and an eventfd with a ring, in a process that has it (and whose the buffers are). `number`: its descriptor.
 pub fn register(puppet: &mut Puppet, ring: &Uring, number: i32, sources: &Sources) -> Result<(), Error> {
     let files = ring.files.iter().map(|file| file.map_or(Ok(-1), |file| source(sources, file)));
     let files: Vec<u8> = files.collect::<Result<Vec<i32>, Error>>()?.into_iter().flat_map(i32::to_le_bytes).collect();
     let buffers = ring.buffers.iter().map(|buffer| buffer.map_or([0, 0], |(at, len)| [at.0, u64::from(len)]));
     let buffers: Vec<u8> = buffers.flatten().flat_map(u64::to_le_bytes).collect();
-    for (what, list, each) in [(REGISTER_FILES, files, 4), (REGISTER_BUFFERS, buffers, 16)] {
+    let eventfd =
+        ring.eventfd.map_or(Ok(Vec::new()), |file| source(sources, file).map(|fd| fd.to_le_bytes().to_vec()))?;
+    for (what, list, each) in
+        [(REGISTER_FILES, files, 4), (REGISTER_BUFFERS, buffers, 16), (REGISTER_EVENTFD, eventfd, 4)]
+    {
         if list.is_empty() {
             continue;
         }

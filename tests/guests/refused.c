@@ -111,6 +111,7 @@ int main(int argc, char **argv) {
         if (fd >= 0 && !strcmp(more, "-number")) CHECK(syscall(SYS_io_uring_register, fd, 20, &update, 1) == 1, "RING_FDS");
         if (fd >= 0 && !strcmp(more, "-eventfd")) {
             int event = MUST(eventfd(0, 0));
+            MUST(eventfd(0, 0)); // which of the two?
             MUST(syscall(SYS_io_uring_register, fd, 4, &event, 1));
         }
         if (fd >= 0 && !strcmp(more, "-busy")) { // a read that never ends

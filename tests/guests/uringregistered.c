@@ -1,4 +1,6 @@
-// io_uring(7): registered buffers and files, with places left free; used by requests, by a ring of all and one of a single thread.
+// io_uring(7): registered buffers and files, with places left free, and an eventfd that counts completions; used by requests, by a ring of
+// all and one of a single thread.
+#include <sys/eventfd.h>
 #include <sys/socket.h>
 #include <sys/uio.h>
 
@@ -7,7 +9,7 @@
 enum { SINGLE = 1 << 12, DEFER = 1 << 13, FILES = 4, BUFFERS = 3 };
 static struct ring plain, single;
 static char first[9000], second[4096];
-static int file, pair[2];
+static int file, pair[2], count;
 
 static void spoil(void) { MUST(syscall(SYS_io_uring_register, plain.fd, IORING_UNREGISTER_FILES, NULL, 0)); }
 
@@ -16,6 +18,7 @@ static void prepare(struct ring *r) {
     int files[FILES] = {file, -1, pair[1], -1};
     MUST(syscall(SYS_io_uring_register, r->fd, IORING_REGISTER_BUFFERS, buffers, BUFFERS));
     MUST(syscall(SYS_io_uring_register, r->fd, IORING_REGISTER_FILES, files, FILES));
+    MUST(syscall(SYS_io_uring_register, r->fd, IORING_REGISTER_EVENTFD, &count, 1));
 }
 
 // A request with a registered file, and with a registered buffer unless that is -1.
@@ -24,6 +27,8 @@ static int ask(struct ring *r, int opcode, int place, int buffer, void *at, unsi
     sqe->fd = place, sqe->flags = IOSQE_FIXED_FILE, sqe->addr = (uintptr_t)at, sqe->len = len, sqe->off = offset;
     sqe->buf_index = buffer;
     submit(r, 1), await(r, 1);
+    uint64_t counted;
+    CHECK(read(count, &counted, 8) == 8 && counted == 1, "the eventfd");
     struct io_uring_cqe *cqe = &r->cqes[*r->cq_head & r->cq_mask];
     CHECK(waiting(r) == 1 && cqe->user_data == offset + 1, "completion %llx", (unsigned long long)cqe->user_data);
     int result = cqe->res;
@@ -54,6 +59,7 @@ int main(int argc, char **argv) {
     for (unsigned i = 0; i < sizeof content; i++) content[i] = mix(i);
     CHECK(write(file, content, sizeof content) == sizeof content, "write");
     MUST(socketpair(AF_UNIX, SOCK_STREAM, 0, pair));
+    count = MUST(eventfd(0, EFD_NONBLOCK));
     MUST(setup(&plain, 4, 0)), MUST(setup(&single, 4, SINGLE | DEFER));
     prepare(&plain), prepare(&single);
     for (int i = 0; i < 10; i++) use(&plain, i * 77), use(&single, i * 99);
