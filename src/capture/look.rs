@@ -94,6 +94,8 @@ pub(super) fn look(held: &Held, request: &Request<'_>) -> Result<Looked, Error> 
     for process in &mut processes {
         let pid = held.processes.get(process.index).map_or(root.pid, |p| p.pid);
         uring::settle(&mut process.memory.memory, pid, &rings, &fds.rings, &mut refusals);
+        let open = fds.descriptors.get(&(process.index, None)).map_or(&[][..], Vec::as_slice);
+        uring::buffers_there(&process.memory.memory, pid, open, &fds.files, &mut refusals);
     }
     let users = processes.iter().filter_map(|l| {
         let pid = held.processes.get(l.index)?.pid;

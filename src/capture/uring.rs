@@ -255,14 +255,15 @@ pub(super) fn issuers(
         let mut tables: Vec<(TableOf, i32)> = tables.collect();
         tables.sort_unstable();
         let (mut found, mut busy) = (None, false);
-        for &((process, table), fd) in &tables {
+        'search: for &((process, table), fd) in &tables {
             let Some(p) = held.processes.get_mut(process) else { continue };
             for thread in table.map_or(0..p.threads.len(), |thread| thread..thread + 1) {
                 let Some(tid) = p.threads.get(thread).map(|t| t.tid) else { continue };
                 let mut remote = p.remote(thread)?;
-                if found.is_none() && register(&mut remote, fd, REGISTER_EVENTFD)? != libc::EEXIST {
+                if register(&mut remote, fd, REGISTER_EVENTFD)? != libc::EEXIST {
                     busy = ask_issuer(&mut remote, fd, ring)?.map_err(|what| refused(tid, what))?;
                     found = Some(tid);
+                    break 'search;
                 }
             }
         }
@@ -308,7 +309,8 @@ fn ask_issuer(remote: &mut Remote<'_>, fd: i32, ring: &mut Uring) -> Result<Resu
 
 /// As [`uring::try_register`], in the program.
 fn register(remote: &mut Remote<'_>, fd: i32, what: u32) -> Result<i32, Error> {
-    let args = [fd as u64, u64::from(what), 1, 1, 0, 0];
+    // Nobody has memory there.
+    let args = [fd as u64, u64::from(what), !7, 1, 0, 0];
     Ok(errno(remote.try_call(libc::SYS_io_uring_register, args)?))
 }
 
@@ -345,6 +347,38 @@ pub(super) fn settle(
     }
 }
 
+/// Refuses buffers that are not in the memory of the process that has registered them any more, so that it can't register
+/// them again: they were unmapped since, or came from another ring.
+pub(super) fn buffers_there(
+    memory: &Memory,
+    pid: Pid,
+    open: &[Descriptor],
+    files: &[OpenFile],
+    refusals: &mut Refusals,
+) {
+    let rings = open.iter().filter_map(|d| match files.get(d.file as usize).map(|f| &f.kind) {
+        Some(Kind::Uring(ring)) => Some((d.fd, ring)),
+        _ => None,
+    });
+    for (fd, ring) in rings {
+        let there = |(start, len): &(Addr, u32)| is_writable(memory, start.0, start.0.saturating_add(u64::from(*len)));
+        if !ring.buffers.iter().flatten().all(there) {
+            let reason = "a buffer is registered with it that is not in writable memory any more: not supported";
+            refusals.add(pid, format!("fd {fd} (io_uring)"), reason, AVOID);
+        }
+    }
+}
+
+fn is_writable(memory: &Memory, mut from: u64, to: u64) -> bool {
+    const PROT_WRITE: u32 = 2;
+    for vma in &memory.vmas {
+        if (vma.start.0..vma.end.0).contains(&from) && vma.prot & PROT_WRITE != 0 {
+            from = vma.end.0;
+        }
+    }
+    from >= to
+}
+
 /// What a thread is asked.
 #[derive(Debug, Default)]
 pub(super) struct Asked(Vec<Call>);
@@ -355,9 +389,13 @@ pub(super) fn ask(calls: &mut Calls) -> Asked {
     Asked((0..u64::from(MOST_RINGS)).map(|number| calls.try_call(libc::SYS_io_uring_enter, &args(number))).collect())
 }
 
-/// The numbers under which it has.
+/// The numbers under which it has. A ring that is not enabled yet answers with an error of its own (EBADFD).
 pub(super) fn registered(asked: &Asked, answers: &Answers) -> Vec<u32> {
-    (0..).zip(&asked.0).filter(|(_, call)| answers.result(**call).is_ok()).map(|(number, _)| number).collect()
+    let is_one = |call| match answers.result(call).map_err(|e| e.raw_os_error()) {
+        Ok(_) => true,
+        Err(error) => !matches!(error, Some(libc::EBADF | libc::EINVAL)),
+    };
+    (0..).zip(&asked.0).filter(|(_, call)| is_one(**call)).map(|(number, _)| number).collect()
 }
 
 /// The only ring that a thread with these descriptors can use.

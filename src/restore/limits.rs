@@ -1,5 +1,6 @@
 //! Resource limits: set when everything they would stand in the way of is made.
 
+use crate::model::fd::Kind;
 use crate::model::process::{Limit, Process};
 use crate::model::{Checkpoint, Refusal};
 use crate::proc::{self, limits::NAMES};
@@ -47,6 +48,14 @@ pub fn plan(checkpoint: &Checkpoint, wanted: Wanted, conflicts: &mut Vec<Refusal
         let (mapped, locked) = process.memory.vmas.iter().fold((LEN, 0u64), |(mapped, locked), vma| {
             (mapped.saturating_add(vma.len()), locked.saturating_add(vma.locked.map_or(0, |_| vma.len())))
         });
+        // Buffers registered with rings are pinned.
+        let rings =
+            process.descriptors().filter_map(|d| match checkpoint.files.get(d.file as usize).map(|f| &f.kind) {
+                Some(Kind::Uring(ring)) => Some(ring),
+                _ => None,
+            });
+        let pinned = rings.flat_map(|ring| ring.buffers.iter().flatten()).map(|(_, len)| u64::from(*len));
+        let locked = pinned.fold(locked, u64::saturating_add);
         let locks_all = !wanted.user && namespaces::may(CAP_IPC_LOCK);
         for (which, needed, free) in [(RLIMIT_AS, mapped, false), (RLIMIT_MEMLOCK, locked, locks_all)] {
             let ceiling = ceilings.get(which).copied().unwrap_or(u64::MAX);

@@ -61,8 +61,8 @@ fn call_enter(fd: BorrowedFd<'_>, requests: u32, flags: u32) -> io::Result<u32> 
 /// io_uring_register(2) of one thing at an address that can't be read, and so does nothing: the errno is EFAULT where
 /// all that comes before is well.
 pub fn try_register(fd: BorrowedFd<'_>, what: u32) -> i32 {
-    // SAFETY: the kernel finds that nothing can be read at 1.
-    let done = check(unsafe { libc::syscall(libc::SYS_io_uring_register, fd.as_raw_fd(), what, 1usize, 1) });
+    // SAFETY: the kernel finds that there is no memory of a process at the end of the address space.
+    let done = check(unsafe { libc::syscall(libc::SYS_io_uring_register, fd.as_raw_fd(), what, !7usize, 1) });
     done.err().and_then(|e| e.raw_os_error()).unwrap_or(0)
 }
 
