@@ -136,15 +136,15 @@ pub fn settle_end(to: BorrowedFd<'_>) -> io::Result<bool> {
 }
 
 /// Sends `size` bytes, which `read` copies from an offset, so that they wait in the receive queue of `to`; one of them
-/// may be urgent.
+/// may be urgent. `all`: nothing may be left with `from`, which is going to be reset.
 ///
 /// # Errors
-/// What `read`, send(2) and setsockopt(2) say; `TimedOut` if the two sockets together do not take them.
+/// What `read`, send(2) and setsockopt(2) say; `TimedOut` if the two sockets together, or `to` alone, do not take them.
 pub fn fill(
     from: BorrowedFd<'_>,
     to: BorrowedFd<'_>,
     size: u64,
-    urgent: Option<Urgent>,
+    (urgent, all): (Option<Urgent>, bool),
     read: impl Fn(u64, &mut [u8]) -> io::Result<()>,
 ) -> io::Result<()> {
     const PIECE: u64 = 256 * 1024;
@@ -178,10 +178,11 @@ pub fn fill(
     // What came after the buffer has its size again might be thrown away, and come late.
     let settled = settle(from, to)?;
     drop(grown);
-    if urgent.is_some_and(|urgent| urgent.read) {
-        if !settled {
-            return Err(io::ErrorKind::TimedOut.into());
-        }
+    let out_of_band = urgent.is_some_and(|urgent| urgent.read);
+    if !settled && (all || out_of_band) {
+        return Err(io::ErrorKind::TimedOut.into());
+    }
+    if out_of_band {
         socket::receive_urgent(to)?;
     }
     Ok(())

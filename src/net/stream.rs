@@ -49,13 +49,19 @@ fn at_mark(fd: BorrowedFd<'_>) -> io::Result<bool> {
 pub fn look(fd: BorrowedFd<'_>, known: Known) -> io::Result<Stream> {
     let marked = known.urgent || at_mark(fd)?;
     let total = fds::readable(fd)?;
+    // Another look would begin at the beginning again.
+    let whole = |bytes: &mut Vec<u8>, left| match socket::peek(fd, bytes, left)? {
+        got if got < left => Err(io::ErrorKind::UnexpectedEof.into()),
+        got => Ok(got),
+    };
     if !marked && !known.peeks && known.waiting == Some(total as u64) {
-        return Ok(Stream { bytes: fill(total, |bytes, left| socket::peek(fd, bytes, left))?, urgent: None });
+        return Ok(Stream { bytes: fill(total, whole)?, urgent: None });
     }
     let mut looking = match Looking::begin(fd, Of::Stream) {
         Ok(looking) => looking,
-        Err(_) if !marked => {
-            return Ok(Stream { bytes: fill(total, |bytes, left| socket::peek(fd, bytes, left))?, urgent: None });
+        // More than can be read for now is behind an urgent byte that has been read out of band.
+        Err(_) if !marked && known.waiting.is_none_or(|waiting| waiting <= total as u64) => {
+            return Ok(Stream { bytes: fill(total, whole)?, urgent: None });
         }
         Err(_) => return Err(io::ErrorKind::Unsupported.into()),
     };

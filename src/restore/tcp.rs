@@ -196,14 +196,14 @@ impl<'a> Work<'a> {
     /// Sends a socket what it had not read yet.
     fn fill(&self, own: &Own<'_>) -> io::Result<()> {
         let Some(content) = &own.socket.content else { return Ok(()) };
-        let from = match &own.tcp.state {
-            State::Connected { link: Link::To(other), .. } => self.fd(*other)?,
-            _ => self.stand_ins.get(&own.index).ok_or(io::ErrorKind::NotConnected)?.as_fd(),
+        let (from, all) = match &own.tcp.state {
+            State::Connected { link: Link::To(other), .. } => (self.fd(*other)?, false),
+            _ => (self.stand_ins.get(&own.index).ok_or(io::ErrorKind::NotConnected)?.as_fd(), true),
         };
         let (at, size) = self.image.blob(content.id).ok_or(io::ErrorKind::NotFound)?;
         let file = self.image.file();
         let read = |offset, buf: &mut [u8]| file.read_exact_at(buf, at + offset);
-        inflight::fill(from, self.fd(own.index)?, size, own.tcp.urgent, read).map_err(|e| match e.kind() {
+        inflight::fill(from, self.fd(own.index)?, size, (own.tcp.urgent, all), read).map_err(|e| match e.kind() {
             io::ErrorKind::TimedOut => io::Error::other(format!(
                 "there is no room for the {size} bytes that waited in it; raise the third number of net.ipv4.tcp_rmem"
             )),
