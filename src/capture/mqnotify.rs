@@ -152,6 +152,8 @@ pub(super) struct Asked {
     seen: Seen,
     /// Bytes that came, and the call that has put the process on the list again.
     answer: Option<(Room, Call)>,
+    /// Whether the cookie has come.
+    got_cookie: Option<Call>,
 }
 
 impl Seen {
@@ -162,12 +164,17 @@ impl Seen {
 
     /// Asks for what does not show.
     pub fn ask(self, calls: &mut Calls) -> Asked {
+        let mut got_cookie = None;
         let answer = match self.way {
             Way::Nothing => None,
             Way::Signal { signal, free } => Some(self.ask_for_value(calls, signal, free)),
-            Way::Socket(fd) => Some(self.ask_for_cookie(calls, fd)),
+            Way::Socket(fd) => {
+                let (cookie, got, again) = self.ask_for_cookie(calls, fd);
+                got_cookie = Some(got);
+                Some((cookie, again))
+            }
         };
-        Asked { seen: self, answer }
+        Asked { seen: self, answer, got_cookie }
     }
 
     /// `struct sigevent` has the value before signal and way, `siginfo_t` has it last: the message brings these two, and is
@@ -190,19 +197,24 @@ impl Seen {
         (info, again)
     }
 
-    fn ask_for_cookie(self, calls: &mut Calls, socket: i32) -> (Room, Call) {
+    fn ask_for_cookie(self, calls: &mut Calls, socket: i32) -> (Room, Call, Call) {
         let (queue, len) = (self.queue as u64, COOKIE as u64);
         let cookie = calls.room(len);
         let event = calls.pointer(cookie, &[socket, SIGEV_THREAD].map(i32::to_ne_bytes).concat());
         calls.try_call(libc::SYS_mq_notify, &[queue, 0]);
         let flags = libc::MSG_DONTWAIT as u64;
-        calls.try_call_into(libc::SYS_recvfrom, &[socket as u64, 0, len, flags], &[(1, cookie)]);
+        let got = calls.try_call_into(libc::SYS_recvfrom, &[socket as u64, 0, len, flags], &[(1, cookie)]);
         let again = calls.try_call_into(libc::SYS_mq_notify, &[queue, 0], &[(1, event)]);
-        (cookie, again)
+        (cookie, got, again)
     }
 }
 
 impl Asked {
+    /// Whether the cookie came by the socket it was looked for at, if it is one.
+    fn cookie_came(&self, answers: &Answers) -> bool {
+        self.got_cookie.is_none_or(|got| answers.result(got).is_ok_and(|len| len == COOKIE as u64))
+    }
+
     /// The registration.
     ///
     /// # Errors
@@ -219,7 +231,7 @@ impl Asked {
         };
         let bytes = match self.answer {
             None => &[],
-            Some((_, again)) if answers.result(again).is_err() => {
+            Some((_, again)) if answers.result(again).is_err() || !self.cookie_came(answers) => {
                 return Err(unknown("how it is notified of a message (mq_notify) can't be found out"));
             }
             Some((room, _)) => answers.bytes(room),

@@ -77,7 +77,7 @@ pub(super) fn check(c: &Checkpoint, parts: &HashMap<&str, &[Run]>, blobs: &HashM
     }
     ipc(&c.shared)?;
     c.shared.mqueues.iter().try_for_each(mqueue)?;
-    c.shared.mqueues.iter().try_for_each(|queue| notification(queue, &c.processes))?;
+    c.shared.mqueues.iter().zip(0..).try_for_each(|(queue, index)| notification(c, queue, index))?;
     c.shared.ptys.iter().try_for_each(pty)?;
     files(c, blobs)
 }
@@ -445,15 +445,21 @@ fn mqueue(queue: &Queue) -> Check {
     Err(format!("message queue {} cannot be", queue.name.display()))
 }
 
-/// Told of messages is a process that is there, while there are none.
-fn notification(queue: &Queue, processes: &[Process]) -> Check {
+/// Told of messages is a process that has the queue open (and the socket it is told by), while there are none.
+fn notification(c: &Checkpoint, queue: &Queue, index: u32) -> Check {
     let Some(Notification { pid, how }) = &queue.notify else { return Ok(()) };
     let can_be = match how {
         How::Nothing => true,
         How::Signal { signal, .. } => (1..=64).contains(signal),
         How::Socket { cookie, .. } => cookie.0.len() == COOKIE,
     };
-    if can_be && queue.messages.is_empty() && processes.iter().any(|p| p.pid == *pid) {
+    let has = c.processes.iter().find(|p| p.pid == *pid).is_some_and(|p| {
+        let kind = |d: &Descriptor| c.files.get(d.file as usize).map(|f| &f.kind);
+        let of_queue = |d: &Descriptor| matches!(kind(d), Some(Kind::Mqueue(m)) if m.queue == index);
+        let socket = if let How::Socket { fd, .. } = how { Some(*fd) } else { None };
+        p.fds.iter().any(of_queue) && socket.is_none_or(|fd| p.fds.iter().any(|d| d.fd == fd))
+    });
+    if can_be && has && queue.messages.is_empty() {
         return Ok(());
     }
     Err(format!("message queue {} notifies pid {pid} in a way that cannot be", queue.name.display()))
@@ -622,8 +628,10 @@ fn files(c: &Checkpoint, blobs: &HashMap<u32, u64>) -> Check {
             Kind::Regular(regular) => content(&regular.content).and_then(|()| saved(&regular.saved)),
             Kind::Pipe(pipe) => whole(&pipe.content).and_then(|()| pieces(pipe)),
             Kind::Path(Place { object: Object::Deleted { content: c, .. }, .. }) => content(&Some(*c)),
-            Kind::Epoll(epoll) => match epoll.targets.iter().find(|t| t.file as usize >= c.files.len()) {
-                Some(target) => Err(format!("it watches open file {}, which is not there", target.file)),
+            Kind::Epoll(epoll) => match epoll.targets.iter().find(|t| t.file as usize >= c.files.len() || t.fd < 0) {
+                Some(target) => {
+                    Err(format!("it watches open file {} as {}, which is not there", target.file, target.fd))
+                }
                 None => Ok(()),
             },
             Kind::Inotify(inotify) => watches(inotify),
