@@ -443,7 +443,7 @@ fn leaders_out_of_sight() {
 /// over another.
 #[test]
 fn bind_and_overlay_mounts() {
-    const SCRIPT: &str = "set -e; cd \"$1\"; mount -t tmpfs tmpfs .; cd \"$1\"; mkdir lower upper work seen; $2; \
+    const SCRIPT: &str = "set -e; cd \"$1\"; mount -t tmpfs tmpfs .; cd \"$1\"; mkdir lower upper work seen; $2 || exit 97; \
         export TMPDIR=\"$1/seen\"; shift 2; exec \"$@\"";
     let overlay = "mount -t overlay overlay -o lowerdir=lower,upperdir=upper,workdir=work,userxattr seen";
     let own_user: &[&str] = if harness::root() { &[] } else { &["--map-current-user", "--keep-caps"] };

@@ -549,7 +549,9 @@ impl Builder<'_> {
     fn finish_process(&mut self, process: &Process, others: &mut Vec<Puppet>) -> Result<(), Error> {
         let fresh = self.options.pids == Pids::Fresh;
         // They may be in /proc.
-        let places = [&process.cwd, &process.root].map(|name| renumbered(name, |pid| self.actual(pid)));
+        let numbers = self.numbers();
+        let actual = |pid: Pid| numbers.get(&pid).copied().unwrap_or(pid.0);
+        let places = [&process.cwd, &process.root].map(|name| renumbered(name, actual));
         let leader = puppet(&mut self.puppets, process.pid)?;
         let shares = shares(self.checkpoint, process.pid);
         if shares.directories.is_none() {
@@ -570,7 +572,9 @@ impl Builder<'_> {
         }
         let leader = puppet(&mut self.puppets, process.pid)?;
         for (t, puppet) in process.threads.iter().zip(std::iter::once(&mut *leader).chain(&mut *others)) {
-            thread::set_up(puppet, process, t, fresh, self.pinned, &mut self.notes)?;
+            let place = |name| renumbered(name, actual);
+            let own = t.directories.as_ref().map(|own| (own, [place(&own.cwd), place(&own.root)]));
+            thread::set_up(puppet, process, (t, own), fresh, self.pinned, &mut self.notes)?;
         }
         timers::create(leader, others, process)?;
         let news = |m: &Member| m.ppid == process.pid && jobcontrol::makes_news(m.state);

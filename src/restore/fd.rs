@@ -176,7 +176,12 @@ pub fn no_room(checkpoint: &Checkpoint) -> Option<(u64, u64)> {
     let shared = &checkpoint.shared;
     let others = 2 * shared.mapped.len() + shared.nameless.len() + PASSING;
     let numbers = Numbers::of(checkpoint);
-    let watching = checkpoint.files.iter().filter(|f| matches!(f.kind, Kind::Inotify(_) | Kind::Timerfd(_))).count();
+    let is_watching = |file: &&OpenFile| match &file.kind {
+        Kind::Inotify(_) | Kind::Timerfd(_) => true,
+        Kind::Uring(ring) => ring.issuer.is_some(),
+        _ => false,
+    };
+    let watching = checkpoint.files.iter().filter(is_watching).count();
     let deleted =
         checkpoint.files.iter().filter(|f| matches!(&f.kind, Kind::Regular(r) if r.content.is_some())).count();
     let in_us = checkpoint.files.len() + watching + deleted + shared.nameless.len() + others;

@@ -3,9 +3,9 @@
 use std::borrow::Cow;
 use std::io;
 
-use crate::model::Addr;
 use crate::model::process::Process;
-use crate::model::thread::Thread;
+use crate::model::thread::{Directories, Thread};
+use crate::model::{Addr, Name};
 use crate::sys::{cpu, ptrace, sched};
 
 use super::Error;
@@ -42,7 +42,7 @@ pub fn create(leader: &mut Puppet, thread: &Thread, choose: bool) -> Result<Pupp
 pub fn set_up(
     puppet: &mut Puppet,
     process: &Process,
-    thread: &Thread,
+    (thread, own): (&Thread, Option<(&Directories, [Name; 2])>),
     fresh: bool,
     pinned: &Pinned,
     notes: &mut Vec<String>,
@@ -50,8 +50,8 @@ pub fn set_up(
     let host = puppet.host();
     let mut batch = puppet.batch();
     set_name(&mut batch, &thread.comm);
-    if let Some(own) = &thread.directories {
-        directories(&mut batch, &own.cwd, &own.root, own.umask);
+    if let Some((own, [cwd, root])) = &own {
+        directories(&mut batch, cwd, root, own.umask);
     }
     // The image has one for all threads; the kernel has one for each.
     batch.call("personality", libc::SYS_personality, &[u64::from(process.personality)]);

@@ -10,7 +10,8 @@ use nix::fcntl::OFlag;
 use super::check;
 
 /// The descriptors whose numbers `make` returns, which it does in a child that shares our table of descriptors.
-/// `flags` are those of clone(2): namespaces, or none.
+/// `flags` are those of clone(2): namespaces, or none. `make` only makes system calls: in the child nobody gives back a
+/// lock that another thread had, as that of the allocator.
 ///
 /// # Errors
 /// What `make` returns, or that of clone(2) or pipe2(2).
@@ -21,6 +22,7 @@ pub fn opens<const N: usize>(flags: i32, make: impl FnOnce() -> io::Result<[i32;
     // SAFETY: a fork that shares descriptors only; the child never returns.
     let pid = check(unsafe { libc::syscall(libc::SYS_clone, flags as usize, 0usize, 0usize, 0usize, 0usize) })?;
     if pid == 0 {
+        let _end = End;
         let answer = make().unwrap_or_else(|error| [-error.raw_os_error().unwrap_or(libc::EIO); N]);
         // SAFETY: `answer` outlives the call; _exit never returns.
         unsafe {
@@ -42,5 +44,15 @@ pub fn opens<const N: usize>(flags: i32, make: impl FnOnce() -> io::Result<[i32;
         Some(error) => Err(io::Error::from_raw_os_error(-error)),
         // SAFETY: new descriptors, which nobody else knows of.
         None => Ok(numbers.map(|number| unsafe { OwnedFd::from_raw_fd(number) })),
+    }
+}
+
+/// The child ends here, also by a panic: nothing of ours is undone in it.
+struct End;
+
+impl Drop for End {
+    fn drop(&mut self) {
+        // SAFETY: never returns.
+        unsafe { libc::_exit(1) }
     }
 }
