@@ -18,7 +18,7 @@ use super::stream::{self, Stream};
 use super::{CHUNK, check};
 use crate::model::Checkpoint;
 
-/// Bytes that are read, hashed and written at a time. Threads that write longer pieces wait asleep for the file's lock, not
+/// Bytes that are read and written at a time. Threads that write longer pieces wait asleep for the file's lock, not
 /// spinning; those of shorter ones take it too often.
 const PIECE: usize = 256 * 1024;
 
@@ -152,7 +152,8 @@ impl Writer {
         Ok(())
     }
 
-    /// Writes the bytes in hand and the end of the image, with the parts and blobs that it was begun with.
+    /// Writes the bytes in hand and the end of the image, with the parts and blobs that it was begun with. The pages in a
+    /// file are hashed now, from the file: while they were written the tree stood still.
     ///
     /// # Errors
     /// [`Error::NoSpace`], [`Error::Io`], also if it was not begun; [`Error::Cancelled`] soon after `cancel` was raised.
@@ -161,9 +162,25 @@ impl Writer {
             return Err(self.misuse("it is not begun, or complete"));
         };
         let crew = Crew::new(cancel);
-        for (step, digest) in layout.steps.iter().zip(&mut *digests) {
-            if let (Output::File(_), What::Bytes(_) | What::InHand { .. }) = (&self.output, &step.what) {
-                *digest = in_hand(&step.what, blobs, step.offset, &self.output, &crew)?;
+        if let Output::File(partial) = &self.output {
+            for (step, digest) in layout.steps.iter().zip(&mut *digests) {
+                if let What::Bytes(_) | What::InHand { .. } = step.what {
+                    *digest = in_hand(&step.what, blobs, step.offset, &self.output, &crew)?;
+                }
+            }
+            let hashed = std::thread::scope(|scope| {
+                // Much takes its time on its way to the disk: it is sent there meanwhile.
+                let much = threads_for(layout.payload) > 1;
+                let syncing = much.then(|| scope.spawn(|| partial.file().sync_data()));
+                let hashed = hash_chunks(layout, partial, cancel);
+                let synced = syncing
+                    .map_or(Ok(()), |thread| thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
+                synced.map_err(|e| Error::writing(partial.target(), "sync", e)).and(hashed)
+            })?;
+            for (step, digest) in hashed {
+                if let Some(known) = digests.get_mut(step) {
+                    *known = Some(digest);
+                }
             }
         }
         let Step { offset, what } = layout.finish(parts, digests)?;
@@ -203,9 +220,9 @@ struct Job<'a> {
 }
 
 impl Job<'_> {
-    /// Does all steps but those of bytes in hand, which can wait; the digests of those that have one. Each thread reads,
-    /// hashes and writes: what it writes is in its own cache still, and the others read meanwhile. A stream is written in
-    /// order, and all of it.
+    /// Does all steps but those of bytes in hand, which can wait; the digests of those that can't be read again. Each
+    /// thread reads and writes: what it writes is in its own cache still, and the others read meanwhile. A stream is
+    /// written in order, and all of it.
     fn run(&self) -> Result<Vec<Option<Digest>>> {
         let steps = &self.layout.steps;
         let threads = if self.output.takes_any_order() { threads_for(self.layout.payload) } else { 1 };
@@ -225,7 +242,8 @@ impl Job<'_> {
     }
 
     fn step(&self, Step { offset, what }: &Step, buf: &mut [u8]) -> Result<Option<Digest>> {
-        let read = |len, read: &dyn Fn(u64, &mut [u8]) -> Result<()>, buf| self.copy(*offset, len, read, buf).map(Some);
+        let read =
+            |len, read: &dyn Fn(u64, &mut [u8]) -> Result<()>, hasher, buf| self.copy(*offset, len, read, hasher, buf);
         match *what {
             What::Bytes(_) | What::InHand { .. } => match self.output {
                 Output::Stream(_) => in_hand(what, self.blobs, *offset, self.output, self.crew),
@@ -234,34 +252,37 @@ impl Job<'_> {
             What::Blob { blob, .. } => {
                 let Some(Blob { id, size, source }) = self.blobs.get(blob) else { return Ok(None) };
                 let failed = |source| Error::Blob { id: *id, source };
-                read(*size, &|at, piece| source.read(piece, at).map_err(failed), buf)
+                read(*size, &|at, piece| source.read(piece, at).map_err(failed), Some(blake3::Hasher::new()), buf)
             }
             What::Chunk { part, index, len } => {
-                read(len as u64, &|at, piece| self.fill(part, index * CHUNK as u64 + at, piece), buf)
+                let hasher = (!self.output.takes_any_order()).then(blake3::Hasher::new);
+                read(len as u64, &|at, piece| self.fill(part, index * CHUNK as u64 + at, piece), hasher, buf)
             }
         }
     }
 
-    /// Writes `len` bytes at `offset`, as `read` gives them.
+    /// Writes `len` bytes at `offset`, as `read` gives them; their digest, if there is a hasher.
     fn copy(
         &self,
         offset: u64,
         len: u64,
         read: &dyn Fn(u64, &mut [u8]) -> Result<()>,
+        mut hasher: Option<blake3::Hasher>,
         buf: &mut [u8],
-    ) -> Result<Digest> {
-        let mut hasher = blake3::Hasher::new();
+    ) -> Result<Option<Digest>> {
         let mut at = 0;
         while at < len {
             self.crew.go_on()?;
             let now = (len - at).min(buf.len() as u64) as usize;
             let piece = buf.get_mut(..now).unwrap_or_default();
             read(at, piece)?;
-            hasher.update(piece);
+            if let Some(hasher) = &mut hasher {
+                hasher.update(piece);
+            }
             self.output.write(piece, offset + at, self.crew)?;
             at += now as u64;
         }
-        Ok(hasher.finalize().into())
+        Ok(hasher.map(|hasher| hasher.finalize().into()))
     }
 
     /// Fills `buf` with what is at byte `from` of a part's pages.
@@ -285,6 +306,24 @@ impl Job<'_> {
         }
         Ok(())
     }
+}
+
+/// The digests of the pages in a file, by the numbers of their steps.
+fn hash_chunks(layout: &Layout, partial: &Partial, cancel: &AtomicBool) -> Result<Vec<(usize, Digest)>> {
+    let chunks = layout.steps.iter().enumerate().filter_map(|(number, step)| match step.what {
+        What::Chunk { len, .. } => Some((number, step.offset, len)),
+        _ => None,
+    });
+    let chunks: Vec<(usize, u64, usize)> = chunks.collect();
+    let hash = |chunk: usize, buf: &mut [u8]| {
+        let Some(&(number, offset, len)) = chunks.get(chunk) else { return Err(Error::Cancelled) };
+        let bytes = buf.get_mut(..len).unwrap_or_default();
+        let read = partial.file().read_exact_at(bytes, offset);
+        read.map_err(|e| Error::io("read", partial.target().display().to_string())(e))?;
+        Ok((number, Digest::of(bytes)))
+    };
+    let done = Crew::new(cancel).run(threads_for(layout.payload), chunks.len(), layout.buffer(), hash)?;
+    Ok(done.into_iter().map(|(_, digest)| digest).collect())
 }
 
 /// Writes a step whose bytes are here.
