@@ -19,8 +19,9 @@ const SO_MEMINFO: i32 = 55;
 const TCP_NODELAY: i32 = 1;
 const TCP_CORK: i32 = 3;
 const TCP_INFO: i32 = 11;
-/// How long bytes may be under way on this host.
-const PATIENCE: Duration = Duration::from_secs(1);
+/// How long bytes may be under way on this host. One that was thrown away for want of room comes again after a time-out,
+/// which is 200 ms at first and doubles each time (net/ipv4/tcp_timer.c, tcp_retransmit_timer).
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// What TCP_INFO says (include/uapi/linux/tcp.h, `struct tcp_info`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -113,11 +114,9 @@ pub fn settle(from: BorrowedFd<'_>, to: BorrowedFd<'_>) -> io::Result<bool> {
     if arrived()? {
         return Ok(true);
     }
-    let mut grown = Grown::begin(to)?;
+    let _grown = Grown::begin(to)?;
     let _pushed = Pushed::begin(from)?;
-    let outstanding = socket::ioctl_number(from, libc::TIOCOUTQ)?;
-    grown.hold(crate::sys::fds::readable(to)? as u64 + outstanding.unsigned_abs() as u64)?;
-    wait(to, Some(&mut grown), arrived)
+    wait(to, arrived)
 }
 
 /// The same where nobody has a descriptor of the sender any more: waits for the end of the stream.
@@ -130,9 +129,8 @@ pub fn settle_end(to: BorrowedFd<'_>) -> io::Result<bool> {
     if arrived()? {
         return Ok(true);
     }
-    let mut grown = Grown::begin(to)?;
-    grown.hold(EVERYTHING)?;
-    wait(to, None, arrived)
+    let _grown = Grown::begin(to)?;
+    wait(to, arrived)
 }
 
 /// Sends `size` bytes, which `read` copies from an offset, so that they wait in the receive queue of `to`; one of them
@@ -148,8 +146,7 @@ pub fn fill(
     read: impl Fn(u64, &mut [u8]) -> io::Result<()>,
 ) -> io::Result<()> {
     const PIECE: u64 = 256 * 1024;
-    let mut grown = Grown::begin(to)?;
-    grown.hold(size)?;
+    let grown = Grown::begin(to)?;
     let mut buf = vec![0; size.min(PIECE) as usize];
     let mut at = 0;
     while at < size {
@@ -166,7 +163,7 @@ pub fn fill(
                 Ok(sent) => rest = rest.get(sent..).unwrap_or_default(),
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
                     let room = || socket::events(from, libc::POLLOUT).map(|e| e & libc::POLLOUT != 0);
-                    if !wait(to, Some(&mut grown), room)? {
+                    if !wait(to, room)? {
                         return Err(io::ErrorKind::TimedOut.into());
                     }
                 }
@@ -175,11 +172,10 @@ pub fn fill(
         }
         at += piece.len() as u64;
     }
-    // What came after the buffer has its size again might be thrown away, and come late.
-    let settled = settle(from, to)?;
-    drop(grown);
     let out_of_band = urgent.is_some_and(|urgent| urgent.read);
-    if !settled && (all || out_of_band) {
+    let settled = !(all || out_of_band) || settle(from, to)?;
+    drop(grown);
+    if !settled {
         return Err(io::ErrorKind::TimedOut.into());
     }
     if out_of_band {
@@ -188,14 +184,7 @@ pub fn fill(
     Ok(())
 }
 
-/// `grown`: a buffer that may turn out to be too small.
-fn wait(
-    to: BorrowedFd<'_>,
-    mut grown: Option<&mut Grown<'_>>,
-    arrived: impl Fn() -> io::Result<bool>,
-) -> io::Result<bool> {
-    /// Between two looks at whether to make it larger: for some 50 µs.
-    const ROUNDS: u32 = 16;
+fn wait(to: BorrowedFd<'_>, arrived: impl Fn() -> io::Result<bool>) -> io::Result<bool> {
     let until = Instant::now() + PATIENCE;
     for round in 0u32.. {
         match socket::receive(to, &mut [0], libc::MSG_PEEK) {
@@ -208,23 +197,14 @@ fn wait(
         if Instant::now() > until {
             break;
         }
-        if let Some(grown) = grown.as_mut().filter(|_| round % ROUNDS == ROUNDS - 1) {
-            grown.hold(grown.bytes.saturating_mul(2))?;
-        }
         crate::sys::tasks::back_off(round);
     }
     Ok(false)
 }
 
-/// More than any buffer holds.
-const EVERYTHING: u64 = i32::MAX as u64 / 2;
-
-/// A receive buffer that is made to hold more. No more than needed: what the sender may send beyond that would be thrown
-/// away once the buffer has its size again, and come late.
+/// A receive buffer that may hold as much as any.
 struct Grown<'a> {
     fd: BorrowedFd<'a>,
-    /// What it holds.
-    bytes: u64,
     mark: i32,
     /// A size that the program has chosen.
     chosen: Option<i32>,
@@ -235,17 +215,12 @@ impl<'a> Grown<'a> {
         let number = |name| socket::number(fd, libc::SOL_SOCKET, name);
         let lock = number(SO_BUF_LOCK).unwrap_or(0);
         let chosen = if lock & RCVBUF_LOCK == 0 { None } else { Some(number(libc::SO_RCVBUF)?) };
-        let grown = Grown { fd, bytes: 0, mark: number(libc::SO_RCVLOWAT)?, chosen };
+        let grown = Grown { fd, mark: number(libc::SO_RCVLOWAT)?, chosen };
         if chosen.is_some() {
             socket::set_option(fd, libc::SOL_SOCKET, SO_BUF_LOCK, &(lock & !RCVBUF_LOCK).to_ne_bytes())?;
         }
+        socket::set_option(fd, libc::SOL_SOCKET, libc::SO_RCVLOWAT, &(i32::MAX / 2).to_ne_bytes())?;
         Ok(grown)
-    }
-
-    /// Makes it hold so many bytes, or as many as it can.
-    fn hold(&mut self, bytes: u64) -> io::Result<()> {
-        self.bytes = bytes.min(EVERYTHING);
-        socket::set_option(self.fd, libc::SOL_SOCKET, libc::SO_RCVLOWAT, &(self.bytes as i32).to_ne_bytes())
     }
 }
 
