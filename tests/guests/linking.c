@@ -25,18 +25,28 @@ static void named(int fd, const char *name) {
     CHECK(pread(fd, buffer, sizeof buffer, 0) == (ssize_t)strlen(name) && !strcmp(buffer, name), "%s holds %s", name, buffer);
     MUST(unlinkat(sub, name, 0));
 }
-// The mount that a descriptor is on is one of ours.
-static void on_a_mount(int fd) {
-    static char mounts[1 << 16];
-    char name[64], text[256], line[32];
+static int mount_of(int fd) {
+    char name[64], text[256];
     snprintf(name, sizeof name, "/proc/self/fdinfo/%d", fd);
     slurp(name, text, sizeof text);
     char *at = strstr(text, "mnt_id:");
     CHECK(at, "fdinfo of fd %d", fd);
-    slurp("/proc/self/mountinfo", mounts + 1, sizeof mounts - 1);
+    return atoi(at + 7);
+}
+// The mount that a descriptor is on is one of ours. Mounts have other numbers after a resume: one between the two looks
+// shows in a third.
+static void on_a_mount(int fd) {
+    static char mounts[1 << 16];
+    char line[32];
+    int id, again = mount_of(fd);
+    do {
+        id = again;
+        slurp("/proc/self/mountinfo", mounts + 1, sizeof mounts - 1);
+        again = mount_of(fd);
+    } while (id != again);
     mounts[0] = '\n';
-    snprintf(line, sizeof line, "\n%d ", atoi(at + 7));
-    CHECK(strstr(mounts, line), "fd %d is on mount %d, which is none of ours", fd, atoi(at + 7));
+    snprintf(line, sizeof line, "\n%d ", id);
+    CHECK(strstr(mounts, line), "fd %d is on mount %d, which is none of ours", fd, id);
 }
 
 int main(void) {
