@@ -21,7 +21,7 @@ impl Image {
     /// Compares all bytes of memory and files with their digests, on so many threads (0: as many as pay).
     ///
     /// # Errors
-    /// [`Error::Altered`] with the name of a member; [`Error::Truncated`], [`Error::Io`], [`Error::Cancelled`].
+    /// Of [`super::Error`] `Altered` with the name of a member; `Truncated`, `Io`, `Cancelled`.
     pub fn verify(&self, threads: usize, cancel: &AtomicBool) -> Result<()> {
         let verifier = Verifier::new(self, cancel)?;
         let threads = if threads == 0 { super::crew::threads_for(self.source.len) } else { threads };
@@ -43,7 +43,7 @@ impl Image {
     /// Reads a chunk of a part's pages into `buf`, which is [`Image::buffer`] long.
     ///
     /// # Errors
-    /// [`Error::Truncated`], [`Error::Io`].
+    /// Of [`super::Error`] `Truncated`, `Io`.
     pub fn read_chunk<'b>(&self, part: &PartLocation, index: u64, buf: &'b mut [u8]) -> Result<&'b [u8]> {
         let from = index.saturating_mul(self.chunk);
         let len = self.chunk.min(part.len.saturating_sub(from)) as usize;
@@ -68,7 +68,7 @@ impl<'a> Verifier<'a> {
     /// One that has done nothing yet, and stops soon after `cancel` was raised.
     ///
     /// # Errors
-    /// [`Error::Altered`] if the digests themselves have changed; [`Error::Io`].
+    /// Of [`super::Error`] `Altered` if the digests themselves have changed; `Io`.
     pub fn new(image: &'a Image, cancel: &'a AtomicBool) -> Result<Verifier<'a>> {
         let (checks, first) = image.checks()?;
         let begun = checks.iter().map(|_| AtomicBool::new(false)).collect();
@@ -101,7 +101,7 @@ impl<'a> Verifier<'a> {
     /// Checks a chunk that has been read, unless that has been begun.
     ///
     /// # Errors
-    /// [`Error::Altered`].
+    /// Of [`super::Error`] `Altered`.
     pub fn chunk(&self, part: usize, index: u64, bytes: &[u8]) -> Result<()> {
         let check = self.first.get(part).map_or(usize::MAX, |first| first.saturating_add(index as usize));
         match self.checks.get(check) {
