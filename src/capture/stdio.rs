@@ -6,6 +6,7 @@ use std::os::unix::fs::MetadataExt;
 use crate::model::fd::Kind;
 use crate::model::stdio::Stdio;
 use crate::net;
+use crate::sys::tty;
 
 use super::Error;
 use super::fd::{Group, SeenFd, Work};
@@ -57,9 +58,8 @@ fn terminal(s: &SeenFd) -> Option<u64> {
 }
 
 fn controlling(pid: i32) -> Option<u64> {
-    let tty = crate::proc::stat(pid).ok()?.tty_nr as u32;
-    // proc_pid_stat(5): minor in bits 31–20 and 7–0, major in 15–8.
-    (tty != 0).then(|| libc::makedev(tty >> 8 & 0xff, (tty >> 12 & 0xf_ff00) | (tty & 0xff)))
+    let number = crate::proc::stat(pid).ok()?.tty_nr as u32;
+    (number != 0).then(|| tty::decoded(number))
 }
 
 /// A terminal or socket that is several standard streams at once counts as one description for each: at a resume each

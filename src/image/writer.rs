@@ -242,8 +242,6 @@ impl Job<'_> {
     }
 
     fn step(&self, Step { offset, what }: &Step, buf: &mut [u8]) -> Result<Option<Digest>> {
-        let read =
-            |len, read: &dyn Fn(u64, &mut [u8]) -> Result<()>, hasher, buf| self.copy(*offset, len, read, hasher, buf);
         match *what {
             What::Bytes(_) | What::InHand { .. } => match self.output {
                 Output::Stream(_) => in_hand(what, self.blobs, *offset, self.output, self.crew),
@@ -252,11 +250,13 @@ impl Job<'_> {
             What::Blob { blob, .. } => {
                 let Some(Blob { id, size, source }) = self.blobs.get(blob) else { return Ok(None) };
                 let failed = |source| Error::Blob { id: *id, source };
-                read(*size, &|at, piece| source.read(piece, at).map_err(failed), Some(blake3::Hasher::new()), buf)
+                let read = |at, piece: &mut [u8]| source.read(piece, at).map_err(failed);
+                self.copy(*offset, *size, &read, Some(blake3::Hasher::new()), buf)
             }
             What::Chunk { part, index, len } => {
                 let hasher = (!self.output.takes_any_order()).then(blake3::Hasher::new);
-                read(len as u64, &|at, piece| self.fill(part, index * CHUNK as u64 + at, piece), hasher, buf)
+                let read = |at, piece: &mut [u8]| self.fill(part, index * CHUNK as u64 + at, piece);
+                self.copy(*offset, len as u64, &read, hasher, buf)
             }
         }
     }

@@ -127,9 +127,10 @@ pub fn tree(
     builder.rings(&mut threads, image)?;
     builder.descriptions(&mut threads)?;
     builder.semaphores()?;
+    let numbers = builder.numbers();
     for (process, (_, others)) in checkpoint.processes.iter().zip(&mut threads) {
         builder.cancelled()?;
-        builder.finish_process(process, others)?;
+        builder.finish_process(process, others, &numbers)?;
     }
     builder.stand_ins(&plan.order, &site.hold)?;
     builder.park(threads, &site.hold)
@@ -138,6 +139,11 @@ pub fn tree(
 /// What a process shares with others that came before it.
 fn shares(checkpoint: &Checkpoint, pid: Pid) -> Shares {
     checkpoint.tree.members.iter().find(|m| m.pid == pid).map_or_else(Shares::default, |m| m.shares)
+}
+
+/// The number that a process or thread has, by those of all.
+fn actual(numbers: &BTreeMap<Pid, i32>) -> impl Fn(Pid) -> i32 + Copy + '_ {
+    |pid| numbers.get(&pid).copied().unwrap_or(pid.0)
 }
 
 /// The threads of a process that have descriptor tables of their own. `others`: all of them but the leader.
@@ -489,7 +495,7 @@ impl Builder<'_> {
     /// The files in /proc that are `owner`'s, which `opener` opens.
     fn open_of(&mut self, opener: Pid, owner: Option<Pid>) -> Result<Vec<(u32, OwnedFd)>, Error> {
         let numbers = self.numbers();
-        let actual = |pid: Pid| numbers.get(&pid).copied().unwrap_or(pid.0);
+        let actual = actual(&numbers);
         procfs::open_of(puppet(&mut self.puppets, opener)?, owner, &self.checkpoint.files, actual)
     }
 
@@ -498,7 +504,7 @@ impl Builder<'_> {
         let files = &self.checkpoint.files;
         let mut owned = vec![false; files.len()];
         let numbers = self.numbers();
-        let actual = |pid: Pid| numbers.get(&pid).copied().unwrap_or(pid.0);
+        let actual = actual(&numbers);
         for (process, (_, others)) in self.checkpoint.processes.iter().zip(threads) {
             fd::owners(puppet(&mut self.puppets, process.pid)?, &process.fds, files, &mut owned, actual)?;
             for (table, thread) in tables(process, others) {
@@ -546,11 +552,16 @@ impl Builder<'_> {
     }
 
     /// All of a process but its registers. `others`: its threads but the leader; then its living ones but the first.
-    fn finish_process(&mut self, process: &Process, others: &mut Vec<Puppet>) -> Result<(), Error> {
+    /// `numbers`: those of all.
+    fn finish_process(
+        &mut self,
+        process: &Process,
+        others: &mut Vec<Puppet>,
+        numbers: &BTreeMap<Pid, i32>,
+    ) -> Result<(), Error> {
         let fresh = self.options.pids == Pids::Fresh;
         // They may be in /proc.
-        let numbers = self.numbers();
-        let actual = |pid: Pid| numbers.get(&pid).copied().unwrap_or(pid.0);
+        let actual = actual(numbers);
         let places = [&process.cwd, &process.root].map(|name| renumbered(name, actual));
         let leader = puppet(&mut self.puppets, process.pid)?;
         let shares = shares(self.checkpoint, process.pid);

@@ -121,12 +121,7 @@ pub fn open_all(image: &Image, options: &Options, changed: &Changed, view: &View
             (None, Kind::Pty(_), _) => pty::open(&mut terminals, index)?,
             (None, ..) => open(options, file, &mut contents)?,
         };
-        let late = match &file.kind {
-            Kind::Inotify(_) | Kind::Timerfd(_) => true,
-            Kind::Uring(ring) => ring.issuer.is_some(),
-            _ => false,
-        };
-        if late && !roles.contains_key(&index) {
+        if is_watching(file) && !roles.contains_key(&index) {
             watching.push((index, fd.try_clone().map_err(|e| Error::step("sharing a descriptor", 0, e))?));
         }
         place(fd, number);
@@ -168,6 +163,15 @@ fn raise_limits() -> Result<(), Error> {
     Ok(())
 }
 
+/// Whether we keep a copy: see [`Sources::watching`].
+fn is_watching(file: &OpenFile) -> bool {
+    match &file.kind {
+        Kind::Inotify(_) | Kind::Timerfd(_) => true,
+        Kind::Uring(ring) => ring.issuer.is_some(),
+        _ => false,
+    }
+}
+
 /// The limit of open files that a resume needs, if that is above ours: all of the tree's are open at once, in us as well.
 pub fn no_room(checkpoint: &Checkpoint) -> Option<(u64, u64)> {
     /// Descriptors that come and go.
@@ -176,12 +180,7 @@ pub fn no_room(checkpoint: &Checkpoint) -> Option<(u64, u64)> {
     let shared = &checkpoint.shared;
     let others = 2 * shared.mapped.len() + shared.nameless.len() + PASSING;
     let numbers = Numbers::of(checkpoint);
-    let is_watching = |file: &&OpenFile| match &file.kind {
-        Kind::Inotify(_) | Kind::Timerfd(_) => true,
-        Kind::Uring(ring) => ring.issuer.is_some(),
-        _ => false,
-    };
-    let watching = checkpoint.files.iter().filter(is_watching).count();
+    let watching = checkpoint.files.iter().filter(|file| is_watching(file)).count();
     let deleted =
         checkpoint.files.iter().filter(|f| matches!(&f.kind, Kind::Regular(r) if r.content.is_some())).count();
     let in_us = checkpoint.files.len() + watching + deleted + shared.nameless.len() + others;

@@ -47,9 +47,13 @@ pub fn index(master: BorrowedFd<'_>) -> io::Result<u32> {
 /// # Errors
 /// `EIO` if it was hung up, `ENOTTY` for anything else.
 pub fn device(fd: BorrowedFd<'_>) -> io::Result<u64> {
-    // new_encode_dev (include/linux/kdev_t.h): the minor in bits 31–20 and 7–0, the major in 19–8.
-    let n = socket::ioctl_number(fd, TIOCGDEV)? as u32;
-    Ok(libc::makedev(n >> 8 & 0xfff, (n & 0xff) | (n >> 12 & 0xf_ff00)))
+    socket::ioctl_number(fd, TIOCGDEV).map(|n| decoded(n as u32))
+}
+
+/// A device number as the kernel tells it in 32 bits (include/linux/kdev_t.h, new_encode_dev): the minor in bits 31–20 and
+/// 7–0, the major in 19–8.
+pub fn decoded(n: u32) -> u64 {
+    libc::makedev(n >> 8 & 0xfff, (n & 0xff) | (n >> 12 & 0xf_ff00))
 }
 
 /// The terminal's settings; a master tells those of its slave.

@@ -9,13 +9,6 @@ static void spoil(void) { MUST(lseek(plain, 1, SEEK_CUR)); }
 
 static int make(const char *name, int flags) { return MUST(open(name, O_CREAT | O_EXCL | O_RDWR | flags, 0640)); }
 
-struct linux_dirent64 {
-    uint64_t ino;
-    int64_t off;
-    unsigned short len;
-    unsigned char type;
-    char name[];
-};
 static char seen[ENTRIES];
 static int list(int fd, size_t size) {
     char buffer[4096];

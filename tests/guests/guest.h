@@ -35,6 +35,15 @@
 #include <time.h>
 #include <unistd.h>
 
+// What getdents64(2) gives.
+struct linux_dirent64 {
+    uint64_t ino;
+    int64_t off;
+    unsigned short len;
+    unsigned char type;
+    char name[];
+};
+
 static char guest_dir[PATH_MAX];
 static uint64_t guest_beats;
 static int guest_spoilt;

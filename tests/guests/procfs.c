@@ -33,13 +33,6 @@ static void link_of(int fd, char *out) {
     out[MUST(readlink(name, out, 127))] = 0;
 }
 
-struct linux_dirent64 {
-    uint64_t ino;
-    int64_t off;
-    unsigned short len;
-    unsigned char type;
-    char name[];
-};
 // Marks the numbers that a piece of a directory names.
 static int list(int fd, char *seen, size_t most, size_t size) {
     char buffer[4096];
