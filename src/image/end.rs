@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::digest::Digest;
+use super::digest::{self, Digest};
 use super::schema;
 
 /// The last member.
@@ -30,15 +30,15 @@ pub(super) struct Listed {
 /// What stands between the digested bytes and the digest, and after it.
 const BEFORE: &[u8] = b",\"digest\":\"";
 const AFTER: &[u8] = b"\"}\n";
-const HEX: usize = 64;
+const HEX: usize = 2 * digest::LEN;
 
 /// The bytes of the member; its last field is the digest of all bytes before that field.
 pub(super) fn encode(end: &End) -> serde_json::Result<Vec<u8>> {
     let mut bytes = serde_json::to_vec(end)?;
     bytes.pop();
-    let hash = blake3::hash(&bytes);
+    let seal = Digest::of(&bytes).to_string();
     bytes.extend_from_slice(BEFORE);
-    bytes.extend_from_slice(hash.to_hex().as_bytes());
+    bytes.extend_from_slice(seal.as_bytes());
     bytes.extend_from_slice(AFTER);
     Ok(bytes)
 }
@@ -46,8 +46,8 @@ pub(super) fn encode(end: &End) -> serde_json::Result<Vec<u8>> {
 /// Reads the member back; `None` if its digest is wrong or it is no such member.
 pub(super) fn decode(bytes: &[u8]) -> Option<End> {
     let (body, seal) = bytes.split_at_checked(bytes.len().checked_sub(BEFORE.len() + HEX + AFTER.len())?)?;
-    let hex = seal.strip_prefix(BEFORE)?.strip_suffix(AFTER)?;
-    if blake3::Hash::from_hex(hex).ok()? != blake3::hash(body) {
+    let digits = std::str::from_utf8(seal.strip_prefix(BEFORE)?.strip_suffix(AFTER)?).ok()?;
+    if Digest::from_hex(digits)? != Digest::of(body) {
         return None;
     }
     let end: End = serde_json::from_slice(bytes).ok()?;

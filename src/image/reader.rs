@@ -11,7 +11,7 @@ use nix::fcntl::OFlag;
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use serde::de::DeserializeOwned;
 
-use super::digest::Digest;
+use super::digest::{self, Digest};
 use super::end::{self, End};
 use super::error::{Error, Result};
 use super::header::BLOCK;
@@ -419,7 +419,7 @@ fn read_part(
     let pages = by_name.get(names::pages(&name).as_str()).ok_or_else(wrong)?;
     let sums = by_name.get(names::sums(&name).as_str()).ok_or_else(wrong)?;
     let (before, len) = pages::bytes_before(&runs).ok_or_else(wrong)?;
-    if len != pages.size || sums.size != len.div_ceil(chunk) * 32 {
+    if len != pages.size || sums.size != len.div_ceil(chunk) * digest::LEN as u64 {
         return Err(wrong());
     }
     if pages.offset % PAGE != 0 {

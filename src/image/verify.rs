@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use super::buffer::Buffer;
 use super::crew::Crew;
-use super::digest::Digest;
+use super::digest::{self, Digest, Hasher};
 use super::error::Result;
 use super::reader::{Image, Member, Metadata, PartLocation};
 use super::{CHUNK, names};
@@ -122,7 +122,7 @@ impl<'a> Verifier<'a> {
         let source = &self.image.source;
         match what {
             Check::Whole(member, digest) => {
-                let mut hasher = blake3::Hasher::new();
+                let mut hasher = Hasher::default();
                 let mut at = 0;
                 while at < member.size {
                     self.crew.go_on()?;
@@ -132,7 +132,7 @@ impl<'a> Verifier<'a> {
                     hasher.update(piece);
                     at += len as u64;
                 }
-                self.image.same(member, Digest::from(hasher.finalize()) == *digest)
+                self.image.same(member, hasher.finish() == *digest)
             }
             Check::Chunk { member, offset, len, digest } => {
                 let piece = buf.get_mut(..*len).unwrap_or_default();
@@ -165,7 +165,7 @@ impl Image {
             let find = |name: String| by_name.get(name.as_str()).copied().ok_or_else(|| self.source.altered(name));
             let (member, sums) = (find(names::pages(&part.name))?, find(names::sums(&part.name))?);
             let sums = metadata.sound(sums)?;
-            for (i, digest) in (0u64..).zip(sums.chunks_exact(32).filter_map(|sum| <[u8; 32]>::try_from(sum).ok())) {
+            for (i, digest) in (0u64..).zip(sums.chunks_exact(digest::LEN).filter_map(|sum| sum.try_into().ok())) {
                 let from = i * self.chunk;
                 let len = self.chunk.min(part.len.saturating_sub(from)) as usize;
                 checks.push(Check::Chunk { member, offset: part.data_offset + from, len, digest: Digest(digest) });

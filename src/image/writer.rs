@@ -9,7 +9,7 @@ use std::sync::atomic::AtomicBool;
 
 use super::blobs::Blob;
 use super::crew::{Crew, threads_for};
-use super::digest::Digest;
+use super::digest::{Digest, Hasher};
 use super::error::{Error, Result};
 use super::layout::{Layout, Step, What};
 use super::pages::{PageSource, Part, Run};
@@ -152,8 +152,7 @@ impl Writer {
         Ok(())
     }
 
-    /// Writes the bytes in hand and the end of the image, with the parts and blobs that it was begun with. The pages in a
-    /// file are hashed now, from the file: while they were written the tree stood still.
+    /// Writes the bytes in hand and the end of the image, with the parts and blobs that it was begun with.
     ///
     /// # Errors
     /// [`Error::NoSpace`], [`Error::Io`], also if it was not begun; [`Error::Cancelled`] soon after `cancel` was raised.
@@ -162,24 +161,10 @@ impl Writer {
             return Err(self.misuse("it is not begun, or complete"));
         };
         let crew = Crew::new(cancel);
-        if let Output::File(partial) = &self.output {
+        if let Output::File(_) = &self.output {
             for (step, digest) in layout.steps.iter().zip(&mut *digests) {
                 if let What::Bytes(_) | What::InHand { .. } = step.what {
                     *digest = in_hand(&step.what, blobs, step.offset, &self.output, &crew)?;
-                }
-            }
-            let hashed = std::thread::scope(|scope| {
-                // Much takes its time on its way to the disk: it is sent there meanwhile.
-                let much = threads_for(layout.payload) > 1;
-                let syncing = much.then(|| scope.spawn(|| partial.file().sync_data()));
-                let hashed = hash_chunks(layout, partial, cancel);
-                let synced = syncing
-                    .map_or(Ok(()), |thread| thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
-                synced.map_err(|e| Error::writing(partial.target(), "sync", e)).and(hashed)
-            })?;
-            for (step, digest) in hashed {
-                if let Some(known) = digests.get_mut(step) {
-                    *known = Some(digest);
                 }
             }
         }
@@ -220,7 +205,7 @@ struct Job<'a> {
 }
 
 impl Job<'_> {
-    /// Does all steps but those of bytes in hand, which can wait; the digests of those that can't be read again. Each
+    /// Does all steps but those of bytes in hand, which can wait; their digests. Each
     /// thread reads and writes: what it writes is in its own cache still, and the others read meanwhile. A stream is
     /// written in order, and all of it.
     fn run(&self) -> Result<Vec<Option<Digest>>> {
@@ -251,38 +236,36 @@ impl Job<'_> {
                 let Some(Blob { id, size, source }) = self.blobs.get(blob) else { return Ok(None) };
                 let failed = |source| Error::Blob { id: *id, source };
                 let read = |at, piece: &mut [u8]| source.read(piece, at).map_err(failed);
-                self.copy(*offset, *size, &read, Some(blake3::Hasher::new()), buf)
+                self.copy(*offset, *size, &read, buf)
             }
             What::Chunk { part, index, len } => {
-                let hasher = (!self.output.takes_any_order()).then(blake3::Hasher::new);
                 let read = |at, piece: &mut [u8]| self.fill(part, index * CHUNK as u64 + at, piece);
-                self.copy(*offset, len as u64, &read, hasher, buf)
+                self.copy(*offset, len as u64, &read, buf)
             }
         }
     }
 
-    /// Writes `len` bytes at `offset`, as `read` gives them; their digest, if there is a hasher.
+    /// Writes `len` bytes at `offset`, as `read` gives them; their digest. That is of what came, not of what a file gives
+    /// back, and of bytes that are in a cache near by.
     fn copy(
         &self,
         offset: u64,
         len: u64,
         read: &dyn Fn(u64, &mut [u8]) -> Result<()>,
-        mut hasher: Option<blake3::Hasher>,
         buf: &mut [u8],
     ) -> Result<Option<Digest>> {
+        let mut hasher = Hasher::default();
         let mut at = 0;
         while at < len {
             self.crew.go_on()?;
             let now = (len - at).min(buf.len() as u64) as usize;
             let piece = buf.get_mut(..now).unwrap_or_default();
             read(at, piece)?;
-            if let Some(hasher) = &mut hasher {
-                hasher.update(piece);
-            }
+            hasher.update(piece);
             self.output.write(piece, offset + at, self.crew)?;
             at += now as u64;
         }
-        Ok(hasher.map(|hasher| hasher.finalize().into()))
+        Ok(Some(hasher.finish()))
     }
 
     /// Fills `buf` with what is at byte `from` of a part's pages.
@@ -308,24 +291,6 @@ impl Job<'_> {
     }
 }
 
-/// The digests of the pages in a file, by the numbers of their steps.
-fn hash_chunks(layout: &Layout, partial: &Partial, cancel: &AtomicBool) -> Result<Vec<(usize, Digest)>> {
-    let chunks = layout.steps.iter().enumerate().filter_map(|(number, step)| match step.what {
-        What::Chunk { len, .. } => Some((number, step.offset, len)),
-        _ => None,
-    });
-    let chunks: Vec<(usize, u64, usize)> = chunks.collect();
-    let hash = |chunk: usize, buf: &mut [u8]| {
-        let Some(&(number, offset, len)) = chunks.get(chunk) else { return Err(Error::Cancelled) };
-        let bytes = buf.get_mut(..len).unwrap_or_default();
-        let read = partial.file().read_exact_at(bytes, offset);
-        read.map_err(|e| Error::io("read", partial.target().display().to_string())(e))?;
-        Ok((number, Digest::of(bytes)))
-    };
-    let done = Crew::new(cancel).run(threads_for(layout.payload), chunks.len(), layout.buffer(), hash)?;
-    Ok(done.into_iter().map(|(_, digest)| digest).collect())
-}
-
 /// Writes a step whose bytes are here.
 fn in_hand(what: &What, blobs: &[Blob], at: u64, output: &Output, crew: &Crew<'_>) -> Result<Option<Digest>> {
     let blob = match what {
@@ -334,13 +299,13 @@ fn in_hand(what: &What, blobs: &[Blob], at: u64, output: &Output, crew: &Crew<'_
         What::Blob { .. } | What::Chunk { .. } => None,
     };
     let Some(bytes) = blob else { return Ok(None) };
-    let mut hasher = blake3::Hasher::new();
+    let mut hasher = Hasher::default();
     for (piece, at) in bytes.chunks(CHUNK).zip((at..).step_by(CHUNK)) {
         crew.go_on()?;
         hasher.update(piece);
         output.write(piece, at, crew)?;
     }
-    Ok(Some(hasher.finalize().into()))
+    Ok(Some(hasher.finish()))
 }
 
 #[cfg(test)]
