@@ -208,6 +208,7 @@ guests! {
     epoll: true,
     pidfd: true,
     inotify: true,
+    notices: true,
     uring: true,
     uringowners: true,
     uringregistered: true,

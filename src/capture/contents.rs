@@ -9,7 +9,7 @@ use crate::model::memfd::Memfd;
 use crate::model::sparse::Sparse;
 
 use super::nameless::NamelessObjects;
-use super::{mqueue, pty, sparse};
+use super::{inotify, mqueue, pty, sparse};
 
 /// The contents collected so far.
 #[derive(Debug, Default)]
@@ -21,6 +21,8 @@ pub(super) struct Contents {
     pub sparse: Vec<Sparse>,
     /// Deleted directories and symbolic links.
     pub nameless: NamelessObjects,
+    /// Of each inotify instance, if there are events in it, which are yet to be copied.
+    pub unread: Vec<Option<inotify::Unread>>,
     /// POSIX message queues, whose messages are yet to be copied.
     pub mqueues: Vec<mqueue::Seen>,
     /// Pseudo-terminals, whose content is yet to be copied.

@@ -270,7 +270,7 @@ pub(super) fn capture(
     let Files { view, mapped, keep } = files;
     let mut work =
         Work { held, view, seen: &seen, mapped, keep, contents, refusals, watched, linked, fresh, half_read: false };
-    work.watched = inotify::find(&work)?;
+    work.watched = inotify::find(&work, &groups)?;
     work.linked = linked::find(&mut work)?;
     let roles = stdio::roles(&seen, root);
     let mut settled = pipes::capture(&mut work, &groups, &roles)?;

@@ -8,7 +8,7 @@ use nix::sys::signal::{SigSet, Signal};
 use crate::image::{Part, Sink, Writer, process_part, shared_part};
 use crate::model::fd::Kind;
 use crate::model::manifest::{
-    DELETED_DIRECTORIES, HUGE_PAGES, INHERITED_PAGES, Manifest, SPARSE_FILES, UNIX_SOCKETS, URGENT_DATA,
+    DELETED_DIRECTORIES, HUGE_PAGES, INHERITED_PAGES, INOTIFY_EVENTS, Manifest, SPARSE_FILES, UNIX_SOCKETS, URGENT_DATA,
 };
 use crate::model::memory::{self, SharedObjects};
 use crate::model::process::Process;
@@ -103,9 +103,8 @@ fn hold_and_look(request: &Request<'_>) -> Result<(Held, Looked), Error> {
     const HALF_READ: u32 = 4;
     const PAUSE: Duration = Duration::from_millis(5);
     let mut tries = 0;
-    const PASSING: [&str; 13] = [
+    const PASSING: [&str; 12] = [
         procfs::OUTSIDE,
-        inotify::UNREAD,
         pty::STOPPED,
         tcp::EARLY,
         unix::EARLY,
@@ -249,6 +248,10 @@ fn take(held: &mut Held, looked: Looked, mut manifest: Manifest, request: &Reque
         || processes.iter().any(|p| p.memory.vmas.iter().any(|v| v.huge.is_some()))
     {
         manifest.requires.push(HUGE_PAGES.to_owned());
+    }
+    inotify::take(std::mem::take(&mut contents.unread), &mut fds.files)?;
+    if fds.files.iter().any(|file| matches!(&file.kind, Kind::Inotify(instance) if !instance.events.is_empty())) {
+        manifest.requires.push(INOTIFY_EVENTS.to_owned());
     }
     let mqueues = mqueue::take(std::mem::take(&mut contents.mqueues))?;
     let ptys = pty::copy(std::mem::take(&mut contents.ptys))?;

@@ -6,11 +6,10 @@
 use std::collections::{HashMap, HashSet};
 
 use super::pages::Run;
-use super::{ADDRESS_END, PAGE, names, sockets};
+use super::{ADDRESS_END, PAGE, inotify, names, sockets};
 use crate::model::aio;
 use crate::model::fd::{Descriptor, Kind, Owner};
 use crate::model::files::{Content, Saved};
-use crate::model::inotify::Inotify;
 use crate::model::locks::Lock;
 use crate::model::manifest::{DELETED_DIRECTORIES, HUGE_PAGES, INHERITED_PAGES, SPARSE_FILES};
 use crate::model::memory::{Backing, Inherits, Memory, SharedObjects, Span, Vma};
@@ -384,18 +383,6 @@ fn pieces(pipe: &PipeEnd) -> Check {
     }
 }
 
-/// Watch descriptors in ascending order, and absolute paths.
-fn watches(inotify: &Inotify) -> Check {
-    let mut last = 0;
-    for watch in &inotify.watches {
-        if watch.wd <= last || watch.path.0.first() != Some(&b'/') || watch.path.0.contains(&0) {
-            return Err(format!("watch {} of {} cannot be", watch.wd, watch.path.display()));
-        }
-        last = watch.wd;
-    }
-    Ok(())
-}
-
 /// Whom signals of a description go to is there.
 fn owner(owner: Option<Owner>, c: &Checkpoint, there: impl Fn(Pid) -> bool) -> Check {
     let Some(Owner { kind, pid, signal }) = owner else { return Ok(()) };
@@ -634,7 +621,7 @@ fn files(c: &Checkpoint, blobs: &HashMap<u32, u64>) -> Check {
                 }
                 None => Ok(()),
             },
-            Kind::Inotify(inotify) => watches(inotify),
+            Kind::Inotify(instance) => inotify::check(instance, &c.manifest),
             Kind::Pidfd(Pidfd::Task(pid)) if !there(*pid) => Err(format!("it is of pid {pid}, which is not there")),
             Kind::Pidfd(Pidfd::Gone { status, .. }) => wait_status(*status),
             Kind::Socket(socket) => whole(&socket.content).and_then(|()| sockets::check(c, index, socket)),

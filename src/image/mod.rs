@@ -12,6 +12,7 @@ mod digest;
 mod end;
 mod error;
 mod header;
+mod inotify;
 mod layout;
 mod names;
 mod pages;

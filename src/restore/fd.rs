@@ -199,7 +199,7 @@ fn open(options: &Options, file: &OpenFile, contents: &mut files::Contents<'_>) 
         Kind::Timerfd(t) => timerfd::open(t, file.flags),
         Kind::Signalfd(s) => signalfd::open(s, file.flags),
         Kind::Epoll(_) => epoll::open(),
-        Kind::Inotify(_) => inotify::open(file.flags),
+        Kind::Inotify(instance) => inotify::open(instance, file.flags),
         Kind::Pidfd(_) => Err(Error::step("opening a pidfd", 0, io::Error::other("nobody is born yet"))),
         Kind::Procfs(_) => Err(Error::step("opening in /proc", 0, io::Error::other("nobody is born yet"))),
         Kind::Mqueue(_) => Err(Error::step("opening a message queue", 0, io::Error::other("it was not made"))),

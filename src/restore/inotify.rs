@@ -5,20 +5,23 @@ use std::os::fd::{AsFd, OwnedFd};
 use crate::model::fd::Kind;
 use crate::model::inotify::Inotify;
 use crate::model::{Checkpoint, Refusal};
-use crate::sys::inotify;
+use crate::sys::{inotify, notices};
 
 use super::Error;
 
-/// An instance that watches nothing yet.
-pub fn open(flags: u32) -> Result<OwnedFd, Error> {
-    inotify::new(flags as i32 & libc::O_NONBLOCK | libc::IN_CLOEXEC)
-        .map_err(|e| Error::step("making an inotify instance", 0, e))
+/// An instance that watches nothing yet, with the events that waited in it: whoever gets a signal for each does not yet.
+pub fn open(instance: &Inotify, flags: u32) -> Result<OwnedFd, Error> {
+    let failed = |step| move |e| Error::step(step, 0, e);
+    let fd = inotify::new(flags as i32 & libc::O_NONBLOCK | libc::IN_CLOEXEC)
+        .map_err(failed("making an inotify instance"))?;
+    notices::put(fd.as_fd(), &instance.events).map_err(failed("filling the queue of an inotify instance"))?;
+    Ok(fd)
 }
 
 /// Watched files that are not there or may not be watched.
 pub fn conflicts(checkpoint: &Checkpoint, conflicts: &mut Vec<Refusal>) {
     for file in &checkpoint.files {
-        let Kind::Inotify(Inotify { watches }) = &file.kind else { continue };
+        let Kind::Inotify(Inotify { watches, .. }) = &file.kind else { continue };
         for watch in watches {
             let path = watch.path.as_path();
             let link = std::fs::symlink_metadata(path).is_ok_and(|m| m.is_symlink());
@@ -38,11 +41,15 @@ pub fn conflicts(checkpoint: &Checkpoint, conflicts: &mut Vec<Refusal>) {
 /// Begins to watch. Comes last of all: nothing that a resume does is an event for the program.
 pub fn watch(checkpoint: &Checkpoint, instances: &[(u32, OwnedFd)]) -> Result<(), Error> {
     for (index, fd) in instances {
-        let Some(Kind::Inotify(Inotify { watches })) = checkpoint.files.get(*index as usize).map(|f| &f.kind) else {
+        let Some(Kind::Inotify(Inotify { watches, next, .. })) = checkpoint.files.get(*index as usize).map(|f| &f.kind)
+        else {
             continue;
         };
         for w in watches {
             inotify::watch(fd.as_fd(), w.wd, w.mask, &w.path).map_err(|e| Error::file("watching", &w.path, e))?;
+        }
+        if let Some(next) = next {
+            inotify::set_next(fd.as_fd(), *next).map_err(|e| Error::step("numbering watches", 0, e))?;
         }
     }
     Ok(())

@@ -35,6 +35,14 @@ pub fn owner(fd: BorrowedFd<'_>) -> io::Result<(i32, i32)> {
     Ok((owner[0], owner[1]))
 }
 
+/// Sets who gets signals of a description (F_SETOWN_EX): kind and id, 0 for nobody.
+pub fn set_owner(fd: BorrowedFd<'_>, kind: i32, id: i32) -> io::Result<()> {
+    const F_SETOWN_EX: i32 = 15;
+    let owner = [kind, id];
+    // SAFETY: the argument is a struct f_owner_ex that outlives the call.
+    check(unsafe { libc::fcntl(fd.as_raw_fd(), F_SETOWN_EX, owner.as_ptr()) }.into()).map(drop)
+}
+
 /// eventfd(2).
 pub fn eventfd(flags: i32) -> io::Result<OwnedFd> {
     // SAFETY: a fresh descriptor that nobody else owns.

@@ -14,6 +14,7 @@ pub mod mem;
 pub mod mounts;
 pub mod namespaces;
 pub mod network;
+pub mod notices;
 pub mod pidfd;
 pub mod probe;
 pub mod ptrace;
