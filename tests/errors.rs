@@ -982,7 +982,6 @@ fn kernel_objects_that_cannot_be_saved() {
         ("aio", "mapping at ", "IOCB_CMD_POLL"),
         ("pidfd", "pidfd", "is outside the tree"),
         ("proc", "/proc/1/status", "belongs to a process outside the tree"),
-        ("unread", "inotify", "events wait in it that the program has not read yet"),
         ("socket", "UNIX stream socket", "urgent data (MSG_OOB) waits in it"),
         ("early-tcp", "TCP socket", "bytes have been sent over it before it was accepted"),
         ("early-unix", "UNIX stream socket", "bytes have been sent over a connection before it was accepted"),

@@ -64,9 +64,13 @@ pub(super) struct Rule {
 }
 
 impl Rule {
-    /// Whether one of these processes is of the tree, or all objects are its.
-    pub fn uses(&self, used_by: &[i32]) -> bool {
-        self.whole || used_by.iter().any(|pid| self.members.contains(pid))
+    /// Whether one of these processes is of the tree, or all objects are its. `touched`: the last time that anybody used
+    /// the object, which belongs to the tree's user or to another: another's from before the process started was used by
+    /// one that had the same pid. (The tree's own user gets the benefit of the doubt: somebody may have set the clock.)
+    pub fn uses(&self, perm: &Perm, touched: i64, used_by: &[i32]) -> bool {
+        let may_have =
+            |pid: i32| self.users.contains(&perm.cuid) || started(pid).is_ok_and(|start| touched >= start - 1);
+        self.whole || used_by.iter().any(|pid| self.members.contains(pid) && may_have(*pid))
     }
 
     /// Whether a thread of the tree waits for this object, so that it is the tree's.
@@ -74,10 +78,10 @@ impl Rule {
         self.waited.contains(&(kind, id))
     }
 
-    /// Whether an object is the tree's: last changed at `changed`, and used by these processes, 0 for nobody known.
-    pub fn covers(&self, perm: &Perm, changed: i64, used_by: &[i32]) -> bool {
+    /// Whether an object is the tree's: last changed and touched then, and used by these processes, 0 for nobody known.
+    pub fn covers(&self, perm: &Perm, (changed, touched): (i64, i64), used_by: &[i32]) -> bool {
         let alive = |pid: i32| pid > 0 && proc::stat(pid).is_ok_and(|s| s.state != b'Z');
-        self.uses(used_by)
+        self.uses(perm, touched, used_by)
             || changed >= self.since && self.users.contains(&perm.cuid) && !used_by.iter().any(|&pid| alive(pid))
     }
 }
@@ -231,13 +235,16 @@ mod tests {
         let me = std::process::id() as i32;
         let mut rule = Rule { members: [me].into(), users: [7].into(), since: 100, ..Rule::default() };
         let perm = |cuid| Perm { id: 1, key: 0, mode: 0o600, uid: 7, gid: 7, cuid, cgid: 7, used: false };
-        assert!(rule.covers(&perm(9), 5, &[me]), "a member uses it");
-        assert!(rule.covers(&perm(7), 100, &[0]), "nobody has used it");
-        assert!(rule.covers(&perm(7), 100, &[i32::MAX]), "who used it is dead");
-        assert!(!rule.covers(&perm(7), 100, &[1]), "somebody else uses it");
-        assert!(!rule.covers(&perm(7), 99, &[0]), "it was there before");
-        assert!(!rule.covers(&perm(9), 100, &[0]), "it is another user's");
+        let now = started(me).unwrap();
+        assert!(rule.covers(&perm(9), (5, now), &[me]), "a member uses it");
+        assert!(rule.covers(&perm(7), (5, 99), &[me]), "a member may use it");
+        assert!(!rule.covers(&perm(9), (5, now - 9), &[me]), "one with the pid of a member used it");
+        assert!(rule.covers(&perm(7), (100, 100), &[0]), "nobody has used it");
+        assert!(rule.covers(&perm(7), (100, 100), &[i32::MAX]), "who used it is dead");
+        assert!(!rule.covers(&perm(7), (100, 100), &[1]), "somebody else uses it");
+        assert!(!rule.covers(&perm(7), (99, 99), &[0]), "it was there before");
+        assert!(!rule.covers(&perm(9), (100, 100), &[0]), "it is another user's");
         rule.whole = true;
-        assert!(rule.covers(&perm(9), 5, &[1]));
+        assert!(rule.covers(&perm(9), (5, 5), &[1]));
     }
 }

@@ -25,8 +25,8 @@ pub(super) fn look(seen: &mut Seen, root: Pid, refusals: &mut Refusals) -> Resul
         .map_err(|e| Error::Proc(proc::Error::Malformed { path: "/proc/sysvipc/msg".to_owned(), what: e.0 }))?;
     for row in rows {
         let rule = seen.space.rule();
-        let used = rule.waited("msg", row.perm.id) || rule.uses(&[row.sender, row.receiver]);
-        if !used && !rule.covers(&row.perm, row.changed, &[row.sender, row.receiver]) {
+        let used = rule.waited("msg", row.perm.id) || rule.uses(&row.perm, row.touched, &[row.sender, row.receiver]);
+        if !used && !rule.covers(&row.perm, (row.changed, row.touched), &[row.sender, row.receiver]) {
             continue;
         }
         match queue(seen, &row) {

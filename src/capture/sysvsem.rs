@@ -36,14 +36,14 @@ pub(super) fn look(
         let waited = seen.space.rule().waited("sem", row.perm.id);
         match set(seen, &row, inside) {
             Ok((mut set, users)) => {
-                set.perm.used = waited || seen.space.rule().uses(&users);
-                if set.perm.used || seen.space.rule().covers(&row.perm, row.changed, &users) {
+                set.perm.used = waited || seen.space.rule().uses(&row.perm, row.touched, &users);
+                if set.perm.used || seen.space.rule().covers(&row.perm, (row.changed, row.touched), &users) {
                     seen.model.sem.push(set);
                 }
             }
             Err(e) if matches!(e.raw_os_error(), Some(libc::EINVAL | libc::EIDRM)) => {} // gone meanwhile
             Err(e) if e.raw_os_error() == Some(libc::EACCES) => {
-                if waited || seen.space.rule().uses(&[]) {
+                if waited || seen.space.rule().uses(&row.perm, row.touched, &[]) {
                     let object = format!("semaphore set {}", row.perm.id);
                     refusals.add(root, object, format!("it can't be read: {e}"), "save it as root");
                 }

@@ -36,7 +36,8 @@ pub(super) fn look(seen: &mut Seen, root: Pid, shared: &mut SharedAnon, refusals
         let known = shared.segments.iter().find(|s| s.1 == row.perm.id).copied();
         let (rule, users) = (seen.space.rule(), [row.creator, row.last]);
         // What others have attached and the tree has not is the tree's only if it is known to use it.
-        let covered = rule.uses(&users) || row.attached == 0 && rule.covers(&row.perm, row.changed, &users);
+        let covered = rule.uses(&row.perm, row.touched, &users)
+            || row.attached == 0 && rule.covers(&row.perm, (row.changed, row.touched), &users);
         let ours = known.is_some() || covered;
         if ours {
             segment(seen, &row, known, root, shared, refusals)?;
@@ -93,7 +94,7 @@ fn segment(
     }
     let removed = row.perm.mode & SHM_DEST != 0;
     let locked = row.perm.mode & SHM_LOCKED != 0;
-    let used = known.is_some() || seen.space.rule().uses(&[row.creator, row.last]);
+    let used = known.is_some() || seen.space.rule().uses(&row.perm, row.touched, &[row.creator, row.last]);
     let perm = Perm { key, mode: row.perm.mode & 0o777, used, ..row.perm };
     seen.model.shm.push(Segment { perm, size: row.size, object, removed, locked });
     Ok(())

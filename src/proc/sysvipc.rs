@@ -19,6 +19,8 @@ pub struct Shm {
     pub attached: u64,
     /// Last change by shmctl(2), or its making: seconds since 1970.
     pub changed: i64,
+    /// The last time that anybody did anything with it, as far as is noted: likewise.
+    pub touched: i64,
     /// Bytes in swap.
     pub swap: u64,
 }
@@ -37,6 +39,8 @@ pub struct Sem {
     pub count: u32,
     /// Last change by semctl(2), or its making: seconds since 1970.
     pub changed: i64,
+    /// The last time that anybody did anything with it, as far as is noted: likewise.
+    pub touched: i64,
 }
 
 /// A message queue.
@@ -52,6 +56,8 @@ pub struct Msg {
     pub receiver: i32,
     /// Last change by msgctl(2), or its making: seconds since 1970.
     pub changed: i64,
+    /// The last time that anybody did anything with it, as far as is noted: likewise.
+    pub touched: i64,
 }
 
 /// The words of each line but the heading.
@@ -61,6 +67,11 @@ fn rows(bytes: &[u8]) -> impl Iterator<Item = Vec<&[u8]>> {
 
 fn field<T: std::str::FromStr>(row: &[&[u8]], at: usize) -> Result<T, Malformed> {
     row.get(at).and_then(|w| decimal(w)).ok_or(Malformed("a number is missing"))
+}
+
+/// The latest of several times.
+fn latest(row: &[&[u8]], mut at: std::ops::Range<usize>) -> Result<i64, Malformed> {
+    at.try_fold(0, |latest, at| Ok(latest.max(field(row, at)?)))
 }
 
 /// Key, id and mode are the first three words; the four owners follow each other from `owners` on.
@@ -91,6 +102,7 @@ pub fn shm(bytes: &[u8]) -> Result<Vec<Shm>, Malformed> {
             last: field(&row, 5)?,
             attached: field(&row, 6)?,
             changed: field(&row, 13)?,
+            touched: latest(&row, 11..14)?,
             swap: field(&row, 15)?,
         })
     };
@@ -102,7 +114,14 @@ pub fn shm(bytes: &[u8]) -> Result<Vec<Shm>, Malformed> {
 /// # Errors
 /// If a line lacks something.
 pub fn sem(bytes: &[u8]) -> Result<Vec<Sem>, Malformed> {
-    let one = |row: Vec<&[u8]>| Ok(Sem { perm: perm(&row, 4)?, count: field(&row, 3)?, changed: field(&row, 9)? });
+    let one = |row: Vec<&[u8]>| {
+        Ok(Sem {
+            perm: perm(&row, 4)?,
+            count: field(&row, 3)?,
+            changed: field(&row, 9)?,
+            touched: latest(&row, 8..10)?,
+        })
+    };
     rows(bytes).map(one).collect()
 }
 
@@ -118,6 +137,7 @@ pub fn msg(bytes: &[u8]) -> Result<Vec<Msg>, Malformed> {
             sender: field(&row, 5)?,
             receiver: field(&row, 6)?,
             changed: field(&row, 13)?,
+            touched: latest(&row, 11..14)?,
         })
     };
     rows(bytes).map(one).collect()
@@ -141,15 +161,26 @@ mod tests {
             last: 17499,
             attached: 4,
             changed: 1_795_491_907,
+            touched: 1_795_491_909,
             swap: 8192,
         };
         assert_eq!(shm, [want]);
         let text = b"       key      semid perms      nsems   uid   gid  cuid  cgid      otime      ctime\n\
             119      32770   600          3  1001  1002  1003  1004 1795491909 1795491908\n";
-        assert_eq!(sem(text).unwrap(), [Sem { perm: perm(119, 32770, 0o600), count: 3, changed: 1_795_491_908 }]);
+        assert_eq!(
+            sem(text).unwrap(),
+            [Sem { perm: perm(119, 32770, 0o600), count: 3, changed: 1_795_491_908, touched: 1_795_491_909 }]
+        );
         let text = b"       key      msqid perms      cbytes       qnum lspid lrpid   uid   gid  cuid  cgid      stime      rtime      ctime\n\
             136          0   600           4          2 17498     5  1001  1002  1003  1004 1795491909          0 1795491907\n";
-        let want = Msg { perm: perm(136, 0, 0o600), count: 2, sender: 17498, receiver: 5, changed: 1_795_491_907 };
+        let want = Msg {
+            perm: perm(136, 0, 0o600),
+            count: 2,
+            sender: 17498,
+            receiver: 5,
+            changed: 1_795_491_907,
+            touched: 1_795_491_909,
+        };
         assert_eq!(msg(text).unwrap(), [want]);
         assert!(msg(b"heading\n1 2 3\n").is_err());
     }

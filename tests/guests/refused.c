@@ -13,7 +13,6 @@
 #include <sys/eventfd.h>
 #include <sys/fanotify.h>
 #include <sys/file.h>
-#include <sys/inotify.h>
 #include <sys/ipc.h>
 #include <sys/shm.h>
 #include <sys/socket.h>
@@ -71,11 +70,6 @@ int main(int argc, char **argv) {
         int client = MUST(socket(family, SOCK_STREAM, 0));
         MUST(connect(client, (void *)&at, len));
         CHECK(send(client, "early", 5, 0) == 5, "send");
-    } else if (!strcmp(kind, "unread")) {
-        fd = MUST(inotify_init1(0));
-        MUST(mkdir("watched", 0755));
-        MUST(inotify_add_watch(fd, "watched", IN_CREATE));
-        MUST(close(MUST(open("watched/new", O_WRONLY | O_CREAT, 0600))));
     } else if (!strcmp(kind, "pidfd")) fd = MUST(syscall(SYS_pidfd_open, getppid(), 0));
     else if (!strcmp(kind, "cork")) {
         fd = MUST(socket(AF_INET, SOCK_DGRAM, 0));
