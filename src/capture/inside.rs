@@ -6,6 +6,8 @@ use crate::model::Pid;
 use crate::model::tree::Shares;
 use crate::tracer::Held;
 
+use super::sharing::Shared;
+
 /// Ids of the tree's threads, processes and groups, and what processes share, by their index among the held ones.
 #[derive(Debug, Default)]
 pub(super) struct Inside {
@@ -15,11 +17,13 @@ pub(super) struct Inside {
     pub shares: HashMap<usize, Shares>,
     /// Threads with a descriptor table of their own, as we see them.
     pub tables: HashSet<i32>,
+    /// Threads with directories of their own.
+    pub directories: HashSet<i32>,
 }
 
 impl Inside {
-    pub fn of(held: &Held, (shares, tables): (HashMap<usize, Shares>, HashSet<i32>)) -> Inside {
-        let mut out = Inside { shares, tables, ..Inside::default() };
+    pub fn of(held: &Held, Shared { shares, tables, directories }: Shared) -> Inside {
+        let mut out = Inside { shares, tables, directories, ..Inside::default() };
         for p in held.processes.iter().filter(|p| !p.threads.is_empty()) {
             out.processes.insert(p.host, p.pid);
             out.groups.insert(p.stat.pgrp, p.pgid);

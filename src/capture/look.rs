@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::model::tree::Tree;
 use crate::proc::many;
-use crate::tracer::{Held, HeldProcess};
+use crate::tracer::{Held, HeldProcess, HeldThread};
 
 use super::contents::Contents;
 use super::mapped::Mapped;
@@ -68,10 +68,12 @@ pub(super) fn look(held: &Held, request: &Request<'_>) -> Result<Looked, Error> 
         let memory = if elsewhere { None } else { Some(memory::read(p)?) };
         Ok::<_, Error>((process::read(p)?, memory))
     })?;
+    let threads: Vec<&HeldThread> = alive.iter().flat_map(|(_, p)| &p.threads).collect();
+    let mut threads = many::each(&threads, 16, |t| thread::read(t))?.into_iter();
     for ((index, p), (process, memory)) in alive.into_iter().zip(read) {
         unless_cancelled(cancel)?;
-        thread::look(p, &mut refusals)?;
-        let seen = process::look(p, process, &view, &mut mapped, &mut contents.nameless, &mut refusals)?;
+        let read = (process, threads.by_ref().take(p.threads.len()).collect());
+        let seen = process::look(p, read, &inside, &view, &mut mapped, &mut contents.nameless, &mut refusals)?;
         let mut whole = Whole {
             view: &view,
             mapped: &mut mapped,

@@ -16,15 +16,16 @@ use crate::tracer::{self, Answers, Call, Calls, HeldProcess, Room};
 
 use super::Error;
 use super::credentials;
+use super::inside::Inside;
 use super::mapped::Mapped;
 use super::memory::lock_future;
 use super::mempolicy;
 use super::nameless::{NamelessObjects, is_deleted};
 use super::refusals::Refusals;
 use super::seccomp;
-use super::sharing;
 use super::signals;
 use super::switches;
+use super::thread;
 use super::timers;
 use super::view::View;
 
@@ -41,6 +42,8 @@ pub(super) struct Seen {
     root: Name,
     deleted: nameless::Directories,
     read: Read,
+    /// In the order of the held ones.
+    pub threads: Vec<thread::Read>,
 }
 
 /// What /proc says of a process, as far as nothing depends on others.
@@ -72,13 +75,15 @@ pub(super) fn read(p: &HeldProcess) -> Result<Read, Error> {
 /// Reads what can be read from outside, and refuses what can't be saved.
 pub(super) fn look(
     p: &HeldProcess,
-    read: Read,
+    (read, threads): (Read, Vec<thread::Read>),
+    inside: &Inside,
     view: &View,
     mapped: &mut Mapped,
     gone: &mut NamelessObjects,
     refusals: &mut Refusals,
 ) -> Result<Seen, Error> {
     let host = p.live();
+    thread::look(p, &threads, refusals);
     for t in &p.threads {
         credentials::look(p.pid, t.tid, &t.status, refusals);
     }
@@ -100,7 +105,7 @@ pub(super) fn look(
     let root = directory(p, host, "root", "root directory", view, Some((gone, &mut deleted.root)), refusals)?;
     let mut own = Vec::new();
     for t in &p.threads {
-        own.push(match sharing::own_directories(p, t)? {
+        own.push(match inside.directories.contains(&t.host) {
             false => None,
             true => Some(Directories {
                 cwd: directory(p, t.host, "cwd", "a thread's working directory", view, None, refusals)?,
@@ -113,7 +118,7 @@ pub(super) fn look(
     let meta = std::fs::metadata(format!("/proc/{host}/exe")).map_err(Error::of(host, "looking at the executable"))?;
     let file = mapped.add(view, &link, meta.dev(), meta.ino(), true);
     let exe = Exe { path: mapped.path(file), file };
-    Ok(Seen { seccomp, exe, own, cwd, root, deleted, read })
+    Ok(Seen { seccomp, exe, own, cwd, root, deleted, read, threads })
 }
 
 /// The name of a directory; `gone`: where it is listed if it is deleted, and its index there.

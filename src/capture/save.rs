@@ -164,13 +164,14 @@ fn take(held: &mut Held, looked: Looked, mut manifest: Manifest, request: &Reque
         let Some(p) = held.processes.get_mut(index) else { continue };
         let answers: Vec<&Answers> = answers.by_ref().take(asked.threads.len()).collect();
         let mut threads = Vec::with_capacity(p.threads.len());
-        for (i, (asked, answers)) in asked.threads.iter().zip(&answers).enumerate() {
-            let mut thread = thread::capture(p, i, asked, answers)?;
+        let known = p.threads.iter().zip(&looked.threads);
+        for (i, ((asked, answers), (t, read))) in asked.threads.iter().zip(&answers).zip(known).enumerate() {
+            let mut thread = thread::capture(t, read, asked, answers);
             thread.left = thread.left.map(|left| Nanos(left.less(stood_for).0.max(1)));
             thread.seccomp = looked.seccomp.threads.get(i).cloned().flatten();
             thread.directories = looked.own.get(i).cloned().flatten();
             let table = (index, Some(i));
-            thread.table = inside.tables.contains(&p.threads.get(i).map_or(0, |t| t.host)).then(|| Table {
+            thread.table = inside.tables.contains(&t.host).then(|| Table {
                 fds: fds.descriptors.remove(&table).unwrap_or_default(),
                 locks: fds.locks.remove(&table).unwrap_or_default(),
             });

@@ -50,10 +50,20 @@ const KINDS: [(Kcmp, &str); 4] = [
     (Kcmp::Fs, "its working directory"),
 ];
 
-/// What processes share that only threads share mostly, by their index among the held ones. Refuses what could not be
-/// made again by clone(2): that shares with its parent, or with a sibling that can make another child of their parent.
-/// And threads, as we see them, that have a descriptor table of their own.
-pub(super) fn look(held: &Held, refusals: &mut Refusals) -> Result<(HashMap<usize, Shares>, HashSet<i32>), Error> {
+/// Who shares what.
+#[derive(Debug, Default)]
+pub(super) struct Shared {
+    /// What processes share that only threads share mostly, by their index among the held ones.
+    pub shares: HashMap<usize, Shares>,
+    /// Threads, as we see them, that have a descriptor table of their own.
+    pub tables: HashSet<i32>,
+    /// Threads that have directories of their own.
+    pub directories: HashSet<i32>,
+}
+
+/// Looks who shares what. Refuses what could not be made again by clone(2): that shares with its parent, or with a
+/// sibling that can make another child of their parent.
+pub(super) fn look(held: &Held, refusals: &mut Refusals) -> Result<Shared, Error> {
     let mut out: HashMap<usize, Shares> = HashMap::new();
     let mut seen: [Distinct<(i32, Pid)>; KINDS.len()] = Default::default();
     for (index, p) in held.processes.iter().enumerate().filter(|(_, p)| !p.threads.is_empty()) {
@@ -85,7 +95,7 @@ pub(super) fn look(held: &Held, refusals: &mut Refusals) -> Result<(HashMap<usiz
         out.insert(index, shares);
     }
     let [_, _, mut tables, mut directories] = seen;
-    let mut own = HashSet::new();
+    let (mut own, mut elsewhere) = (HashSet::new(), HashSet::new());
     for (p, t) in held.processes.iter().flat_map(|p| p.threads.iter().skip(1).map(move |t| (p, t))) {
         if apart(p, t, Kcmp::Files)? {
             own.insert(t.host);
@@ -95,11 +105,12 @@ pub(super) fn look(held: &Held, refusals: &mut Refusals) -> Result<(HashMap<usiz
                 refusals.add(p.pid, format!("thread {}", t.tid), reason, "");
             }
         }
-        if own_directories(p, t)? {
+        if apart(p, t, Kcmp::Fs)? {
+            elsewhere.insert(t.host);
             alone(p, t, Kcmp::Fs, &mut directories, refusals)?;
         }
     }
-    Ok((out, own))
+    Ok(Shared { shares: out, tables: own, directories: elsewhere })
 }
 
 /// Refuses a thread that shares an object with others than its process: it could not be made again.
@@ -123,11 +134,6 @@ fn alone(
 fn apart(p: &HeldProcess, t: &HeldThread, kind: Kcmp) -> Result<bool, Error> {
     let order = kcmp(p.live(), t.host, kind, 0, 0).map_err(Error::of(t.host, "comparing objects"))?;
     Ok(!order.is_eq())
-}
-
-/// Whether a thread has directories of its own.
-pub(super) fn own_directories(p: &HeldProcess, t: &HeldThread) -> Result<bool, Error> {
-    apart(p, t, Kcmp::Fs)
 }
 
 #[cfg(test)]

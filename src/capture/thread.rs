@@ -1,9 +1,9 @@
 //! What belongs to one thread.
 
-use crate::model::thread::{AltStack, Thread};
+use crate::model::thread::{AltStack, Sched, Thread};
 use crate::model::{Addr, Area, Hex, Name};
 use crate::sys::{sched, tasks};
-use crate::tracer::{Answers, Call, Calls, HeldProcess, Room, frame};
+use crate::tracer::{Answers, Call, Calls, HeldProcess, HeldThread, Room, frame};
 
 use super::Error;
 use super::credentials;
@@ -22,16 +22,35 @@ const PR_GET_TID_ADDRESS: u64 = 40;
 const POLICIES: [u32; 6] = [0, 1, 2, 3, 5, 6];
 const SCHED_EXT: u32 = 7;
 
+/// What any process may ask about a thread.
+#[derive(Debug)]
+pub(super) struct Read {
+    robust_list: (Addr, u64),
+    sched: Sched,
+    affinity: Vec<u8>,
+    io_priority: i32,
+}
+
+/// Asks that.
+pub(super) fn read(t: &HeldThread) -> Result<Read, Error> {
+    let ask = |what| Error::of(t.host, what);
+    Ok(Read {
+        robust_list: tasks::robust_list(t.host).map_err(ask("reading the robust list"))?,
+        sched: sched::get(t.host).map_err(ask("reading the scheduling policy"))?,
+        affinity: sched::affinity(t.host).map_err(ask("reading the affinity"))?,
+        io_priority: sched::io_priority(t.host).map_err(ask("reading the I/O priority"))?,
+    })
+}
+
 /// Refuses threads that can't be saved.
-pub(super) fn look(p: &HeldProcess, refusals: &mut Refusals) -> Result<(), Error> {
-    for t in &p.threads {
-        let policy = sched::get(t.host).map_err(Error::of(t.host, "reading the scheduling policy"))?.policy;
+pub(super) fn look(p: &HeldProcess, read: &[Read], refusals: &mut Refusals) {
+    for (t, read) in p.threads.iter().zip(read) {
+        let policy = read.sched.policy;
         if !POLICIES.contains(&policy) {
             let what = if policy == SCHED_EXT { "SCHED_EXT".to_owned() } else { format!("scheduling policy {policy}") };
             refusals.add(p.pid, format!("thread {}", t.tid), format!("{what} is not supported"), "");
         }
     }
-    Ok(())
 }
 
 /// What is asked of a thread.
@@ -71,16 +90,12 @@ pub(super) fn ask(calls: &mut Calls, nodes: Option<u64>) -> Asked {
 }
 
 /// Captures thread `index` of a process.
-pub(super) fn capture(p: &HeldProcess, index: usize, asked: &Asked, answers: &Answers) -> Result<Thread, Error> {
-    let process = p.host;
+pub(super) fn capture(t: &HeldThread, read: &Read, asked: &Asked, answers: &Answers) -> Thread {
     let [clear_child_tid] = words(answers.bytes(asked.clear_child_tid));
     let [sp, flags, size] = words(answers.bytes(asked.altstack));
     let pdeath_signal = answers.bytes(asked.pdeath_signal).first_chunk().map_or(0, |b| i32::from_ne_bytes(*b));
-    let t = p.threads.get(index).ok_or(Error::Vanished { pid: process })?;
-    let host = t.host;
     let comm = answers.bytes(asked.comm).split(|&b| b == 0).next().unwrap_or_default();
-    let ask = |what| Error::of(host, what);
-    Ok(Thread {
+    Thread {
         tid: t.tid,
         comm: Name(comm.to_vec()),
         regs: frame::for_image(&t.regs, t.call),
@@ -89,12 +104,12 @@ pub(super) fn capture(p: &HeldProcess, index: usize, asked: &Asked, answers: &An
         sigmask: t.sigmask,
         pending: Vec::new(),
         altstack: AltStack { sp: Addr(sp), flags: flags as i32, size },
-        robust_list: tasks::robust_list(host).map_err(ask("reading the robust list"))?,
+        robust_list: read.robust_list,
         clear_child_tid: Addr(clear_child_tid),
         rseq: t.rseq,
-        sched: sched::get(host).map_err(ask("reading the scheduling policy"))?,
-        affinity: Hex(sched::affinity(host).map_err(ask("reading the affinity"))?),
-        io_priority: sched::io_priority(host).map_err(ask("reading the I/O priority"))?,
+        sched: read.sched,
+        affinity: Hex(read.affinity.clone()),
+        io_priority: read.io_priority,
         timer_slack: answers.value(asked.slack),
         credentials: credentials::capture(&t.status, answers.value(asked.securebits) as u32),
         pdeath_signal,
@@ -104,7 +119,7 @@ pub(super) fn capture(p: &HeldProcess, index: usize, asked: &Asked, answers: &An
         mempolicy: asked.mempolicy.as_ref().and_then(|asked| mempolicy::policy(asked, answers)),
         switches: switches::of_thread(&asked.switches, answers),
         seccomp: None,
-    })
+    }
 }
 
 /// Little words of memory as numbers.

@@ -105,7 +105,25 @@ pub fn read(path: &str) -> Result<Vec<u8>, Error> {
 }
 
 fn parsed<T>(path: &str, parse: impl FnOnce(&[u8]) -> Result<T, Malformed>) -> Result<T, Error> {
-    parse(&read(path)?).map_err(|Malformed(what)| Error::Malformed { path: format!("/proc/{path}"), what })
+    parse(&read_at_once(path)?).map_err(|Malformed(what)| Error::Malformed { path: format!("/proc/{path}"), what })
+}
+
+/// A file of /proc that is of one piece (fs/seq_file.c, single_open): a read that does not fill its buffer has all of it.
+fn read_at_once(path: &str) -> Result<Vec<u8>, Error> {
+    let fail = |source| Error::Read { path: format!("/proc/{path}"), source };
+    let mut file = std::fs::File::open(format!("/proc/{path}")).map_err(fail)?;
+    let mut out = vec![0; 4096];
+    loop {
+        match file.read(&mut out) {
+            Ok(len) if len < out.len() => {
+                out.truncate(len);
+                return Ok(out);
+            }
+            Ok(_) => return read(path),
+            Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
+            Err(e) => return Err(fail(e)),
+        }
+    }
 }
 
 /// `/proc/PID/smaps`: every mapping of a process, in ascending order.
@@ -233,7 +251,8 @@ pub fn locks() -> Result<Vec<locks::Lock>, Error> {
 /// # Errors
 /// If it cannot be read or makes no sense.
 pub fn timers(pid: i32) -> Result<Vec<timers::Timer>, Error> {
-    parsed(&format!("{pid}/timers"), timers::parse)
+    timers::parse(&read(&format!("{pid}/timers"))?)
+        .map_err(|Malformed(what)| Error::Malformed { path: format!("/proc/{pid}/timers"), what })
 }
 
 /// `/proc/PID/limits`: soft and hard limit of each resource, in the order of `RLIMIT_*`; `u64::MAX` is "unlimited".

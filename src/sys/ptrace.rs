@@ -11,6 +11,8 @@ use super::check;
 
 /// Size of the largest xsave area that is taken (AMX needs 11 KiB; the ABI leaves room to grow).
 const XSTATE_MAX: usize = 64 * 1024;
+/// It is smaller than this where there are no tile registers (AMX).
+const XSTATE_MOSTLY: usize = 4096;
 const NT_PRSTATUS: usize = 1;
 const NT_386_IOPERM: usize = 0x201;
 const NT_X86_XSTATE: usize = 0x202;
@@ -141,9 +143,14 @@ pub fn set_regs(tid: i32, r: &Regs) -> io::Result<()> {
 
 /// The xsave area.
 pub fn get_xstate(tid: i32) -> io::Result<Vec<u8>> {
-    let mut bytes = [0u8; XSTATE_MAX];
-    let len = get_regset(tid, NT_X86_XSTATE, &mut bytes)?;
-    Ok(bytes.get(..len).unwrap_or_default().to_vec())
+    let mut bytes = vec![0u8; XSTATE_MOSTLY];
+    let mut len = get_regset(tid, NT_X86_XSTATE, &mut bytes)?;
+    if len == bytes.len() {
+        bytes.resize(XSTATE_MAX, 0);
+        len = get_regset(tid, NT_X86_XSTATE, &mut bytes)?;
+    }
+    bytes.truncate(len);
+    Ok(bytes)
 }
 
 /// Sets the xsave area.

@@ -65,6 +65,9 @@ pub fn wait(tid: i32) -> io::Result<Event> {
 
 /// What `tid` has done, if anything.
 pub fn poll(tid: i32) -> io::Result<Option<Event>> {
+    if let Ok(Some((_, code))) = waitid(tid, libc::WSTOPPED | libc::WNOHANG) {
+        return Ok(Some(Event::Stopped { code }));
+    }
     event(tid, libc::WNOHANG)
 }
 

@@ -162,7 +162,8 @@ pub fn hold(request: &HoldRequest<'_>) -> Result<Held, Error> {
 struct Hunt<'a> {
     request: HoldRequest<'a>,
     deadline: Instant,
-    stopped: HashMap<i32, Stopped>,
+    /// With their registers, of those that are to stay so.
+    stopped: HashMap<i32, (Stopped, Option<Regs>)>,
     running: Vec<Quarry>,
     /// Every thread that was ever seized, and its process.
     seized: HashMap<i32, i32>,
@@ -289,10 +290,12 @@ impl Hunt<'_> {
             Quarry { task: running, to_exec: false }
         } else if task.is_parked() && !to_exec {
             // Here and now: whatever becomes of this hold, the program must not see that it was stopped.
-            if let Some(regs) = ptrace::get_regs(tid).ok().as_ref().and_then(frame::without_false_eintr) {
-                ptrace::set_regs(tid, &regs).map_err(|e| Error::from_io("setting registers", tid, e))?;
+            let mut regs = ptrace::get_regs(tid).ok();
+            if let Some(better) = regs.as_ref().and_then(frame::without_false_eintr) {
+                ptrace::set_regs(tid, &better).map_err(|e| Error::from_io("setting registers", tid, e))?;
+                regs = Some(better);
             }
-            self.stopped.insert(tid, task);
+            self.stopped.insert(tid, (task, regs));
             return Ok(());
         } else {
             // A signal on its way to the program is delivered as it would have been; the interrupt then stops the
@@ -316,7 +319,7 @@ impl Hunt<'_> {
                 }
                 let threads: Vec<i32> = self.seized.iter().filter(|&(_, &p)| p == child).map(|(&t, _)| t).collect();
                 for thread in threads {
-                    if let Some(task) = self.stopped.remove(&thread) {
+                    if let Some((task, _)) = self.stopped.remove(&thread) {
                         ptrace::set_options(thread, ptrace::OPT_SYSGOOD | ptrace::OPT_EXEC)
                             .map_err(|e| Error::from_io("setting options", thread, e))?;
                         self.running.push(Quarry { task: task.cont(0)?, to_exec: true });
@@ -349,12 +352,12 @@ impl Hunt<'_> {
         let mut statuses: HashMap<i32, Result<Status, proc::Error>> =
             many::each(&tids, 16, read)?.into_iter().collect();
         let mut threads: HashMap<i32, Vec<HeldThread>> = HashMap::new();
-        for (tid, task) in self.stopped.drain() {
+        for (tid, (task, regs)) in self.stopped.drain() {
             let pid = self.seized.get(&tid).copied().unwrap_or(tid);
             threads.entry(pid).or_default().push(HeldThread {
                 host: tid,
                 tid: Pid(tid),
-                regs: Regs::default(),
+                regs: regs.unwrap_or_default(),
                 status: Status::default(),
                 sigmask: 0,
                 xstate: Vec::new(),
@@ -388,7 +391,7 @@ impl Hunt<'_> {
 
 impl Drop for Hunt<'_> {
     fn drop(&mut self) {
-        for (_, task) in self.stopped.drain() {
+        for (_, (task, _)) in self.stopped.drain() {
             let _ = task.detach();
         }
         // These must stop before they can be let go; one that does not within a moment goes when we exit.
@@ -509,7 +512,10 @@ fn describe(
 fn read_thread(t: &mut HeldThread, slept: Option<Nanos>) -> Result<(), Error> {
     let tid = t.host;
     let bad = |step| move |e| Error::from_io(step, tid, e);
-    t.regs = ptrace::get_regs(tid).map_err(bad("reading registers"))?;
+    // Where that has not come off before: the kernel puts a segment here.
+    if t.regs.cs == 0 {
+        t.regs = ptrace::get_regs(tid).map_err(bad("reading registers"))?;
+    }
     let read = |at, buf: &mut [u8]| sys::mem::read(tid, Addr(at), buf).is_ok_and(|n| n == buf.len());
     t.call = frame::true_call(&t.regs, read);
     t.left = waits::left(&t.regs, t.call, slept, read);
