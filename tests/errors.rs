@@ -977,7 +977,9 @@ fn kernel_objects_that_cannot_be_saved() {
         ("userfaultfd", "userfaultfd", "not supported"),
         ("perf", "perf_event", "not supported"),
         ("bpf", "bpf-map", "not supported"),
-        ("fanotify", "fanotify", "not supported"),
+        ("fanotify", "fanotify", "events wait in this group that the program has not read yet"),
+        ("fanotify-mask", "fanotify", "the program has the file open for writing"),
+        ("fanotify-decides", "fanotify", "the program decides over what others do with files"),
         ("secret", "/secretmem (deleted)", "secret memory (memfd_secret) is not supported"),
         ("aio", "mapping at ", "IOCB_CMD_POLL"),
         ("pidfd", "pidfd", "is outside the tree"),
@@ -1133,6 +1135,39 @@ fn ports_of_others() {
     let other = UdpSocket::bind(&address).expect("a free port");
     refused(&scene, &image, "UDP socket", &address);
     drop(other);
+    comes_back(&scene, &image);
+}
+
+/// What fanotify had marked and is gone, or is not to be marked by us, is found before there is a process.
+#[test]
+fn marks_that_cannot_be_set() {
+    use ckpt::model::fanotify::Marked;
+    use ckpt::model::fd::Kind;
+    let (scene, image) = dead("fanotify", &guest!("fanotify"));
+    let (there, away) = (scene.work("late"), scene.work("elsewhere"));
+    std::fs::rename(&there, &away).expect("a directory of the guest's");
+    let (status, said) = plan(&scene, &image, &[]);
+    let expected =
+        format!("{}: the program had it marked (fanotify), and it can't be marked: No such file", there.display());
+    if status != Some(REFUSED) || !said.contains(&expected) {
+        scene.fail(&format!("{status:?}: {said}"));
+    }
+    std::fs::rename(&away, &there).expect("back again");
+    // A mark of a mount on what is none: of an ordinary user, and for root where it is.
+    let edit = |checkpoint: &mut Checkpoint| {
+        for file in &mut checkpoint.files {
+            let Kind::Fanotify(group) = &mut file.kind else { continue };
+            let Some(mark) = group.marks.iter_mut().find(|m| m.path.as_path() == there) else { continue };
+            (group.privileged, mark.on) = (true, Marked::Mount);
+        }
+    };
+    let changed = scene.image("changed.ckpt.tar");
+    rewrite(&Image::open(&image).expect("a good image"), &changed, edit).expect("a changed image");
+    let (status, said) = plan(&scene, &changed, &[]);
+    let expected = ["needs CAP_SYS_ADMIN in the initial user namespace", "nothing is mounted there"];
+    if status != Some(REFUSED) || !expected.iter().any(|words| said.contains(words)) {
+        scene.fail(&format!("{status:?}: {said}"));
+    }
     comes_back(&scene, &image);
 }
 

@@ -209,6 +209,7 @@ guests! {
     pidfd: true,
     inotify: true,
     notices: true,
+    fanotify: true,
     uring: true,
     uringowners: true,
     uringregistered: true,

@@ -20,8 +20,8 @@ use super::refusals::Refusals;
 use super::sharing::Distinct;
 use super::view::View;
 use super::{
-    Error, Inside, epoll, eventfd, files, flight, inotify, linked, locks, opath, pidfd, pipes, procfs, pty, signalfd,
-    sockets, stdio, timerfd, uring,
+    Error, Inside, epoll, eventfd, fanotify, files, flight, inotify, linked, locks, opath, pidfd, pipes, procfs, pty,
+    signalfd, sockets, stdio, timerfd, uring,
 };
 
 const O_CLOEXEC: u32 = 0o2_000_000;
@@ -233,7 +233,7 @@ pub(super) struct Work<'a> {
     pub keep: &'a SaveFiles,
     pub contents: &'a mut Contents,
     pub refusals: &'a mut Refusals,
-    /// Names of files that are watched by inotify, by device and inode.
+    /// Names of files that are watched by inotify or fanotify, by device and inode.
     pub watched: HashMap<(u64, u64), Vec<u8>>,
     /// Present names of files that were opened by another, likewise.
     pub linked: HashMap<(u64, u64), Vec<u8>>,
@@ -252,16 +252,16 @@ pub(super) struct Files<'a> {
     pub keep: &'a SaveFiles,
 }
 
-/// Captures every description of the tree. `root` is the index of the root among the held processes.
+/// Captures every description of the tree, given all descriptors. `root` is the index of the root among the held processes.
 pub(super) fn capture(
     held: &Held,
     root: usize,
     inside: &Inside,
+    mut seen: Vec<SeenFd>,
     files: Files<'_>,
     contents: &mut Contents,
     refusals: &mut Refusals,
 ) -> Result<Captured, Error> {
-    let mut seen = look(held, inside)?;
     let mut found = sockets::find(held, &mut seen, root)?;
     let ptys = pty::find(held, &seen)?;
     let ours = |i| ptys.ends.contains_key(&i) || seen.get(i).is_some_and(|s| found.ours.contains(&s.meta.ino()));
@@ -270,7 +270,7 @@ pub(super) fn capture(
     let Files { view, mapped, keep } = files;
     let mut work =
         Work { held, view, seen: &seen, mapped, keep, contents, refusals, watched, linked, fresh, half_read: false };
-    work.watched = inotify::find(&work, &groups)?;
+    work.watched = inotify::find(&work, &groups, seen.iter().flat_map(fanotify::files))?;
     work.linked = linked::find(&mut work)?;
     let roles = stdio::roles(&seen, root);
     let mut settled = pipes::capture(&mut work, &groups, &roles)?;
@@ -352,6 +352,7 @@ fn anonymous(work: &mut Work<'_>, s: &SeenFd, file_of: &HashMap<usize, u32>) -> 
         (Detail::Pidfd(of), _) => pidfd::capture(work, s, *of)?,
         (Detail::Inotify(watches), _) => inotify::capture(work, s, watches)?,
         (Detail::None, b"inotify") => inotify::capture(work, s, &[])?,
+        (Detail::Fanotify(group), _) => fanotify::capture(work, s, group)?,
         (Detail::Epoll(watches), _) => epoll::capture(work, s, watches, file_of)?.map(Kind::Epoll),
         // One that watches nothing has no lines of its own.
         (Detail::None, b"[eventpoll]") => epoll::capture(work, s, &[], file_of)?.map(Kind::Epoll),

@@ -20,8 +20,8 @@ use super::view::View;
 /// Names of watched files, by device and inode.
 type Names = HashMap<(u64, u64), Vec<u8>>;
 
-/// Names of all watched files. `groups`: all descriptions.
-pub(super) fn find(work: &Work<'_>, groups: &[Group]) -> Result<Names, Error> {
+/// Names of all watched files and of some more, given all descriptions.
+pub(super) fn find(work: &Work<'_>, groups: &[Group], more: impl Iterator<Item = (u64, u64)>) -> Result<Names, Error> {
     let firsts = groups.iter().filter_map(|group| work.seen.get(*group.holders.first()?));
     let watching = firsts.filter_map(|s| match &s.info.detail {
         Detail::Inotify(watches) => Some((s, watches.as_slice())),
@@ -35,7 +35,8 @@ pub(super) fn find(work: &Work<'_>, groups: &[Group]) -> Result<Names, Error> {
         let silent = Silent::new(&copy).map_err(failed(s))?;
         before.push((s, watches, copy, waiting, silent));
     }
-    let wanted = before.iter().flat_map(|(_, watches, ..)| *watches).map(|w| (device(w), w.ino)).collect();
+    let wanted =
+        before.iter().flat_map(|(_, watches, ..)| *watches).map(|w| (device(w.sdev), w.ino)).chain(more).collect();
     let found = search::names(work, wanted)?;
     for (s, watches, copy, waiting, silent) in before {
         let now = fds::readable(copy.as_fd()).map_err(failed(s))?;
@@ -51,7 +52,7 @@ pub(super) fn find(work: &Work<'_>, groups: &[Group]) -> Result<Names, Error> {
 /// What an instance watches, by names; the first that has none.
 fn named<'a>(watches: &'a [fdinfo::Inode], names: &Names) -> Result<Inotify, &'a fdinfo::Inode> {
     let watch = |watch: &'a fdinfo::Inode| {
-        let path = names.get(&(device(watch), watch.ino)).ok_or(watch)?;
+        let path = names.get(&(device(watch.sdev), watch.ino)).ok_or(watch)?;
         Ok(Watch { wd: watch.wd, mask: watch.mask, path: Name(path.clone()) })
     };
     let mut watches = watches.iter().map(watch).collect::<Result<Vec<Watch>, _>>()?;
@@ -59,9 +60,9 @@ fn named<'a>(watches: &'a [fdinfo::Inode], names: &Names) -> Result<Inotify, &'a
     Ok(Inotify { watches, events: Vec::new(), next: None })
 }
 
-/// The device as stat(2) has it.
-fn device(watch: &fdinfo::Inode) -> u64 {
-    libc::makedev((watch.sdev >> 20) as u32, (watch.sdev & 0xf_ffff) as u32)
+/// A device as stat(2) has it, given the kernel's own number.
+pub(super) fn device(sdev: u64) -> u64 {
+    libc::makedev((sdev >> 20) as u32, (sdev & 0xf_ffff) as u32)
 }
 
 /// An instance; `None` if it was refused. Events that wait in it are taken later.

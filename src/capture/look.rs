@@ -11,8 +11,8 @@ use super::mapped::Mapped;
 use super::memory::{SharedAnon, Whole};
 use super::refusals::Refusals;
 use super::{
-    Error, Inside, Request, SaveFiles, aio, fd, gone, ipc, keep, memory, namespaces, process, sharing, thread, tree,
-    uring,
+    Error, Inside, Request, SaveFiles, aio, fanotify, fd, gone, ipc, keep, memory, namespaces, process, sharing,
+    thread, tree, uring,
 };
 
 /// What was seen.
@@ -55,6 +55,8 @@ pub(super) fn look(held: &Held, request: &Request<'_>) -> Result<Looked, Error> 
     let mut refusals = Refusals::default();
     let view = namespaces::look(held, root, &mut refusals)?;
     let inside = Inside::of(held, sharing::look(held, &mut refusals)?);
+    let seen_fds = fd::look(held, &inside)?;
+    fanotify::first(held, &seen_fds, &mut refusals)?;
     let mut mapped = Mapped::new(keep.files != SaveFiles::None);
     let mut shared = SharedAnon::default();
     let mut contents = Contents::default();
@@ -92,7 +94,7 @@ pub(super) fn look(held: &Held, request: &Request<'_>) -> Result<Looked, Error> 
     let ipc = ipc::look(held, root, &inside, &mut shared, &mut refusals)?;
     unless_cancelled(cancel)?;
     let files = fd::Files { view: &view, mapped: &mut mapped, keep: &keep.files };
-    let fds = fd::capture(held, root_index, &inside, files, &mut contents, &mut refusals)?;
+    let fds = fd::capture(held, root_index, &inside, seen_fds, files, &mut contents, &mut refusals)?;
     for process in &mut processes {
         let pid = held.processes.get(process.index).map_or(root.pid, |p| p.pid);
         uring::settle(&mut process.memory.memory, pid, &rings, &fds.rings, &mut refusals);

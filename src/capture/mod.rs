@@ -10,6 +10,7 @@ mod datagram;
 mod epoll;
 mod error;
 mod eventfd;
+mod fanotify;
 mod fd;
 mod files;
 mod flight;

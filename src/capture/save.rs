@@ -26,8 +26,8 @@ use super::ipc::Space;
 use super::look::{Looked, LookedProcess, look, unless_cancelled};
 use super::pages::{Origin, Pages};
 use super::{
-    After, Error, Output, Request, Saved, aio, datagram, inherits, inotify, jobcontrol, manifest, mempolicy, mqnotify,
-    mqueue, netlink, process, procfs, pty, shared, sockets, sysvsem, tcp, thread, timerfd, unix, uring,
+    After, Error, Output, Request, Saved, aio, datagram, fanotify, inherits, inotify, jobcontrol, manifest, mempolicy,
+    mqnotify, mqueue, netlink, process, procfs, pty, shared, sockets, sysvsem, tcp, thread, timerfd, unix, uring,
 };
 
 /// Saves a tree: holds it, looks at it, writes the image, lets it go (or stops or ends it).
@@ -103,8 +103,9 @@ fn hold_and_look(request: &Request<'_>) -> Result<(Held, Looked), Error> {
     const HALF_READ: u32 = 4;
     const PAUSE: Duration = Duration::from_millis(5);
     let mut tries = 0;
-    const PASSING: [&str; 12] = [
+    const PASSING: [&str; 13] = [
         procfs::OUTSIDE,
+        fanotify::UNREAD,
         pty::STOPPED,
         tcp::EARLY,
         unix::EARLY,

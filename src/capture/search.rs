@@ -8,6 +8,7 @@ use crate::proc;
 
 use super::Error;
 use super::fd::Work;
+use super::inotify::device;
 
 /// Directory entries looked at, at most: some tenths of a second while the tree stands still.
 const MOST: usize = 100_000;
@@ -33,6 +34,11 @@ pub(super) fn names(work: &Work<'_>, wanted: HashSet<Key>) -> Result<HashMap<Key
         known.extend(environment.split(|b| *b == 0).filter_map(|e| e.strip_prefix(b"HOME=")).map(<[u8]>::to_vec));
     }
     known.extend([b"/tmp".to_vec(), b"/".to_vec()]);
+    // What is mounted below other file systems is not come by on the way through those.
+    if let Some(p) = work.held.processes.iter().find(|p| !p.threads.is_empty()) {
+        let mounts = proc::mounts(p.live()).map_err(Error::proc(p.host))?;
+        known.extend(mounts.into_iter().filter(|m| search.devices.contains(&device(m.sdev))).map(|m| m.point));
+    }
     known.retain(|name| name.starts_with(b"/"));
     let mut directories = VecDeque::new();
     for name in &known {

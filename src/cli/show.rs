@@ -157,6 +157,7 @@ fn describe(kind: &Kind) -> (&'static str, String) {
         Kind::Signalfd(signalfd) => ("signalfd", format!("mask {:#x}", signalfd.mask)),
         Kind::Epoll(epoll) => ("epoll", units::count(epoll.targets.len(), "target", "targets")),
         Kind::Inotify(inotify) => ("inotify", units::count(inotify.watches.len(), "watch", "watches")),
+        Kind::Fanotify(group) => ("fanotify", units::count(group.marks.len(), "mark", "marks")),
         Kind::Pidfd(Pidfd::Task(pid)) => ("pidfd", format!("of pid {pid}")),
         Kind::Pidfd(Pidfd::Gone { status, .. }) => ("pidfd", format!("of a process that ended ({status:#x})")),
         Kind::Mqueue(mqueue) => ("mqueue", format!("message queue {}", mqueue.queue)),

@@ -6,7 +6,7 @@
 use std::collections::{HashMap, HashSet};
 
 use super::pages::Run;
-use super::{ADDRESS_END, PAGE, inotify, names, sockets};
+use super::{ADDRESS_END, PAGE, fanotify, inotify, names, sockets};
 use crate::model::aio;
 use crate::model::fd::{Descriptor, Kind, Owner};
 use crate::model::files::{Content, Saved};
@@ -622,6 +622,7 @@ fn files(c: &Checkpoint, blobs: &HashMap<u32, u64>) -> Check {
                 None => Ok(()),
             },
             Kind::Inotify(instance) => inotify::check(instance, &c.manifest),
+            Kind::Fanotify(group) => fanotify::check(group),
             Kind::Pidfd(Pidfd::Task(pid)) if !there(*pid) => Err(format!("it is of pid {pid}, which is not there")),
             Kind::Pidfd(Pidfd::Gone { status, .. }) => wait_status(*status),
             Kind::Socket(socket) => whole(&socket.content).and_then(|()| sockets::check(c, index, socket)),

@@ -11,6 +11,7 @@ mod crew;
 mod digest;
 mod end;
 mod error;
+mod fanotify;
 mod header;
 mod inotify;
 mod layout;

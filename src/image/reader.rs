@@ -712,6 +712,32 @@ mod tests {
     }
 
     #[test]
+    fn marks_are_such_as_can_be_made() {
+        use crate::model::fanotify::{Fanotify, Mark, Marked};
+        use crate::model::fd::{Kind, OpenFile};
+        let with = |path: &str, flags, mask, ignored| {
+            edited(|c| {
+                let marks = vec![Mark { on: Marked::Mount, path: path.into(), flags, mask, ignored }];
+                let kind = Kind::Fanotify(Fanotify { flags: 0, event_flags: 0, privileged: true, marks });
+                c.files.push(OpenFile { flags: 2, owner: None, kind });
+            })
+        };
+        with("/m", 0x640, 0x20, 0).unwrap();
+        with("/m", 0, 0, 0x20).unwrap();
+        // Elsewhere, with two names, of something else, of nothing, and such that others would have to wait.
+        for (path, flags, mask, ignored) in [
+            ("m", 0, 0x20, 0),
+            ("/m\0n", 0, 0x20, 0),
+            ("/m", 0x10, 0x20, 0),
+            ("/m", 0, 0, 0),
+            ("/m", 0, 0x1_0020, 0),
+            ("/m", 0, 0x20, 0x2_0000),
+        ] {
+            assert!(with(path, flags, mask, ignored).is_err(), "{path:?} {flags:#x} {mask:#x} {ignored:#x}");
+        }
+    }
+
+    #[test]
     fn urgent_data_is_where_there_is_data() {
         use crate::model::tcp::State;
         edited(|c| urgent(c, 4, State::Ended { error: false })).unwrap();

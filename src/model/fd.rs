@@ -3,8 +3,8 @@
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Pid, epoll, eventfd, files, inotify, mqueue, opath, pidfd, pipes, procfs, pty, signalfd, sockets, stdio, timerfd,
-    uring,
+    Pid, epoll, eventfd, fanotify, files, inotify, mqueue, opath, pidfd, pipes, procfs, pty, signalfd, sockets, stdio,
+    timerfd, uring,
 };
 
 /// One open descriptor of one process.
@@ -66,6 +66,8 @@ pub enum Kind {
     Epoll(epoll::Epoll),
     /// inotify(7).
     Inotify(inotify::Inotify),
+    /// fanotify(7).
+    Fanotify(fanotify::Fanotify),
     /// pidfd_open(2).
     Pidfd(pidfd::Pidfd),
     /// A socket.

@@ -9,6 +9,7 @@ pub mod credentials;
 pub mod datagram;
 pub mod epoll;
 pub mod eventfd;
+pub mod fanotify;
 pub mod fd;
 pub mod files;
 pub mod inotify;

@@ -45,7 +45,7 @@ pub enum Detail {
     /// inotify(7) with at least one watch.
     Inotify(Vec<Inode>),
     /// fanotify(7).
-    Fanotify,
+    Fanotify(Fanotify),
     /// pidfd_open(2): the process, as we see it; -1: gone.
     Pidfd(i32),
     /// io_uring(7), unless it is at work.
@@ -124,6 +124,48 @@ pub struct Inode {
     pub mask: u32,
 }
 
+/// A group of fanotify(7).
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Fanotify {
+    /// FAN_* flags of fanotify_init(2).
+    pub flags: u32,
+    /// O_* flags of the descriptors in its events.
+    pub event_flags: u32,
+    /// Its marks, the newest first.
+    pub marks: Vec<Mark>,
+}
+
+/// One mark of a group.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Mark {
+    /// What is marked.
+    pub on: Marked,
+    /// FAN_MARK_EVICTABLE, FAN_MARK_IGNORE and FAN_MARK_IGNORED_SURV_MODIFY.
+    pub flags: u32,
+    /// FAN_* events that are reported.
+    pub mask: u32,
+    /// FAN_* events that are not.
+    pub ignored: u32,
+}
+
+/// What fanotify(7) marks. Devices are the kernel's own numbers (minor in the low 20 bits).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Marked {
+    /// A file or directory.
+    Inode {
+        /// Its number.
+        ino: u64,
+        /// Device of its file system.
+        sdev: u64,
+    },
+    /// A mount, by its number in `mountinfo`.
+    Mount(i32),
+    /// A file system, by its device.
+    FileSystem(u64),
+    /// A mount namespace (Linux 6.15).
+    Namespace,
+}
+
 /// Parses the text of a file in `fdinfo`.
 ///
 /// # Errors
@@ -141,8 +183,8 @@ pub fn parse(bytes: &[u8]) -> Result<FdInfo, Malformed> {
             }
             continue;
         }
-        if line.starts_with(b"fanotify ") {
-            out.detail = Detail::Fanotify;
+        if let Some(line) = line.strip_prefix(b"fanotify ") {
+            fanotify(&mut out.detail, line).ok_or(Malformed("a mark is odd"))?;
             continue;
         }
         if let Detail::IoUring(ring) = &mut out.detail {
@@ -282,6 +324,41 @@ fn inode(line: &[u8]) -> Option<Inode> {
     Some(out)
 }
 
+/// `flags:c02 event-flags:88000`, then a line for each mark: `ino:98e028 sdev:fe00000 mflags:0 mask:2 ignored_mask:20 …`,
+/// `mnt_id:1e mflags:…` or `sdev:1b mflags:…` (fs/notify/fdinfo.c).
+fn fanotify(detail: &mut Detail, line: &[u8]) -> Option<()> {
+    let (mut flags, mut event_flags, mut ino, mut sdev, mut other) = (None, 0, None, None, None);
+    let mut mark = Mark { on: Marked::Namespace, flags: 0, mask: 0, ignored: 0 };
+    for word in words(line) {
+        let (key, value) = split_once(word, b':')?;
+        match key {
+            b"flags" => flags = Some(hex(value)?.try_into().ok()?),
+            b"event-flags" => event_flags = hex(value)?.try_into().ok()?,
+            b"ino" => ino = Some(hex(value)?),
+            b"sdev" => sdev = Some(hex(value)?),
+            b"mnt_id" => other = Some(Marked::Mount(hex(value)?.try_into().ok()?)),
+            b"mnt_ns" => other = Some(Marked::Namespace),
+            b"mflags" => mark.flags = hex(value)?.try_into().ok()?,
+            b"mask" => mark.mask = hex(value)?.try_into().ok()?,
+            b"ignored_mask" => mark.ignored = hex(value)?.try_into().ok()?,
+            _ => {}
+        }
+    }
+    if let Some(flags) = flags {
+        *detail = Detail::Fanotify(Fanotify { flags, event_flags, marks: Vec::new() });
+        return Some(());
+    }
+    mark.on = match (ino, sdev, other) {
+        (Some(ino), Some(sdev), None) => Marked::Inode { ino, sdev },
+        (None, Some(sdev), None) => Marked::FileSystem(sdev),
+        (None, None, other) => other?,
+        _ => return None,
+    };
+    let Detail::Fanotify(group) = detail else { return None };
+    group.marks.push(mark);
+    Some(())
+}
+
 /// `        3 events:       19 data:                3  pos:0 ino:40f sdev:10`; the last three came with Linux 4.13.
 fn watch(value: &[u8]) -> Option<Watch> {
     let mut words = words(value);
@@ -368,7 +445,25 @@ fe:00:10010638 0 EOF\n",
                 Inode { wd: 1, ino: 0x3_c4a7, sdev: 0x15, mask: 2 },
             ])
         );
-        assert_eq!(with("fanotify flags:0 event-flags:0\n").detail, Detail::Fanotify);
+        let mark = |on, flags, mask, ignored| Mark { on, flags, mask, ignored };
+        let inode = Marked::Inode { ino: 0x98_e028, sdev: 0xfe0_0000 };
+        let marks = vec![
+            mark(inode, 0x440, 0x800_0002, 0x20),
+            mark(Marked::Mount(0x1e), 0, 0x20, 0),
+            mark(Marked::FileSystem(0x1b), 0, 0x20, 0),
+            mark(Marked::Namespace, 0, 0x100_0000, 0),
+        ];
+        assert_eq!(
+            with(
+                "fanotify flags:c02 event-flags:88000\n\
+                 fanotify ino:98e028 sdev:fe00000 mflags:440 mask:8000002 ignored_mask:20 fhandle-bytes:8 fhandle-type:1 f_handle:28\n\
+                 fanotify mnt_id:1e mflags:0 mask:20 ignored_mask:0\n\
+                 fanotify sdev:1b mflags:0 mask:20 ignored_mask:0\n\
+                 fanotify mnt_ns:4026531841 mflags:0 mask:1000000 ignored_mask:0\n"
+            )
+            .detail,
+            Detail::Fanotify(Fanotify { flags: 0xc02, event_flags: 0x8_8000, marks })
+        );
         assert_eq!(with("Pid:\t6467\nNSpid:\t6467\n").detail, Detail::Pidfd(6467));
         let ring = Ring { sq_mask: 7, cq_mask: 15, sq_head: 9, cq_tail: 8, ..Ring::default() };
         let ring = Ring { files: 2, file_names: vec![(0, b"/tmp/a b".to_vec())], polls: 1, overflown: 1, ..ring };

@@ -9,6 +9,7 @@ pub mod limits;
 pub mod lists;
 pub mod locks;
 pub mod many;
+pub mod mounts;
 pub mod mqueue;
 pub mod sched;
 pub mod smaps;
@@ -236,6 +237,14 @@ pub fn blocked_in(tid: i32) -> Result<Option<(i64, [u64; 6])>, Error> {
 /// If it cannot be read or makes no sense.
 pub fn fdinfo(pid: i32, fd: i32) -> Result<fdinfo::FdInfo, Error> {
     parsed(&format!("{pid}/fdinfo/{fd}"), fdinfo::parse)
+}
+
+/// `/proc/PID/mountinfo`.
+///
+/// # Errors
+/// If it cannot be read or makes no sense.
+pub fn mounts(pid: i32) -> Result<Vec<mounts::Mount>, Error> {
+    parsed(&format!("{pid}/mountinfo"), mounts::parse)
 }
 
 /// `/proc/locks`: every lock held on this host by processes that we can see.

@@ -19,7 +19,8 @@ use super::numbers::{self, Numbers};
 use super::stub::{Expect, Puppet};
 use super::view::View;
 use super::{
-    Error, Options, epoll, eventfd, files, inotify, opath, pipes, pty, signalfd, sockets, stdio, timerfd, uring,
+    Error, Options, epoll, eventfd, fanotify, files, inotify, opath, pipes, pty, signalfd, sockets, stdio, timerfd,
+    uring,
 };
 
 const RLIMIT_NOFILE: u32 = 7;
@@ -41,7 +42,7 @@ pub struct Sources {
     pub status: i32,
     /// How descriptions come that wait until all processes are born.
     pub handover: Handover,
-    /// Inotify instances, timerfds and rings of single threads, by the index of their description: our own copies, to begin
+    /// Inotify instances, fanotify groups, timerfds and rings of single threads, by the index of their description: our own copies, to begin
     /// to watch and to be started when all else is done, or when the thread is there.
     pub watching: Vec<(u32, OwnedFd)>,
 }
@@ -166,7 +167,7 @@ fn raise_limits() -> Result<(), Error> {
 /// Whether we keep a copy: see [`Sources::watching`].
 fn is_watching(file: &OpenFile) -> bool {
     match &file.kind {
-        Kind::Inotify(_) | Kind::Timerfd(_) => true,
+        Kind::Inotify(_) | Kind::Fanotify(_) | Kind::Timerfd(_) => true,
         Kind::Uring(ring) => ring.issuer.is_some(),
         _ => false,
     }
@@ -200,6 +201,7 @@ fn open(options: &Options, file: &OpenFile, contents: &mut files::Contents<'_>) 
         Kind::Signalfd(s) => signalfd::open(s, file.flags),
         Kind::Epoll(_) => epoll::open(),
         Kind::Inotify(instance) => inotify::open(instance, file.flags),
+        Kind::Fanotify(group) => fanotify::open(group, file.flags),
         Kind::Pidfd(_) => Err(Error::step("opening a pidfd", 0, io::Error::other("nobody is born yet"))),
         Kind::Procfs(_) => Err(Error::step("opening in /proc", 0, io::Error::other("nobody is born yet"))),
         Kind::Mqueue(_) => Err(Error::step("opening a message queue", 0, io::Error::other("it was not made"))),

@@ -12,6 +12,7 @@ mod credentials;
 mod datagram;
 mod epoll;
 mod eventfd;
+mod fanotify;
 mod fd;
 mod files;
 mod fill;
@@ -277,7 +278,6 @@ pub fn resume(image: &Image, options: &Options) -> Result<Resumed, Error> {
     let mut notes = plan.summary.notes.clone();
     notes.append(&mut sources.notes);
     let mut init = namespaces::Init::start(checkpoint, options, &sources, &view)?;
-    drop(view);
     let (sources, status, unsealed, returning) = sources.after_fork();
     let built = std::thread::scope(|scope| {
         // The pages are checked while the processes read them; nothing runs before both are done.
@@ -307,6 +307,8 @@ pub fn resume(image: &Image, options: &Options) -> Result<Resumed, Error> {
         memfd::seal(&file, seals).map_err(|e| Error::step("sealing a memory file", 0, e))?;
     }
     inotify::watch(checkpoint, &sources.watching)?;
+    fanotify::mark(checkpoint, &sources.watching, &view)?;
+    drop(view);
     timerfd::start(checkpoint, &sources.watching, namespaces::elapsed(built.root, checkpoint, options)?)?;
     notes.extend(built.notes.iter().cloned());
     let root = built.root;

@@ -108,6 +108,7 @@ fn paths<'a>(checkpoint: &'a mut Checkpoint, left_out: Option<&Name>) -> Vec<&'a
                 }
                 out.extend(bound.file.as_mut().map(|f| &mut f.path));
             }
+            Kind::Fanotify(group) => out.extend(group.marks.iter_mut().map(|m| &mut m.path)),
             Kind::Inotify(i) => out.extend(i.watches.iter_mut().map(|w| &mut w.path)),
             _ => {}
         }

@@ -13,8 +13,8 @@ use super::changed::{self, Changed};
 use super::namespaces::{self, Wanted};
 use super::tree::{Order, order};
 use super::{
-    Error, Options, Pids, Sockets, credentials, datagram, fd, hugetlb, inotify, ipc, limits, locks, manifest, memory,
-    mqueue, netlink, opath, procfs, seccomp, sockets, tcp, thread, uring, vdso,
+    Error, Options, Pids, Sockets, credentials, datagram, fanotify, fd, hugetlb, inotify, ipc, limits, locks, manifest,
+    memory, mqueue, netlink, opath, procfs, seccomp, sockets, tcp, thread, uring, vdso,
 };
 
 /// A complete plan.
@@ -72,6 +72,7 @@ pub fn plan(image: &Image, options: &Options) -> Result<Plan, Error> {
     locks::conflicts(checkpoint, &mut conflicts);
     sockets::conflicts(checkpoint, &mut conflicts);
     inotify::conflicts(checkpoint, &mut conflicts);
+    fanotify::conflicts(checkpoint, &mut conflicts);
     opath::conflicts(checkpoint, &mut conflicts);
     procfs::conflicts(checkpoint, &mut conflicts);
     ipc::conflicts(checkpoint, wanted, &mut conflicts, &mut notes);

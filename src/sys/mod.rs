@@ -8,6 +8,7 @@
 pub mod agent;
 pub mod child;
 pub mod cpu;
+pub mod fanotify;
 pub mod fds;
 pub mod inotify;
 pub mod mem;

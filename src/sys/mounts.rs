@@ -126,6 +126,23 @@ fn put(file: &CStr, text: &str) -> io::Result<()> {
     }
 }
 
+/// Whether something is mounted at `path`. Kernels before 5.8 don't tell; then it is.
+///
+/// # Errors
+/// As statx(2).
+pub fn is_mount_point(path: &Path) -> io::Result<bool> {
+    use std::os::unix::ffi::OsStrExt;
+    const MOUNT_ROOT: u64 = libc::STATX_ATTR_MOUNT_ROOT as u64;
+    let path = std::ffi::CString::new(path.as_os_str().as_bytes())?;
+    // SAFETY: zeros are a valid `struct statx`; path and buffer outlive the call.
+    let stat = unsafe {
+        let mut stat: libc::statx = std::mem::zeroed();
+        check(libc::statx(libc::AT_FDCWD, path.as_ptr(), libc::AT_SYMLINK_NOFOLLOW, 0, &raw mut stat).into())?;
+        stat
+    };
+    Ok(stat.stx_attributes_mask & MOUNT_ROOT == 0 || stat.stx_attributes & MOUNT_ROOT != 0)
+}
+
 /// A new file in the file system with this root, for reading and writing, that may be executed: made under `path` in it
 /// and deleted, so that the kernel shows it as `PATH (deleted)`.
 ///

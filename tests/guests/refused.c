@@ -123,7 +123,23 @@ int main(int argc, char **argv) {
     } else if (!strcmp(kind, "bpf")) {
         union bpf_attr map = {.map_type = BPF_MAP_TYPE_ARRAY, .key_size = 4, .value_size = 4, .max_entries = 1};
         fd = syscall(SYS_bpf, BPF_MAP_CREATE, &map, sizeof map);
-    } else if (!strcmp(kind, "fanotify")) fd = fanotify_init(FAN_CLASS_NOTIF | FAN_REPORT_FID, O_RDONLY);
+    } else if (!strcmp(kind, "fanotify")) {
+        fd = fanotify_init(FAN_CLASS_NOTIF | FAN_REPORT_FID, O_RDONLY);
+        MUST(mkdir("marked", 0755));
+        if (fd >= 0) MUST(fanotify_mark(fd, FAN_MARK_ADD, FAN_CREATE, AT_FDCWD, "marked"));
+        MUST(close(MUST(open("marked/new", O_WRONLY | O_CREAT, 0600))));
+    } else if (!strcmp(kind, "fanotify-mask")) {
+        fd = fanotify_init(FAN_CLASS_NOTIF | FAN_REPORT_FID, O_RDONLY);
+        MUST(close(MUST(open("marked", O_WRONLY | O_CREAT, 0600))));
+        if (fd >= 0) MUST(fanotify_mark(fd, FAN_MARK_ADD | FAN_MARK_IGNORED_MASK, FAN_OPEN, AT_FDCWD, "marked"));
+        MUST(open("marked", O_WRONLY));
+    } else if (!strcmp(kind, "fanotify-decides")) {
+        fd = fanotify_init(FAN_CLASS_CONTENT, O_RDONLY);
+        if (fd >= 0) {
+            MUST(mkdir("marked", 0755));
+            MUST(fanotify_mark(fd, FAN_MARK_ADD, FAN_OPEN_PERM | FAN_ONDIR, AT_FDCWD, "marked"));
+        }
+    }
     else if (!strcmp(kind, "secret")) fd = syscall(447, 0); // memfd_secret
     else if (!strcmp(kind, "aio")) {
         aio_context_t context = 0;
