@@ -232,6 +232,7 @@ guests! {
     sockopts: false,
     tcp: false,
     urgent: false,
+    unixurgent: true,
     memfd: true,
     mlock: true,
     reserved: true,

@@ -2,6 +2,7 @@
 //! they are looked at like any other. Those of sockets may have others on their way in turn.
 
 use std::collections::{HashMap, HashSet};
+use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
 
@@ -21,7 +22,7 @@ const STREAM: u8 = 1;
 pub(super) enum Waiting {
     /// What waits in it, and of each message the places of its descriptors in the list of those seen.
     Messages(Queue, Vec<Vec<usize>>),
-    /// Urgent data is among it.
+    /// Urgent data is among it, and can't be told from the rest.
     Urgent,
     /// An error stands in front of it.
     Error,
@@ -75,9 +76,6 @@ fn messages(held: &Held, s: &SeenFd, socket: &Unix) -> Result<Waiting, Error> {
         return Ok(Waiting::Messages(Queue::default(), Vec::new()));
     }
     let copy = s.copy(held)?;
-    if queue::has_urgent(copy.as_fd()).map_err(failed("looking for urgent data"))? {
-        return Ok(Waiting::Urgent);
-    }
     let queue = if socket.kind == STREAM {
         queue::unix_stream(copy.as_fd()).map(Some)
     } else {
@@ -86,6 +84,7 @@ fn messages(held: &Held, s: &SeenFd, socket: &Unix) -> Result<Waiting, Error> {
     match queue {
         Ok(Some(queue)) => Ok(Waiting::Messages(queue, Vec::new())),
         Ok(None) => Ok(Waiting::Error),
+        Err(e) if e.kind() == io::ErrorKind::Unsupported => Ok(Waiting::Urgent),
         Err(e) if e.raw_os_error() == Some(libc::EMFILE) => Ok(Waiting::TooMany),
         Err(e) => Err(failed("looking into a socket")(e)),
     }

@@ -12,7 +12,6 @@ use crate::model::manifest::{
 };
 use crate::model::memory::{self, SharedObjects};
 use crate::model::process::Process;
-use crate::model::sockets::{Family, Socket};
 use crate::model::thread::Table;
 use crate::model::tree::Tree;
 use crate::model::{Checkpoint, Nanos, Pid};
@@ -232,9 +231,7 @@ fn take(held: &mut Held, looked: Looked, mut manifest: Manifest, request: &Reque
     if fds.files.iter().any(|file| matches!(&file.kind, Kind::Socket(socket) if socket.is_more_than_a_pair())) {
         manifest.requires.push(UNIX_SOCKETS.to_owned());
     }
-    let urgent =
-        |kind: &Kind| matches!(kind, Kind::Socket(Socket { family: Family::Tcp(tcp), .. }) if tcp.urgent.is_some());
-    if fds.files.iter().any(|file| urgent(&file.kind)) {
+    if fds.files.iter().any(|file| matches!(&file.kind, Kind::Socket(socket) if socket.has_urgent())) {
         manifest.requires.push(URGENT_DATA.to_owned());
     }
     let nameless = std::mem::take(&mut contents.nameless).into_list();

@@ -101,7 +101,10 @@ pub(super) fn capture(
         Some(Waiting::Messages(queue, rights)) => (queue, rights),
         other => {
             let (reason, hint) = match other {
-                Some(Waiting::Urgent) => ("urgent data (MSG_OOB) waits in it", "save it when that has been read"),
+                Some(Waiting::Urgent) => (
+                    "urgent data (MSG_OOB) waits in it, behind one of several messages with descriptors, and can't be told from others",
+                    "save it when that has been read",
+                ),
                 Some(Waiting::TooMany) => (
                     "more descriptors are on their way to it than we may have",
                     "raise the limit of open files (ulimit -n)",
@@ -143,6 +146,8 @@ pub(super) fn capture(
         bound: net::unix::name(&reading.address).map(|name| bound(work, name, seen, found)),
         peer_name,
         listening,
+        urgent: queue.urgent.at.map(|at| at as u64),
+        marks: queue.urgent.read.iter().map(|at| *at as u64).collect(),
     };
     // Streams and packets come from the peer; of datagrams anybody may have sent each.
     let datagrams = seen.kind == libc::SOCK_DGRAM as u8;
@@ -229,7 +234,8 @@ pub(super) fn ask(remote: &mut Remote<'_>, copy: &OwnedFd, fd: i32, socket: &mut
         return Ok(());
     }
     let failed = || Error::io("looking into", "a socket");
-    let mut looking = Looking::begin(copy.as_fd(), Of::Unix).map_err(failed())?;
+    let of = if socket.kind == libc::SOCK_STREAM { Of::UnixStream } else { Of::Unix };
+    let mut looking = Looking::begin(copy.as_fd(), of).map_err(failed())?;
     let mut at = 0;
     for message in &mut socket.queue {
         if let Some(credentials) = &mut message.credentials {

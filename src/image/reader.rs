@@ -755,6 +755,49 @@ mod tests {
         }
     }
 
+    #[test]
+    fn urgent_data_of_unix_streams_is_a_message() {
+        use crate::model::fd::Kind;
+        use crate::model::sockets::Family;
+        use crate::model::tcp::State;
+        use crate::model::unix::{Link, UnixSocket};
+        let with = |sizes: &[u64], kind: i32, at: Option<u64>, marks: &[u64]| {
+            edited(|c| {
+                urgent(c, 0, State::Idle);
+                let Some(Kind::Socket(socket)) = c.files.last_mut().map(|f| &mut f.kind) else { panic!("no socket") };
+                let (link, urgent, marks) = (Link::Closed, at, marks.to_vec());
+                let (peer, bound, peer_name, listening) = (None, None, None, None);
+                socket.family =
+                    Family::Unix(UnixSocket { link, peer, reset: false, bound, peer_name, listening, urgent, marks });
+                socket.kind = kind;
+                let message = socket.queue[0].clone();
+                socket.queue =
+                    sizes.iter().map(|&size| crate::model::sockets::Message { size, ..message.clone() }).collect();
+                if sizes.is_empty() {
+                    socket.content = None;
+                }
+            })
+        };
+        with(&[2, 1, 2], 1, Some(2), &[]).unwrap();
+        with(&[2, 1, 2], 1, None, &[0, 2, 3]).unwrap();
+        with(&[], 1, None, &[0]).unwrap();
+        type Case = (&'static [u64], i32, Option<u64>, &'static [u64]);
+        let cases: [Case; 8] = [
+            (&[2, 3], 1, Some(2), &[]),
+            (&[2, 1, 2], 1, Some(1), &[]),
+            (&[2, 1, 2], 1, Some(5), &[]),
+            (&[2, 1, 2], 1, Some(2), &[3]),
+            (&[2, 1, 2], 1, None, &[1]),
+            (&[2, 1, 2], 1, None, &[3, 2]),
+            (&[2, 1, 2], 1, None, &[5]),
+            (&[2, 1, 2], 5, Some(2), &[]),
+        ];
+        for (sizes, kind, at, marks) in cases {
+            let result = with(sizes, kind, at, marks);
+            assert!(matches!(result, Err(Error::Inconsistent { .. })), "{sizes:?} {kind} {at:?} {marks:?}: {result:?}");
+        }
+    }
+
     /// Lets the second process of the sample inherit `pages` (numbers of the first page, and of the one behind the last)
     /// from `from`.
     fn inheriting(c: &mut Checkpoint, from: i32, pages: &[(u64, u64)]) {

@@ -1,5 +1,7 @@
 //! Whether what an image says of sockets can be.
 
+use std::collections::HashMap;
+
 use crate::model::datagram::DatagramSocket;
 use crate::model::fd::Kind;
 use crate::model::manifest::{UNIX_SOCKETS, URGENT_DATA};
@@ -20,6 +22,9 @@ pub(super) fn check(c: &Checkpoint, index: usize, socket: &Socket) -> Result<(),
     if left != 0 {
         return Err(format!("{left} bytes of its content belong to no message"));
     }
+    if socket.has_urgent() && !c.manifest.requires.iter().any(|name| name == URGENT_DATA) {
+        return Err(format!("urgent data, and {URGENT_DATA} is not required"));
+    }
     match &socket.family {
         Family::Unix(own) => {
             const KINDS: [i32; 3] = [1, 2, 5];
@@ -32,7 +37,7 @@ pub(super) fn check(c: &Checkpoint, index: usize, socket: &Socket) -> Result<(),
             if socket.kind != 1 || socket.queue.len() > 1 {
                 return Err("it is no TCP socket".to_owned());
             }
-            check_urgent(c, socket, tcp)?;
+            check_urgent(socket, tcp)?;
             check_tcp(c, index, tcp)
         }
         Family::Datagram(datagram) => check_datagram(socket, datagram),
@@ -84,8 +89,10 @@ fn check_unix(c: &Checkpoint, index: usize, socket: &Socket, own: &UnixSocket) -
     if let Some(at) = socket.queue.iter().flat_map(|m| &m.rights).find(|at| **at as usize >= c.files.len()) {
         return Err(format!("open file {at}, which is not there, is on its way to it"));
     }
+    check_places(socket, own)?;
     let reads = datagrams || !matches!(own.link, Link::None | Link::Waiting(_));
-    if !reads && !socket.queue.is_empty() {
+    let holds = !socket.queue.is_empty() || !own.marks.is_empty();
+    if holds && !reads {
         return Err("it is not connected, and there is something in it".to_owned());
     }
     if let Some(listening) = &own.listening {
@@ -111,7 +118,7 @@ fn check_unix(c: &Checkpoint, index: usize, socket: &Socket, own: &UnixSocket) -
     }
 }
 
-fn check_urgent(c: &Checkpoint, socket: &Socket, tcp: &TcpSocket) -> Result<(), String> {
+fn check_urgent(socket: &Socket, tcp: &TcpSocket) -> Result<(), String> {
     let Some(urgent) = tcp.urgent else { return Ok(()) };
     if !matches!(tcp.state, State::Connected { .. } | State::Ended { .. }) {
         return Err("urgent data, and it was never connected".to_owned());
@@ -119,10 +126,27 @@ fn check_urgent(c: &Checkpoint, socket: &Socket, tcp: &TcpSocket) -> Result<(), 
     if socket.content.is_none_or(|content| urgent.at >= content.size) {
         return Err(format!("urgent data at byte {}, where nothing waits to be read", urgent.at));
     }
-    if !c.manifest.requires.iter().any(|name| name == URGENT_DATA) {
-        return Err(format!("urgent data, and {URGENT_DATA} is not required"));
-    }
     Ok(())
+}
+
+/// Urgent data of a UNIX stream is a message of its own, and one begins where some was.
+fn check_places(socket: &Socket, own: &UnixSocket) -> Result<(), String> {
+    if !socket.has_urgent() {
+        return Ok(());
+    }
+    if socket.kind != 1 || own.urgent.is_some() && !own.marks.is_empty() {
+        return Err("urgent data where none can be".to_owned());
+    }
+    let mut end = 0u64;
+    let mut begins = HashMap::new();
+    for message in &socket.queue {
+        begins.insert(end, message.size);
+        end = end.saturating_add(message.size);
+    }
+    let alone = own.urgent.is_none_or(|at| begins.get(&at) == Some(&1));
+    let marks = own.marks.iter().all(|at| begins.contains_key(at) || (*at, end) == (0, 0));
+    let ascending = own.marks.is_sorted_by(|a, b| a < b);
+    if alone && marks && ascending { Ok(()) } else { Err("urgent data in the middle of other".to_owned()) }
 }
 
 fn check_tcp(c: &Checkpoint, index: usize, tcp: &TcpSocket) -> Result<(), String> {

@@ -28,7 +28,8 @@ pub const SPARSE_FILES: &str = "sparse-files";
 /// name of a deleted one.
 pub const DELETED_DIRECTORIES: &str = "deleted-directories";
 
-/// In `requires` where a TCP socket has [`super::tcp::TcpSocket::urgent`].
+/// In `requires` where a socket has [`super::tcp::TcpSocket::urgent`], [`super::unix::UnixSocket::urgent`] or
+/// [`super::unix::UnixSocket::marks`].
 pub const URGENT_DATA: &str = "urgent-data";
 
 /// In `requires` where there is something in [`super::inotify::Inotify::events`].

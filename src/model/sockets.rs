@@ -36,6 +36,15 @@ impl Socket {
             || matches!(unix.link, Link::Waiting(_) | Link::Outside)
             || self.queue.iter().any(|m| m.from.is_some() || !m.rights.is_empty())
     }
+
+    /// Whether it has urgent data, or a mark where some was ([`super::manifest::URGENT_DATA`]).
+    pub fn has_urgent(&self) -> bool {
+        match &self.family {
+            Family::Tcp(tcp) => tcp.urgent.is_some(),
+            Family::Unix(unix) => unix.urgent.is_some() || !unix.marks.is_empty(),
+            Family::Datagram(_) | Family::Netlink(_) => false,
+        }
+    }
 }
 
 /// Address families.

@@ -24,6 +24,14 @@ pub struct UnixSocket {
     /// Set for one that listens.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub listening: Option<Listening>,
+    /// How many of a stream's bytes that wait to be read are in front of the urgent one (MSG_OOB), which is a message of
+    /// its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub urgent: Option<u64>,
+    /// How many are in front of each place where an urgent one has been read out of band, and a message begins: reads
+    /// end there.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub marks: Vec<u64>,
 }
 
 /// What a socket is connected to.

@@ -157,8 +157,11 @@ pub fn fill(
         read(at, piece)?;
         let mut rest = &*piece;
         while let Some(first) = rest.first() {
-            let sent =
-                if alone { socket::send_urgent(from, *first).map(|()| 1) } else { socket::send(from, rest, None, &[]) };
+            let sent = if alone {
+                socket::send_urgent(from, *first, &[]).map(|()| 1)
+            } else {
+                socket::send(from, rest, None, &[])
+            };
             match sent {
                 Ok(sent) => rest = rest.get(sent..).unwrap_or_default(),
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => {

@@ -10,6 +10,7 @@ pub mod queue;
 pub mod stream;
 mod tables;
 pub mod unix;
+pub mod urgent;
 
 use crate::proc;
 

@@ -3,13 +3,14 @@
 //! SO_PEEK_OFF and SO_PASSCRED belong to the socket, not to our descriptor of it: they are put back.
 
 use std::io;
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::sys::socket::{self, Received};
 
 use super::options::SO_PEEK_OFF;
+use super::urgent::{self, Stop, Urgent};
 
 const SO_PASSCRED: i32 = 16;
 const UDP_GRO: (i32, i32) = (libc::IPPROTO_UDP, 104);
@@ -19,6 +20,8 @@ const UDP_GRO: (i32, i32) = (libc::IPPROTO_UDP, 104);
 pub enum Of {
     /// AF_UNIX: who sent them.
     Unix,
+    /// Not in datagrams, but in the bytes of AF_UNIX: who sent them, urgent ones, too.
+    UnixStream,
     /// Not in datagrams, but in the bytes of TCP: urgent ones, too.
     Stream,
     /// AF_INET: where they were sent to.
@@ -34,6 +37,7 @@ impl Of {
         const IPV6_RECVORIGDSTADDR: (i32, i32) = (libc::IPPROTO_IPV6, 74);
         match self {
             Of::Unix => &[(libc::SOL_SOCKET, SO_PASSCRED)],
+            Of::UnixStream => &[(libc::SOL_SOCKET, SO_PASSCRED), (libc::SOL_SOCKET, libc::SO_OOBINLINE)],
             Of::Stream => &[(libc::SOL_SOCKET, libc::SO_OOBINLINE)],
             Of::Ipv4 => &[IP_RECVORIGDSTADDR],
             Of::Ipv6 => &[IP_RECVORIGDSTADDR, IPV6_RECVORIGDSTADDR],
@@ -65,6 +69,8 @@ pub struct Queue {
     pub messages: Vec<Message>,
     /// An error that the next call on the socket will report (ECONNRESET, of a UNIX socket).
     pub error: bool,
+    /// Of a UNIX stream: where urgent data is. The urgent byte is a message of its own, and one begins where another was.
+    pub urgent: Urgent,
 }
 
 /// A socket made ready to be peeked at; dropping it puts its options back.
@@ -88,7 +94,11 @@ impl<'a> Looking<'a> {
         Ok(looking)
     }
 
-    fn set(&mut self, level: i32, name: i32, value: i32) -> io::Result<()> {
+    /// Changes an option for as long as this lasts.
+    ///
+    /// # Errors
+    /// What getsockopt(2) and setsockopt(2) say.
+    pub fn set(&mut self, level: i32, name: i32, value: i32) -> io::Result<()> {
         let old = socket::number(self.fd, level, name)?;
         self.old.push((level, name, old));
         socket::set_option(self.fd, level, name, &value.to_ne_bytes())
@@ -104,9 +114,16 @@ impl<'a> Looking<'a> {
     }
 }
 
+impl AsFd for Looking<'_> {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd
+    }
+}
+
 impl Drop for Looking<'_> {
     fn drop(&mut self) {
-        for (level, name, old) in &self.old {
+        // Some have been changed twice.
+        for (level, name, old) in self.old.iter().rev() {
             let _ = socket::set_option(self.fd, *level, *name, &old.to_ne_bytes());
         }
     }
@@ -135,33 +152,42 @@ pub fn has_urgent(fd: BorrowedFd<'_>) -> io::Result<bool> {
 /// Looks at a UNIX stream.
 ///
 /// # Errors
-/// What recvmsg(2) and setsockopt(2) say.
+/// What recvmsg(2) and setsockopt(2) say; `Unsupported` if it can't be told which byte is urgent.
 pub fn unix_stream(fd: BorrowedFd<'_>) -> io::Result<Queue> {
     let error = has_error(fd)?;
     // Never beyond what is there: that would take an error that waits behind it.
     let total = crate::sys::fds::readable(fd)?;
     let mut messages: Vec<Message> = Vec::new();
     if total == 0 {
-        return Ok(Queue { messages, error });
+        let read = if urgent::at_mark(fd)? { vec![0] } else { Vec::new() };
+        return Ok(Queue { messages, error, urgent: Urgent { at: None, read } });
     }
-    let mut looking = Looking::begin(fd, Of::Unix)?;
+    let waiting = has_urgent(fd)?;
+    let mut looking = Looking::begin(fd, Of::UnixStream)?;
     let mut at = 0;
+    let mut stops = Vec::new();
     // Room for all: a message with descriptors that is cut would show them again with its rest.
     let mut buf = vec![0u8; total];
     while at < total {
         looking.at(at)?;
         let room = buf.get_mut(at..).unwrap_or_default();
-        let mut got = whole(socket::receive(fd, room, libc::MSG_PEEK)?)?;
+        let mut got = match socket::receive(fd, room, libc::MSG_PEEK) {
+            // An urgent byte that a read has passed over is counted for ever (net/unix/af_unix.c, manage_oob).
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => break,
+            other => whole(other?)?,
+        };
         if got.len == 0 {
             break;
         }
+        let mut stop = (at + got.len < total).then(|| Stop { at: at + got.len, rights: !got.fds.is_empty() });
         if !got.fds.is_empty() {
             // What came before without descriptors is shown together with them; whoever reads less does not get them.
             let before = without_descriptors(&mut looking, at, got.len)?;
             if before > 0 {
-                (got.len, got.fds) = (before, Vec::new());
+                (got.len, got.fds, stop) = (before, Vec::new(), None);
             }
         }
+        stops.extend(stop);
         let bytes = buf.get(at..at + got.len).unwrap_or_default();
         at += got.len;
         match messages.last_mut() {
@@ -177,7 +203,28 @@ pub fn unix_stream(fd: BorrowedFd<'_>) -> io::Result<Queue> {
             }),
         }
     }
-    Ok(Queue { messages, error })
+    // Where all ends is no place in it.
+    stops.retain(|stop| stop.at < at);
+    let urgent = urgent::find(&mut looking, waiting, &stops, |at| buf.get(at).copied())?;
+    for place in urgent.at.iter().flat_map(|at| [*at, at + 1]).chain(urgent.read.iter().copied()) {
+        cut(&mut messages, place);
+    }
+    Ok(Queue { messages, error, urgent })
+}
+
+/// Makes two messages of one with these many bytes before its middle.
+fn cut(messages: &mut Vec<Message>, mut at: usize) {
+    for index in 0..messages.len() {
+        let Some(message) = messages.get_mut(index) else { return };
+        if at > 0 && at < message.bytes.len() {
+            let bytes = message.bytes.split_off(at);
+            let rest =
+                Message { bytes, from: message.from.clone(), credentials: message.credentials, ..Message::default() };
+            return messages.insert(index + 1, rest);
+        }
+        let Some(left) = at.checked_sub(message.bytes.len()) else { return };
+        at = left;
+    }
 }
 
 /// An error (EMFILE) if descriptors are missing for want of room in our table.
@@ -205,7 +252,7 @@ pub fn datagrams(fd: BorrowedFd<'_>, of: Of) -> io::Result<Option<Queue>> {
     let error = has_error(fd)?;
     if error {
         let empty = crate::sys::fds::readable(fd)? == 0;
-        return Ok(empty.then_some(Queue { messages: Vec::new(), error }));
+        return Ok(empty.then(|| Queue { error, ..Queue::default() }));
     }
     let mut messages = Vec::new();
     // Credentials also tell an empty packet from the end of what a closed peer has sent.
@@ -232,7 +279,7 @@ pub fn datagrams(fd: BorrowedFd<'_>, of: Of) -> io::Result<Option<Queue>> {
         let segment = beside(UDP_GRO).and_then(|v| v.first_chunk().map(|b| i32::from_ne_bytes(*b) as u16));
         messages.push(Message { bytes, from: got.from, to, segment, credentials: got.credentials, fds: got.fds });
     }
-    Ok(Some(Queue { messages, error }))
+    Ok(Some(Queue { messages, error, ..Queue::default() }))
 }
 
 #[cfg(test)]

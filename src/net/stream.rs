@@ -10,8 +10,7 @@ use crate::model::tcp::Urgent;
 use crate::sys::{fds, socket};
 
 use super::queue::{Looking, Of};
-
-const SIOCATMARK: u64 = 0x8905;
+use super::urgent::at_mark;
 
 /// What waits in a socket.
 #[derive(Debug)]
@@ -31,14 +30,6 @@ pub struct Known {
     pub waiting: Option<u64>,
     /// The program has chosen where peeks start (SO_PEEK_OFF).
     pub peeks: bool,
-}
-
-/// Whether the next byte to be read is, or was, urgent.
-///
-/// # Errors
-/// What ioctl(2) says.
-fn at_mark(fd: BorrowedFd<'_>) -> io::Result<bool> {
-    socket::ioctl_number(fd, SIOCATMARK).map(|at| at != 0)
 }
 
 /// Looks at all of it.
@@ -120,7 +111,7 @@ mod tests {
             assert_eq!(seen(&b), (vec![], None));
             a.write_all(b"before").unwrap();
             assert_eq!(seen(&b), (b"before".to_vec(), None));
-            socket::send_urgent(a.as_fd(), b'!').unwrap();
+            socket::send_urgent(a.as_fd(), b'!', &[]).unwrap();
             a.write_all(b"after").unwrap();
             let mark = |at, read| Some(Urgent { at, read });
             for _ in 0..2 {

@@ -154,7 +154,9 @@ mod tests {
         let mut checkpoint = crate::image::sample();
         let file = Some(SocketFile { path: path.into(), mode: 0, device: 0, inode: 0 });
         let bound = Some(Bound { name: name.into(), file });
-        let unix = UnixSocket { link: Link::None, peer: None, reset: false, bound, peer_name: None, listening: None };
+        let (peer, peer_name, listening) = (None, None, None);
+        let (link, reset, urgent, marks) = (Link::None, false, None, Vec::new());
+        let unix = UnixSocket { link, peer, reset, bound, peer_name, listening, urgent, marks };
         let (queue, content, options) = (vec![], None, vec![]);
         let socket = Socket { kind: 1, family: Family::Unix(unix), shutdown: 0, queue, content, options };
         checkpoint.files[0].kind = Kind::Socket(socket);

@@ -385,6 +385,7 @@ impl Work<'_> {
             None => (0, 0),
         };
         let end = at.saturating_add(size);
+        let (begin, (urgent, marks)) = (at, places(socket));
         let mut widened = HashMap::new();
         for message in &socket.queue {
             let (from, address) = from(message)?;
@@ -396,15 +397,24 @@ impl Work<'_> {
                 return Err(failed(io::ErrorKind::UnexpectedEof.into()));
             }
             let address = address.as_deref();
+            let place = at - begin;
+            if marks.contains(&place) {
+                self.mark(from, to)?;
+            }
+            let how = match socket.kind {
+                libc::SOCK_STREAM if urgent == Some(place) => How::Urgent,
+                libc::SOCK_STREAM => How::InPieces,
+                _ => How::Whole,
+            };
             match message.credentials {
                 Some(who) => {
                     // The kernel notes the sender where the receiver wants to know. Not where the sender does: that
                     // would give it a name (net/unix/af_unix.c, unix_autobind).
                     pass_credentials(self.copy(to)?, true).map_err(failed)?;
-                    self.send_as(who, from, address, message, at)?;
+                    self.send_as(who, from, address, message, (at, how))?;
                     pass_credentials(self.copy(to)?, false).map_err(failed)?;
                 }
-                None => self.send(from, address, message, at, socket.kind == libc::SOCK_STREAM)?,
+                None => self.send(from, address, message, (at, how))?,
             }
             at += message.size;
         }
@@ -426,7 +436,14 @@ impl Work<'_> {
         message.rights.iter().map(copy).collect()
     }
 
-    fn send(&self, from: Which, to: Option<&[u8]>, message: &Message, at: u64, stream: bool) -> Result<(), Error> {
+    /// Leaves the place of an urgent byte that has been read out of band.
+    pub fn mark(&self, from: Which, to: Which) -> Result<(), Error> {
+        let failed = |e| Error::step("filling a socket", 0, e);
+        crate::sys::socket::send_urgent(self.copy(from)?, 0, &[]).map_err(failed)?;
+        crate::sys::socket::receive_urgent(self.copy(to)?).map(drop).map_err(failed)
+    }
+
+    fn send(&self, from: Which, to: Option<&[u8]>, message: &Message, (at, how): (u64, How)) -> Result<(), Error> {
         const PIECE: u64 = 128 * 1024;
         let failed = |e| Error::step("filling a socket", 0, e);
         let from = self.copy(from)?;
@@ -435,9 +452,12 @@ impl Work<'_> {
         let mut buf = Vec::new();
         let mut done = 0;
         loop {
-            let len = if stream { (message.size - done).min(PIECE) } else { message.size };
+            let len = if how == How::InPieces { (message.size - done).min(PIECE) } else { message.size };
             buf.resize(len as usize, 0);
             self.image.file().read_exact_at(&mut buf, at + done).map_err(failed)?;
+            if let (How::Urgent, [byte]) = (how, buf.as_slice()) {
+                return crate::sys::socket::send_urgent(from, *byte, &rights).map_err(failed);
+            }
             done += crate::sys::socket::send(from, &buf, to, &rights).map_err(failed)? as u64;
             // They come with the first byte.
             rights.clear();
@@ -454,7 +474,7 @@ impl Work<'_> {
         from: Which,
         to: Option<&[u8]>,
         message: &Message,
-        at: u64,
+        (at, how): (u64, How),
     ) -> Result<(), Error> {
         let (image, number, size) = (self.sources.image as u64, self.get(from)?.number as u64, message.size);
         let number_of = |&index: &u32| match self.made.get(&Which::File(index)) {
@@ -480,10 +500,30 @@ impl Work<'_> {
         let name_len = to.map_or(0, <[u8]>::len) as u64;
         let header = [name, name_len, part, 1, controls, control.len() as u64, 0];
         let header = batch.data(&header.map(u64::to_ne_bytes).concat()).0;
-        let flags = (libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL) as u64;
+        let urgent = if how == How::Urgent { libc::MSG_OOB } else { 0 };
+        let flags = (urgent | libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL) as u64;
         batch.call_expecting(Expect::Exactly(size), "sendmsg", libc::SYS_sendmsg, &[number, header, flags]);
         batch.call("munmap", libc::SYS_munmap, &[buffer, size.max(1)]);
         helper.run(batch).map(drop)
+    }
+}
+
+/// How a message is sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum How {
+    /// In one go.
+    Whole,
+    /// As many bytes at a time as it pleases.
+    InPieces,
+    /// Its only byte as urgent data.
+    Urgent,
+}
+
+/// Where urgent data of a UNIX stream waits, and where some has been.
+fn places(socket: &Socket) -> (Option<u64>, &[u64]) {
+    match &socket.family {
+        Family::Unix(unix) => (unix.urgent, &unix.marks),
+        _ => (None, &[]),
     }
 }
 

@@ -329,6 +329,9 @@ impl<'a> Making<'_, 'a> {
         }
         let Some(from) = own.peer() else { return Ok(()) };
         self.work.refill(own.socket, own.which(), |_| Ok((from, None)))?;
+        if own.socket.queue.is_empty() && !own.unix.marks.is_empty() {
+            self.work.mark(from, own.which())?;
+        }
         if from == Which::PeerOf(own.index) && own.unix.reset {
             socket::send(self.work.copy(own.which())?, b"x", None, &[]).map_err(failed("filling a socket"))?;
         }

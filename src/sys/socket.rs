@@ -203,6 +203,21 @@ pub fn peek_but_one(fd: BorrowedFd<'_>, len: usize) -> io::Result<usize> {
 
 /// sendmsg(2), never waiting, to the connected peer or to an address, with descriptors.
 pub fn send(fd: BorrowedFd<'_>, bytes: &[u8], to: Option<&[u8]>, fds: &[BorrowedFd<'_>]) -> io::Result<usize> {
+    send_with(fd, bytes, to, fds, 0)
+}
+
+/// The same of one urgent byte (MSG_OOB), to the connected peer.
+pub fn send_urgent(fd: BorrowedFd<'_>, byte: u8, fds: &[BorrowedFd<'_>]) -> io::Result<()> {
+    send_with(fd, &[byte], None, fds, libc::MSG_OOB).map(drop)
+}
+
+fn send_with(
+    fd: BorrowedFd<'_>,
+    bytes: &[u8],
+    to: Option<&[u8]>,
+    fds: &[BorrowedFd<'_>],
+    flags: i32,
+) -> io::Result<usize> {
     let mut control = [0_u64; CONTROL / 8];
     let mut part = libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() };
     let payload = size_of_val(fds);
@@ -230,22 +245,24 @@ pub fn send(fd: BorrowedFd<'_>, bytes: &[u8], to: Option<&[u8]>, fds: &[Borrowed
                 libc::CMSG_DATA(header).cast::<RawFd>().add(at).write_unaligned(fd.as_raw_fd());
             }
         }
-        libc::sendmsg(fd.as_raw_fd(), &raw const message, libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL)
+        libc::sendmsg(fd.as_raw_fd(), &raw const message, flags | libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL)
     };
     check(sent as libc::c_long).map(|n| n as usize)
 }
 
-/// send(2) of one urgent byte (MSG_OOB), never waiting.
-pub fn send_urgent(fd: BorrowedFd<'_>, byte: u8) -> io::Result<()> {
-    let flags = libc::MSG_OOB | libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
-    // SAFETY: one byte, which outlives the call.
-    check(unsafe { libc::send(fd.as_raw_fd(), (&raw const byte).cast(), 1, flags) } as libc::c_long).map(drop)
-}
-
 /// recv(2) of the urgent byte (MSG_OOB), never waiting.
 pub fn receive_urgent(fd: BorrowedFd<'_>) -> io::Result<u8> {
+    urgent(fd, 0)
+}
+
+/// The same with MSG_PEEK.
+pub fn peek_urgent(fd: BorrowedFd<'_>) -> io::Result<u8> {
+    urgent(fd, libc::MSG_PEEK)
+}
+
+fn urgent(fd: BorrowedFd<'_>, flags: i32) -> io::Result<u8> {
     let mut byte = 0u8;
-    let flags = libc::MSG_OOB | libc::MSG_DONTWAIT;
+    let flags = flags | libc::MSG_OOB | libc::MSG_DONTWAIT;
     // SAFETY: room for one byte, which outlives the call.
     check(unsafe { libc::recv(fd.as_raw_fd(), (&raw mut byte).cast(), 1, flags) } as libc::c_long).map(|_| byte)
 }

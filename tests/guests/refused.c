@@ -53,6 +53,14 @@ int main(int argc, char **argv) {
     char name[64];
     if (!strcmp(kind, "socket")) {
         MUST(socketpair(AF_UNIX, SOCK_STREAM, 0, pair));
+        // The urgent byte is one of two that are behind descriptors and are the same.
+        for (int i = 0; i < 2; i++) {
+            char control[CMSG_SPACE(sizeof(int))] = {0};
+            struct msghdr message = {.msg_iov = &(struct iovec){"!", 1}, .msg_iovlen = 1, .msg_control = control, .msg_controllen = sizeof control};
+            *CMSG_FIRSTHDR(&message) = (struct cmsghdr){CMSG_LEN(sizeof(int)), SOL_SOCKET, SCM_RIGHTS};
+            memcpy(CMSG_DATA(CMSG_FIRSTHDR(&message)), pair, sizeof(int));
+            CHECK(sendmsg(pair[1], &message, 0) == 1, "sendmsg");
+        }
         CHECK(send(pair[1], "!", 1, MSG_OOB) == 1, "send");
         fd = pair[0];
     }
