@@ -979,6 +979,7 @@ fn kernel_objects_that_cannot_be_saved() {
         ("bpf", "bpf-map", "not supported"),
         ("fanotify", "fanotify", "events wait in this group that the program has not read yet"),
         ("fanotify-mask", "fanotify", "the program has the file open for writing"),
+        ("fanotify-namespace", "fanotify", "marks on mount namespaces are not supported"),
         ("fanotify-decides", "fanotify", "the program decides over what others do with files"),
         ("secret", "/secretmem (deleted)", "secret memory (memfd_secret) is not supported"),
         ("aio", "mapping at ", "IOCB_CMD_POLL"),

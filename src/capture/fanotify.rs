@@ -21,10 +21,11 @@ use super::refusals::Refusals;
 pub(super) const UNREAD: &str =
     "events wait in this group that the program has not read yet, and they could not be put back";
 
-/// FAN_* flags that fanotify_init(2) takes from anybody: FAN_CLOEXEC, FAN_NONBLOCK, and how files are reported.
-const OF_ANYBODY: u32 = 0x3 | REPORT_FID;
-/// FAN_REPORT_FID, FAN_REPORT_DIR_FID, FAN_REPORT_NAME and FAN_REPORT_TARGET_FID: no descriptors in events.
-const REPORT_FID: u32 = 0x1e00;
+/// FAN_* flags that fanotify_init(2) takes from anybody: FAN_CLOEXEC, FAN_NONBLOCK, and what events tell instead of a
+/// descriptor.
+const OF_ANYBODY: u32 = 0x3 | NO_DESCRIPTORS;
+/// FAN_REPORT_FID, FAN_REPORT_DIR_FID, FAN_REPORT_NAME, FAN_REPORT_TARGET_FID and FAN_REPORT_MNT.
+const NO_DESCRIPTORS: u32 = 0x5e00;
 const CAP_SYS_ADMIN: u32 = 21;
 /// FAN_MARK_IGNORED_SURV_MODIFY.
 const IGNORED_SURV_MODIFY: u32 = 0x40;
@@ -105,7 +106,7 @@ pub(super) fn capture(work: &mut Work<'_>, s: &SeenFd, group: &fdinfo::Fanotify)
         marks.push(Mark { on, path: Name(path), flags, mask, ignored });
     }
     let (flags, event_flags) = (group.flags, group.event_flags);
-    let privileged = flags & !OF_ANYBODY != 0 || flags & REPORT_FID == 0 || !only_files || is_privileged(s)?;
+    let privileged = flags & !OF_ANYBODY != 0 || flags & NO_DESCRIPTORS == 0 || !only_files || is_privileged(s)?;
     Ok(Some(Kind::Fanotify(Fanotify { flags, event_flags, privileged, marks })))
 }
 

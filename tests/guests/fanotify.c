@@ -138,6 +138,7 @@ int main(void) {
     fd = MUST(fanotify_init(FAN_CLASS_NOTIF | FAN_REPORT_DFID_NAME | FAN_NONBLOCK, O_RDONLY | O_CLOEXEC));
     sleeping = MUST(fanotify_init(FAN_CLASS_NOTIF | FAN_REPORT_DFID_NAME | FAN_CLOEXEC, O_RDONLY));
     int empty = MUST(fanotify_init(FAN_CLASS_NOTIF | FAN_REPORT_FID, O_RDWR | O_APPEND));
+    int of_namespaces = fanotify_init(0x4000, O_RDONLY); // FAN_REPORT_MNT, since Linux 6.14
     MUST(fcntl(empty, F_SETFL, O_NONBLOCK)); // unlike at its birth
     MUST(fanotify_mark(fd, FAN_MARK_ADD, FAN_CREATE | FAN_DELETE | FAN_ONDIR, AT_FDCWD, "w"));
     MUST(fanotify_mark(fd, FAN_MARK_ADD, FAN_MODIFY, AT_FDCWD, "w/f"));
@@ -212,6 +213,10 @@ int main(void) {
     unsigned flags, event_flags;
     CHECK(sscanf(after, "fanotify flags:%x event-flags:%x", &flags, &event_flags) == 2 && !strchr(strchr(after, '\n') + 1, '\n'), "the empty one");
     CHECK(flags == FAN_REPORT_FID && (event_flags & ~0x8000u) == (O_RDWR | O_APPEND), "flags of the empty one");
+    if (of_namespaces >= 0) {
+        lines(of_namespaces, after, sizeof after);
+        CHECK(sscanf(after, "fanotify flags:%x", &flags) == 1 && flags == 0x4000, "flags of the one for namespaces");
+    }
     unlink("late/late");
     make("late/late");
     PTHREAD(pthread_join(thread, NULL));

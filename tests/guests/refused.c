@@ -141,6 +141,9 @@ int main(int argc, char **argv) {
         MUST(close(MUST(open("marked", O_WRONLY | O_CREAT, 0600))));
         if (fd >= 0) MUST(fanotify_mark(fd, FAN_MARK_ADD | FAN_MARK_IGNORED_MASK, FAN_OPEN, AT_FDCWD, "marked"));
         MUST(open("marked", O_WRONLY));
+    } else if (!strcmp(kind, "fanotify-namespace")) {
+        fd = fanotify_init(0x4000, 0); // FAN_REPORT_MNT; FAN_MARK_MNTNS, FAN_MNT_ATTACH
+        if (fd >= 0 && fanotify_mark(fd, FAN_MARK_ADD | 0x110, 0x1000000, AT_FDCWD, "/proc/self/ns/mnt")) fd = -1;
     } else if (!strcmp(kind, "fanotify-decides")) {
         fd = fanotify_init(FAN_CLASS_CONTENT, O_RDONLY);
         if (fd >= 0) {
