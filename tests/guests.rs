@@ -209,7 +209,7 @@ guests! {
     pidfd: true,
     inotify: true,
     notices: true,
-    fanotify: true,
+    fanotify: false,
     uring: true,
     uringowners: true,
     uringregistered: true,
