@@ -28,6 +28,9 @@ pub(super) const EBPF: &str = "a socket with an eBPF program attached is not sup
 /// So many sockets are worth a thread.
 pub(super) const FEW: usize = 32;
 
+/// Something of each of many sockets.
+type ByInode<T> = HashMap<u64, T>;
+
 /// What was found out about the tree's sockets, by inode.
 #[derive(Debug, Default)]
 pub(super) struct Found {
@@ -81,11 +84,7 @@ pub(super) fn find(held: &Held, seen: &mut Vec<SeenFd>, root: usize) -> Result<F
     if inodes.is_empty() {
         return Ok(Found::default());
     }
-    let unix = match diag::unix() {
-        // A kernel without it (CONFIG_UNIX_DIAG): then sockets lead outside, for all we know.
-        Err(e) if e.kind() == io::ErrorKind::NotFound => HashMap::new(),
-        other => other.map_err(Error::io("asking the kernel for", "UNIX sockets"))?,
-    };
+    let (unix, mut kinds) = all_unix(held, seen)?;
     let streams: HashSet<u64> = seen
         .iter()
         .filter(|s| s.process == root && (0..=2).contains(&s.fd) && is_socket(s))
@@ -99,7 +98,12 @@ pub(super) fn find(held: &Held, seen: &mut Vec<SeenFd>, root: usize) -> Result<F
     for (index, s) in seen.iter().enumerate().filter(|(_, s)| is_socket(s) && !found.unix.contains_key(&s.meta.ino())) {
         found.holders.entry(s.meta.ino()).or_insert(index);
     }
-    found.made = made(held, seen, &found.holders)?;
+    let known = |made: &Made| tcp::is(*made) || datagram::is(*made).is_some() || netlink::is(*made);
+    let mut news = found.holders.clone();
+    news.retain(|inode, _| !kinds.contains_key(inode));
+    kinds.extend(made(held, seen, &news)?);
+    kinds.retain(|_, made| known(made));
+    found.made = kinds;
     found.holders.retain(|inode, _| found.made.contains_key(inode));
     if found.made.values().any(|&made| tcp::is(made)) {
         found.tcp = match inet::all(libc::IPPROTO_TCP) {
@@ -130,13 +134,40 @@ pub(super) fn find(held: &Held, seen: &mut Vec<SeenFd>, root: usize) -> Result<F
     Ok(found)
 }
 
-/// What the internet and netlink sockets among `holders` were made as, by inode; others are missing.
+/// All UNIX sockets there are, those of `seen` among them. While others come and go the kernel's list may lack one that
+/// was there all the time: it goes on behind so many of a hash bucket (net/unix/diag.c, `unix_diag_dump`). And what those of
+/// `seen` that are none were made as, by inode.
+fn all_unix(held: &Held, seen: &[SeenFd]) -> Result<(ByInode<diag::Unix>, ByInode<Made>), Error> {
+    const TRIES: usize = 10;
+    let (mut unix, mut others) = (HashMap::new(), HashMap::new());
+    let mut unsure: HashMap<u64, usize> = HashMap::new();
+    for (index, s) in seen.iter().enumerate().filter(|(_, s)| is_socket(s)) {
+        unsure.entry(s.meta.ino()).or_insert(index);
+    }
+    for _ in 0..TRIES {
+        unix = match diag::unix() {
+            // A kernel without it (CONFIG_UNIX_DIAG): then sockets lead outside, for all we know.
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok((unix, others)),
+            other => other.map_err(Error::io("asking the kernel for", "UNIX sockets"))?,
+        };
+        unsure.retain(|inode, _| !unix.contains_key(inode));
+        let mut made = made(held, seen, &unsure)?;
+        unsure.retain(|inode, _| made.get(inode).is_some_and(|made| made.domain == libc::AF_UNIX));
+        made.retain(|inode, _| !unsure.contains_key(inode));
+        others.extend(made);
+        if unsure.is_empty() {
+            break;
+        }
+    }
+    Ok((unix, others))
+}
+
+/// What the sockets among `holders` were made as, by inode; those that do not say are missing.
 fn made(held: &Held, seen: &[SeenFd], holders: &HashMap<u64, usize>) -> Result<HashMap<u64, Made>, Error> {
-    let known = |made: Made| tcp::is(made) || datagram::is(made).is_some() || netlink::is(made);
     let holders: Vec<_> = holders.iter().filter_map(|(&inode, &index)| Some((inode, seen.get(index)?))).collect();
     let made = many::each(&holders, FEW, |(inode, s)| {
         let copy = s.copy(held)?;
-        Ok::<_, Error>(Made::of(copy.as_fd()).ok().filter(|made| known(*made)).map(|made| (*inode, made)))
+        Ok::<_, Error>(Made::of(copy.as_fd()).ok().map(|made| (*inode, made)))
     })?;
     Ok(made.into_iter().flatten().collect())
 }
