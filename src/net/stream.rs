@@ -7,7 +7,7 @@ use std::io;
 use std::os::fd::BorrowedFd;
 
 use crate::model::tcp::Urgent;
-use crate::sys::{fds, socket};
+use crate::sys::{fds, mem, socket};
 
 use super::queue::{Looking, Of};
 use super::urgent::at_mark;
@@ -72,7 +72,7 @@ pub fn look(fd: BorrowedFd<'_>, known: Known) -> io::Result<Stream> {
 
 /// `len` bytes; `more` is told how many are missing, and appends some.
 fn fill(len: usize, mut more: impl FnMut(&mut Vec<u8>, usize) -> io::Result<usize>) -> io::Result<Vec<u8>> {
-    let mut bytes = Vec::with_capacity(len);
+    let mut bytes = mem::with_pages(len);
     while bytes.len() < len {
         let left = len - bytes.len();
         if more(&mut bytes, left)? == 0 {
