@@ -321,9 +321,20 @@ fn clocks_of_the_host_or_its_own() {
 /// Waits that are saved again and again end when they should, in the program that goes on and in the one that is resumed.
 #[test]
 fn waits_end_when_they_should() {
-    undisturbed("deadlines", Build::Dynamic);
-    let Some(program) = guest("deadlines", Build::Dynamic) else { return };
-    let scene = Scene::new("deadlines");
+    waits("deadlines");
+}
+
+/// The same of waits whose time-out is a socket's.
+#[test]
+fn waits_on_sockets_end_when_they_should() {
+    waits("sockwaits");
+}
+
+/// Of a guest with 26 waits at a time.
+fn waits(name: &str) {
+    undisturbed(name, Build::Dynamic);
+    let Some(program) = guest(name, Build::Dynamic) else { return };
+    let scene = Scene::new(name);
     let mut job = scene.start_run(&[program.as_ref()]);
     scene.ready(&mut job);
     let ends = || scene.text("ends").trim().parse::<u64>().unwrap_or(0);

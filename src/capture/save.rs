@@ -18,7 +18,7 @@ use crate::model::{Checkpoint, Nanos, Pid};
 use crate::net::outside;
 use crate::proc;
 use crate::sys::{tasks, wait};
-use crate::tracer::{Answers, Calls, Held, HeldProcess, Job, Room, hold};
+use crate::tracer::{Answers, Calls, Held, HeldProcess, Job, Room, apart, hold};
 
 use super::contents::Contents;
 use super::ipc::Space;
@@ -46,8 +46,38 @@ pub fn save(request: &Request<'_>) -> Result<Saved, Error> {
             (Sink::Stream(file.try_clone().map_err(Error::io("duplicating", "the output stream"))?), None)
         }
     };
-    let mut writer = Writer::create(sink)?;
+    let writer = Writer::create(sink)?;
     let manifest = manifest::prepare(&request.name)?;
+    let Draft { image, parts, contents, notes, processes, threads, stopped } =
+        apart(|| draft(request, writer, manifest))?;
+    let bytes = match image {
+        Written::Complete(bytes) => bytes,
+        Written::Open(writer) => complete(*writer, &parts, &contents, request)?,
+    };
+    Ok(Saved { path, bytes, notes, processes, threads, stopped, took: begun.elapsed() })
+}
+
+/// An image of a tree that has been let go, and what there is to say of it.
+struct Draft {
+    image: Written,
+    parts: Vec<Part>,
+    contents: Contents,
+    notes: Vec<String>,
+    processes: usize,
+    threads: usize,
+    stopped: Duration,
+}
+
+/// How far an image has come.
+enum Written {
+    /// What is in our own memory is still to be written.
+    Open(Box<Writer>),
+    /// It is there, with so many bytes.
+    Complete(u64),
+}
+
+/// From holding the tree to letting it go: what only the tracing thread can do.
+fn draft(request: &Request<'_>, mut writer: Writer, manifest: Manifest) -> Result<Draft, Error> {
     let (mut held, looked) = hold_and_look(request)?;
     let since = held.since;
     tracing::debug!(after = ?since.elapsed(), "looked");
@@ -59,39 +89,33 @@ pub fn save(request: &Request<'_>) -> Result<Saved, Error> {
     unless_cancelled(request.cancel)?;
     drop(space);
     tracing::debug!(after = ?since.elapsed(), "written");
-    let complete = |mut writer: Writer| {
-        writer.finish(&parts, &contents.blobs, request.cancel)?;
-        writer.commit()
+    // Once it is stopped or dead there is no way back: then the image comes first.
+    let image = match request.after {
+        After::Continue => Written::Open(Box::new(writer)),
+        After::Stop | After::Kill => Written::Complete(complete(writer, &parts, &contents, request)?),
     };
-    let (bytes, stopped) = match request.after {
-        After::Continue => {
-            held.release()?;
-            let stopped = since.elapsed();
-            (complete(writer)?, stopped)
-        }
-        // Once it is stopped or dead there is no way back: the image comes first.
+    match request.after {
+        After::Continue => held.release()?,
         After::Stop => {
-            let bytes = complete(writer)?;
             stop(&held)?;
             held.release()?;
-            (bytes, since.elapsed())
         }
         After::Kill => {
-            let bytes = complete(writer)?;
             tcp::reset_at_close(&held, &checkpoint);
             kill(&held)?;
-            (bytes, since.elapsed())
+            drop(held);
         }
-    };
-    Ok(Saved {
-        path,
-        bytes,
-        notes: outside::list(&checkpoint).iter().map(outside::Lead::sentence).collect(),
-        processes: checkpoint.tree.members.len(),
-        threads: checkpoint.processes.iter().map(|p| p.threads.len()).sum(),
-        stopped,
-        took: begun.elapsed(),
-    })
+    }
+    let stopped = since.elapsed();
+    let notes = outside::list(&checkpoint).iter().map(outside::Lead::sentence).collect();
+    let threads = checkpoint.processes.iter().map(|p| p.threads.len()).sum();
+    Ok(Draft { image, parts, contents, notes, processes: checkpoint.tree.members.len(), threads, stopped })
+}
+
+/// Writes what is in our own memory; from then on the image is there. Its bytes.
+fn complete(mut writer: Writer, parts: &[Part], contents: &Contents, request: &Request<'_>) -> Result<u64, Error> {
+    writer.finish(parts, &contents.blobs, request.cancel)?;
+    Ok(writer.commit()?)
 }
 
 /// The tree, standing still, with nothing that cannot be saved. What is refused but gone in a moment (a thread that

@@ -2,7 +2,7 @@
 
 use crate::model::{Name, Pid, Refusal};
 use crate::net::outside;
-use crate::tracer::{HeldProcess, hold};
+use crate::tracer::{HeldProcess, apart, hold};
 
 use super::look::look;
 use super::{Error, Request};
@@ -40,6 +40,10 @@ pub struct Surveyed {
 /// # Errors
 /// If the tree can't be held or looked at. Things that can't be saved are no error but in the survey.
 pub fn check(request: &Request<'_>) -> Result<Survey, Error> {
+    apart(|| survey(request))
+}
+
+fn survey(request: &Request<'_>) -> Result<Survey, Error> {
     let held = hold(&request.hold())?;
     let looked = look(&held, request)?;
     let mut processes = Vec::new();

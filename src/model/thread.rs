@@ -22,7 +22,7 @@ pub struct Thread {
     pub regs: Regs,
     /// Time left, by the image's clocks, of the call it waits in, if that is nanosleep, clock_nanosleep, poll or futex, and the time is known; or if
     /// it is select, pselect6, ppoll, epoll_wait, epoll_pwait, epoll_pwait2, sigtimedwait or semtimedop, with a time-out where
-    /// it may be changed.
+    /// it may be changed; or if it waits on a socket by SO_RCVTIMEO or SO_SNDTIMEO.
     /// Without it such a call starts anew.
     #[serde(default)]
     pub left: Option<Nanos>,

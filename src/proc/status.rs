@@ -16,7 +16,7 @@ pub struct Status {
     pub pid: i32,
     /// Parent.
     pub ppid: i32,
-    /// Who traces it; 0: nobody.
+    /// The thread that traces it; 0: nobody.
     pub tracer: i32,
     /// Real, effective, saved, file system.
     pub uid: [u32; 4],

@@ -1,6 +1,6 @@
 //! From nothing to a whole tree that only waits to be let go.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::Ordering;
@@ -11,9 +11,9 @@ use crate::model::process::Process;
 use crate::model::procfs::renumbered;
 use crate::model::thread::{Regs, Table};
 use crate::model::tree::{Member, Shares, State};
-use crate::model::{Addr, Checkpoint, Pid};
-use crate::sys::{ptrace, stub as code, wait};
-use crate::tracer;
+use crate::model::{Addr, Checkpoint, Nanos, Pid};
+use crate::sys::{ptrace, stub as code, tasks, wait};
+use crate::tracer::{self, Patience};
 
 use super::credentials::Start;
 use super::fd::Sources;
@@ -45,11 +45,13 @@ pub struct Built {
     /// Files that were made, to be removed unless it goes.
     socket_files: Files,
     ready: Vec<Puppet>,
+    /// By tid: threads that wait on sockets for a time.
+    patient: HashMap<i32, Patience>,
 }
 
 impl Built {
     /// Lets everything go at once; the first process's pid.
-    pub fn go(self, mut init: Init) -> Result<i32, Error> {
+    pub fn go(mut self, mut init: Init) -> Result<i32, Error> {
         init.tell(self.root_inside)?;
         // From here on nobody dies with us: everything is complete, and goes on by itself even if we don't.
         for puppet in &self.ready {
@@ -58,6 +60,11 @@ impl Built {
         ptrace::set_options(init.host(), 0).map_err(|e| Error::step("letting go", init.host(), e))?;
         let init = init.go()?;
         self.socket_files.keep();
+        for puppet in &mut self.ready {
+            if let Some(patience) = self.patient.get(&puppet.host()) {
+                puppet.go_on(patience)?;
+            }
+        }
         // Those who go first may end others before we come to them (exit_group, a signal): that is their business. Of
         // a process its leader ends last, and stands before its threads in the list.
         let mut ended = Vec::new();
@@ -642,6 +649,9 @@ impl Builder<'_> {
         let mut regs = Vec::with_capacity(self.checkpoint.processes.len());
         let root_host = self.hosts.get(&self.checkpoint.tree.root).copied().unwrap_or_default();
         let elapsed = namespaces::elapsed(root_host, self.checkpoint, self.options)?;
+        let now = tasks::clock(libc::CLOCK_MONOTONIC).map_err(|e| Error::step("reading a clock", 0, e))?;
+        // When what is left counts from.
+        let from = now.less(elapsed);
         for (process, (pid, others)) in self.checkpoint.processes.iter().zip(&mut threads) {
             let leader = puppet(&mut self.puppets, *pid)?;
             signals::trap_action(leader, process)?;
@@ -652,6 +662,7 @@ impl Builder<'_> {
             let all = process.threads.iter().zip(std::iter::once(leader).chain(others));
             regs.push(all.map(|(t, puppet)| waits::renew(puppet, t, elapsed)).collect::<Result<Vec<Regs>, Error>>()?);
         }
+        let mut patient = HashMap::new();
         for ((process, regs), (pid, others)) in self.checkpoint.processes.iter().zip(&regs).zip(threads) {
             let mut leader = self
                 .puppets
@@ -660,16 +671,23 @@ impl Builder<'_> {
             if shares(self.checkpoint, pid).memory.is_none() {
                 leader.single("munmap", libc::SYS_munmap, &[hold.base.0, LEN])?;
             }
+            let host = leader.host();
+            let alive = || self.checkpoint.tree.members.iter().any(|m| m.pid == pid && m.state == State::Alive);
             let all = std::iter::once(leader).chain(others);
             for ((t, regs), mut puppet) in process.threads.iter().zip(regs).zip(all) {
                 puppet.park(regs, t.sigmask)?;
+                if let Some(left) = t.left.filter(|_| alive()) {
+                    let patience =
+                        Patience::with_end((host, puppet.host()), regs, Nanos(left.0.saturating_add(from.0)));
+                    patient.extend(patience.map(|patience| (puppet.host(), patience)));
+                }
                 ready.push(puppet);
             }
         }
         self.puppets.values().for_each(|stand_in| self.pinned.loosen(stand_in.host()));
         self.pinned.settle();
         ready.extend(self.puppets.into_values());
-        Ok(Built { root, root_inside, notes: self.notes, socket_files: self.socket_files, ready })
+        Ok(Built { root, root_inside, notes: self.notes, socket_files: self.socket_files, ready, patient })
     }
 }
 

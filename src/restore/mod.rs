@@ -78,6 +78,7 @@ use std::time::{Duration, Instant};
 use crate::image::{Image, Verifier};
 use crate::model::Refusal;
 use crate::sys::sched;
+use crate::tracer;
 
 use fill::Filler;
 use pinned::Pinned;
@@ -279,42 +280,48 @@ pub fn resume(image: &Image, options: &Options) -> Result<Resumed, Error> {
     notes.append(&mut sources.notes);
     let mut init = namespaces::Init::start(checkpoint, options, &sources, &view)?;
     let (sources, status, unsealed, returning) = sources.after_fork();
-    let built = std::thread::scope(|scope| {
-        // The pages are checked while the processes read them; nothing runs before both are done.
-        let everywhere = pinned.everywhere();
-        let verifier = verifier.as_ref();
-        let (filler, helper) = Filler::new(image, verifier.is_some());
-        let helper = helper.map(|helper| {
-            scope.spawn(move || {
-                let _ = sched::set_affinity(0, everywhere);
-                helper.work(image, verifier)?;
-                verifier.map_or(Ok(()), Verifier::rest)
-            })
-        });
-        let built = build::tree(image, options, &plan, (&sources, &filler), &pinned, &mut init);
-        drop(filler);
-        let rest = if built.is_ok() { verifier.map_or(Ok(()), Verifier::rest) } else { Ok(()) };
-        match helper.map(|helper| helper.join().map(|helped| helped.and(rest))) {
-            Some(Ok(Err(error))) => Err(Error::Image(error)),
-            Some(Err(_)) => Err(Error::step("checking the image", 0, io::Error::other("the checker panicked"))),
-            _ => built,
+    // A thread of a program may be left where it waits, traced, until the tracer's end.
+    let (root, init, more) = tracer::apart(move || -> Result<_, Error> {
+        init.seize()?;
+        let built = std::thread::scope(|scope| {
+            // The pages are checked while the processes read them; nothing runs before both are done.
+            let everywhere = pinned.everywhere();
+            let verifier = verifier.as_ref();
+            let (filler, helper) = Filler::new(image, verifier.is_some());
+            let helper = helper.map(|helper| {
+                scope.spawn(move || {
+                    let _ = sched::set_affinity(0, everywhere);
+                    helper.work(image, verifier)?;
+                    verifier.map_or(Ok(()), Verifier::rest)
+                })
+            });
+            let built = build::tree(image, options, &plan, (&sources, &filler), &pinned, &mut init);
+            drop(filler);
+            let rest = if built.is_ok() { verifier.map_or(Ok(()), Verifier::rest) } else { Ok(()) };
+            match helper.map(|helper| helper.join().map(|helped| helped.and(rest))) {
+                Some(Ok(Err(error))) => Err(Error::Image(error)),
+                Some(Err(_)) => Err(Error::step("checking the image", 0, io::Error::other("the checker panicked"))),
+                _ => built,
+            }
+        })?;
+        if options.cancel.load(Ordering::Relaxed) {
+            return Err(Error::Cancelled);
         }
+        for (file, seals) in unsealed {
+            memfd::seal(&file, seals).map_err(|e| Error::step("sealing a memory file", 0, e))?;
+        }
+        inotify::watch(checkpoint, &sources.watching)?;
+        fanotify::mark(checkpoint, &sources.watching, &view)?;
+        drop(view);
+        timerfd::start(checkpoint, &sources.watching, namespaces::elapsed(built.root, checkpoint, options)?)?;
+        let notes = built.notes.clone();
+        let root = built.root;
+        returning.settle()?;
+        pinned.loosen(init.host());
+        let init = built.go(init)?;
+        Ok((root, init, notes))
     })?;
-    if options.cancel.load(Ordering::Relaxed) {
-        return Err(Error::Cancelled);
-    }
-    for (file, seals) in unsealed {
-        memfd::seal(&file, seals).map_err(|e| Error::step("sealing a memory file", 0, e))?;
-    }
-    inotify::watch(checkpoint, &sources.watching)?;
-    fanotify::mark(checkpoint, &sources.watching, &view)?;
-    drop(view);
-    timerfd::start(checkpoint, &sources.watching, namespaces::elapsed(built.root, checkpoint, options)?)?;
-    notes.extend(built.notes.iter().cloned());
-    let root = built.root;
-    returning.settle()?;
-    pinned.loosen(init.host());
-    let init = built.go(init)?;
+    notes.extend(more);
     Ok(Resumed {
         root,
         init,

@@ -61,7 +61,8 @@ pub struct Init {
 }
 
 impl Init {
-    /// Forks it into its namespaces, waits until they are in place, and seizes it.
+    /// Forks it into its namespaces, and waits until they are in place. It dies with the thread that calls this, until it
+    /// goes on by itself.
     pub fn start(checkpoint: &Checkpoint, options: &Options, opened: &Opened, view: &View) -> Result<Init, Error> {
         let namespaces = wanted(options);
         let fail = |step| move |e: nix::Error| Error::step(step, 0, e.into());
@@ -86,7 +87,7 @@ impl Init {
             status: opened.status(),
         };
         let pid = start_init(&plan).map_err(|e| namespace_error("making namespaces", &e))?;
-        let mut init = Init { pid, task: None, proceed: Some(proceed_write.into()) };
+        let init = Init { pid, task: None, proceed: Some(proceed_write.into()) };
         drop((report_write, proceed_read));
         let mut report = [0u8; 5];
         File::from(report_read)
@@ -96,11 +97,17 @@ impl Init {
             (Some(InitStep::Ready), _) => {}
             (step, errno) => return Err(step_error(step, &io::Error::from_raw_os_error(errno))),
         }
+        Ok(init)
+    }
+
+    /// Becomes its tracer, and stops it.
+    pub fn seize(&mut self) -> Result<(), Error> {
+        let pid = self.pid;
         let task =
             Running::seize(pid, ptrace::OPT_BUILD).map_err(|e| Error::step("seizing the first process", pid, e))?;
         task.interrupt().map_err(|e| Error::tracer("stopping the first process", e))?;
-        init.task = Some(task.wait().map_err(|e| Error::tracer("stopping the first process", e))?);
-        Ok(init)
+        self.task = Some(task.wait().map_err(|e| Error::tracer("stopping the first process", e))?);
+        Ok(())
     }
 
     /// Its pid as we see it.

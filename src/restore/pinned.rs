@@ -5,9 +5,11 @@ use std::cell::RefCell;
 
 use crate::sys::sched;
 
-/// Ties this thread, and what is born of it, to the processor it is on. Dropped, it lets this thread go.
+/// Ties this thread, and what is born of it, to the processor it is on. Dropped, by whomever, it lets this thread go.
 #[derive(Debug)]
 pub struct Pinned {
+    /// Whom it ties.
+    tid: i32,
     everywhere: Vec<u8>,
     here: Vec<u8>,
     /// Threads that are to go elsewhere in the end, and where.
@@ -25,7 +27,7 @@ impl Pinned {
         if !tied {
             here.clear();
         }
-        Pinned { everywhere, here, later: RefCell::default() }
+        Pinned { tid: nix::unistd::gettid().as_raw(), everywhere, here, later: RefCell::default() }
     }
 
     /// Where this thread might run before.
@@ -64,7 +66,7 @@ impl Pinned {
 
 impl Drop for Pinned {
     fn drop(&mut self) {
-        self.loosen(0);
+        self.loosen(self.tid);
     }
 }
 

@@ -5,6 +5,7 @@ use std::io;
 use crate::model::Addr;
 use crate::model::thread::Regs;
 use crate::sys::{self, ptrace, stub};
+use crate::tracer::Patience;
 use crate::tracer::task::{Running, Stopped};
 
 use super::Error;
@@ -393,9 +394,22 @@ impl Puppet {
         Ok(())
     }
 
-    /// Lets it go; whether it was still there.
-    pub fn detach(mut self) -> Result<bool, Error> {
-        match self.take()?.detach() {
+    /// Has it make the call on a socket again in which it is to wait; once it waits there, it is on its own.
+    pub fn go_on(&mut self, patience: &Patience) -> Result<(), Error> {
+        match patience.go_on(self.take()?) {
+            Ok(task) => self.task = task,
+            // Somebody has killed it.
+            Err(crate::tracer::Error::Vanished { .. }) => {}
+            Err(e) => return Err(Error::tracer("going on with a call", e)),
+        }
+        Ok(())
+    }
+
+    /// Lets it go, unless it is on its own; whether it was still there.
+    pub fn detach(self) -> Result<bool, Error> {
+        let Some(task) = self.task else { return Ok(true) };
+        let signal = task.pending_signal();
+        match task.detach_delivering(signal) {
             Ok(()) => Ok(true),
             Err(crate::tracer::Error::Vanished { .. }) => Ok(false),
             Err(e) => Err(Error::tracer("letting go", e)),

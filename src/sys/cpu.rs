@@ -14,6 +14,12 @@ pub fn xsave_component_end(component: u32) -> usize {
     if leaf.eax == 0 { 0 } else { leaf.eax as usize + leaf.ebx as usize }
 }
 
+/// Whether the `syscall` instruction leaves its return address in rcx, as it does on processors without FRED (CPUID leaf 7,
+/// sub-leaf 1, EAX bit 17).
+pub fn syscall_overwrites_rcx() -> bool {
+    __cpuid_count(7, 0).eax < 1 || __cpuid_count(7, 1).eax & 1 << 17 == 0
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -66,9 +66,9 @@ pub fn cont_to_syscall(tid: i32, signal: i32) -> io::Result<()> {
     request(libc::PTRACE_SYSCALL, tid, 0, signal as usize).map(drop)
 }
 
-/// PTRACE_DETACH.
-pub fn detach(tid: i32) -> io::Result<()> {
-    request(libc::PTRACE_DETACH, tid, 0, 0).map(drop)
+/// PTRACE_DETACH with a signal to deliver, or 0.
+pub fn detach(tid: i32, signal: i32) -> io::Result<()> {
+    request(libc::PTRACE_DETACH, tid, 0, signal as usize).map(drop)
 }
 
 /// PTRACE_GETEVENTMSG: the new child's tid after a clone event.

@@ -139,6 +139,7 @@ pub fn without_false_eintr(regs: &Regs) -> Option<Regs> {
             | libc::SYS_writev
             | libc::SYS_accept
             | libc::SYS_accept4
+            | libc::SYS_connect
             | libc::SYS_recvfrom
             | libc::SYS_recvmsg
             | libc::SYS_recvmmsg

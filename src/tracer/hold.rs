@@ -17,6 +17,7 @@ use crate::sys::{self, ptrace, tasks::back_off, wait};
 use crate::{proc, tracer};
 
 use super::gadgets::Finder;
+use super::patience::{self, Patience};
 use super::remote::Ground;
 use super::task::{Outcome, Running, Stopped};
 use super::waits::{self, Sleeper};
@@ -109,6 +110,8 @@ pub struct HeldThread {
     /// What is left of that call's time-out at [`Held::stood`], if that is known and a new process could not know it
     /// otherwise.
     pub left: Option<Nanos>,
+    /// Until when it waits on a socket, if that is why there is something left.
+    patience: Option<Patience>,
     pub(super) task: Option<Stopped>,
     pub(super) borrowed: bool,
 }
@@ -126,7 +129,7 @@ pub fn hold(request: &HoldRequest<'_>) -> Result<Held, Error> {
     let mut workers = HashMap::new();
     for process in &found {
         for &tid in &process.tids {
-            sleepers.extend(waits::look(tid, &mut clocks).map(|sleeper| (tid, sleeper)));
+            sleepers.extend(waits::look((process.pid, tid), &mut clocks).map(|sleeper| (tid, sleeper)));
             workers.insert(tid, is_io_worker(process.pid, tid));
         }
     }
@@ -197,7 +200,7 @@ impl Hunt<'_> {
             if self.seized.contains_key(&tid) || self.workers.remove(&tid).unwrap_or_else(|| is_io_worker(pid, tid)) {
                 continue;
             }
-            match Running::seize(tid, ptrace::OPT_SYSGOOD) {
+            match seize(pid, tid) {
                 Ok(task) => {
                     self.since.get_or_insert_with(Instant::now);
                     self.seized.insert(tid, pid);
@@ -223,7 +226,10 @@ impl Hunt<'_> {
         }
         match error.raw_os_error() {
             Some(libc::ESRCH) => Ok(()),
-            Some(libc::EPERM | libc::EACCES) if status.tracer != 0 => Err(Error::Traced { pid, tracer: status.tracer }),
+            Some(libc::EPERM | libc::EACCES) if status.tracer != 0 => {
+                let tracer = proc::status(status.tracer).map_or(status.tracer, |thread| thread.tgid);
+                Err(Error::Traced { pid, tracer })
+            }
             Some(libc::EPERM | libc::EACCES) => Err(Error::NotPermitted { pid }),
             _ => Err(Error::from_io("seizing", pid, error)),
         }
@@ -300,8 +306,7 @@ impl Hunt<'_> {
         } else {
             // A signal on its way to the program is delivered as it would have been; the interrupt then stops the
             // thread at the first instruction of the handler, or where the signal kills or stops it.
-            let signal = if task.event() == 0 && !task.is_syscall() { task.signal() } else { 0 };
-            Quarry { task: task.cont(signal)?, to_exec }
+            Quarry { task: task.on_to_interrupt()?, to_exec }
         };
         self.running.push(running);
         Ok(())
@@ -364,6 +369,7 @@ impl Hunt<'_> {
                 rseq: None,
                 call: -1,
                 left: None,
+                patience: None,
                 task: Some(task),
                 borrowed: false,
             });
@@ -402,14 +408,20 @@ impl Drop for Hunt<'_> {
             while let Some(task) = next.take() {
                 match task.wait_until(deadline) {
                     Ok(Outcome::Stopped(task)) if task.is_parked() => drop(task.detach()),
-                    Ok(Outcome::Stopped(task)) => {
-                        let signal = if task.event() == 0 && !task.is_syscall() { task.signal() } else { 0 };
-                        next = task.cont(signal).ok();
-                    }
+                    Ok(Outcome::Stopped(task)) => next = task.on_to_interrupt().ok(),
                     _ => {}
                 }
             }
         }
+    }
+}
+
+/// Makes a thread ours, if it isn't still: one that was let go on in the midst of a call is until we end.
+fn seize(pid: i32, tid: i32) -> io::Result<Running> {
+    let own = || proc::task_status(pid, tid).is_ok_and(|s| s.tracer == nix::unistd::gettid().as_raw());
+    match Running::seize(tid, ptrace::OPT_SYSGOOD) {
+        Err(e) if e.raw_os_error() == Some(libc::EPERM) && own() => Ok(Running::born(tid)),
+        other => other,
     }
 }
 
@@ -478,7 +490,13 @@ fn describe(
             t.tid = inside(&t.status.nspid, t.host);
         }
         let slept = sleepers.get(&t.host).and_then(|s| s.slept(t.status.voluntary_switches, stood));
-        read_thread(t, slept)?;
+        read_thread(host, t, slept, stood)?;
+    }
+    if state != State::Alive {
+        // A thread that is to stay stopped does not make its call again.
+        for t in threads.iter_mut().filter(|t| t.patience.is_some()) {
+            (t.patience, t.left) = (None, None);
+        }
     }
     let (host_ppid, comm, exit_signal) = (stat.ppid, stat.comm.clone(), stat.exit_signal);
     if let Some(live) = threads.first().filter(|t| t.host != host) {
@@ -509,7 +527,7 @@ fn describe(
     Ok(Some(process))
 }
 
-fn read_thread(t: &mut HeldThread, slept: Option<Nanos>) -> Result<(), Error> {
+fn read_thread(pid: i32, t: &mut HeldThread, slept: Option<Nanos>, stood: Nanos) -> Result<(), Error> {
     let tid = t.host;
     let bad = |step| move |e| Error::from_io(step, tid, e);
     // Where that has not come off before: the kernel puts a segment here.
@@ -525,6 +543,9 @@ fn read_thread(t: &mut HeldThread, slept: Option<Nanos>) -> Result<(), Error> {
             _ => t.left = None,
         }
     }
+    t.patience = Patience::held((pid, tid), &t.regs, slept, stood);
+    t.left = t.left.or_else(|| t.patience.as_ref().map(|patience| patience.left(stood)));
+    t.regs = patience::without_note(&t.regs);
     t.sigmask = ptrace::get_sigmask(tid).map_err(bad("reading the signal mask"))?;
     t.xstate = ptrace::get_xstate(tid).map_err(bad("reading the extended state"))?;
     t.rseq = ptrace::get_rseq(tid).map_err(bad("reading the rseq registration"))?;
@@ -559,9 +580,24 @@ impl Held {
     fn let_go(&mut self) -> Result<(), Error> {
         let mut result = self.clear_grounds();
         self.shorten_waits();
+        let mut signals = HashMap::new();
+        for thread in self.processes.iter_mut().flat_map(|p| &mut p.threads) {
+            // Here and now, while everybody else stands.
+            if let (Some(patience), true) = (&thread.patience, thread.task.is_some()) {
+                match thread.task.take().map(|task| patience.go_on(task)) {
+                    Some(Ok(Some(task))) => {
+                        signals.insert(thread.host, task.pending_signal());
+                        thread.task = Some(task);
+                    }
+                    Some(Err(error)) => result = result.and(Err(error)),
+                    Some(Ok(None)) | None => {}
+                }
+            }
+        }
         for thread in self.processes.iter_mut().flat_map(|p| &mut p.threads) {
             if let Some(task) = thread.task.take() {
-                result = result.and(task.detach());
+                let signal = signals.get(&thread.host).copied().unwrap_or(0);
+                result = result.and(task.detach_delivering(signal));
             }
         }
         match result {

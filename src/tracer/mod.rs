@@ -6,11 +6,13 @@
 //! Who dies when: nothing here needs the tracer to live. Tracees are seized without `EXITKILL`, and every window in
 //! which a thread's registers are not its own is covered by a signal frame with its true state (see [`frame`]).
 
+mod apart;
 mod calls;
 pub mod frame;
 mod gadgets;
 mod hold;
 mod liveness;
+mod patience;
 mod remote;
 mod stack;
 pub mod task;
@@ -21,8 +23,10 @@ use std::io;
 
 use crate::proc;
 
+pub use apart::apart;
 pub use calls::{Answers, Call, Calls, Job, Room};
 pub use hold::{Held, HeldProcess, HeldThread, HoldRequest, hold};
+pub use patience::Patience;
 pub use remote::{Remote, SCRATCH_LEN};
 
 /// What can go wrong while a tree is held. Pids are as this process sees them.

@@ -99,6 +99,11 @@ impl Stopped {
         self.code & 0x7f
     }
 
+    /// The signal about to be delivered to it, or 0.
+    pub fn pending_signal(&self) -> i32 {
+        if self.event() == 0 && !self.is_syscall() { self.signal() } else { 0 }
+    }
+
     /// The ptrace event; 0 for a signal about to be delivered.
     pub fn event(&self) -> i32 {
         self.code >> 8
@@ -120,6 +125,16 @@ impl Stopped {
         Ok(Running { tid: self.tid })
     }
 
+    /// Lets it run on to where an interrupt that was asked for stops it; a signal is delivered. A stop at the end of a
+    /// system call has taken the interrupt's place (kernel/signal.c, ptrace_stop): it is asked for again.
+    pub fn on_to_interrupt(self) -> Result<Running, Error> {
+        if self.is_syscall() {
+            return self.interrupted_cont(0);
+        }
+        let signal = self.pending_signal();
+        self.cont(signal)
+    }
+
     /// Delivers `signal`, and stops it again before it comes to the program's code.
     pub fn interrupted_cont(self, signal: i32) -> Result<Running, Error> {
         ptrace::interrupt(self.tid).map_err(|e| Error::from_io("interrupting", self.tid, e))?;
@@ -134,7 +149,12 @@ impl Stopped {
 
     /// Stops tracing it; it runs on.
     pub fn detach(self) -> Result<(), Error> {
-        ptrace::detach(self.tid).map_err(|e| Error::from_io("detaching", self.tid, e))
+        self.detach_delivering(0)
+    }
+
+    /// The same, delivering `signal` (0: none).
+    pub fn detach_delivering(self, signal: i32) -> Result<(), Error> {
+        ptrace::detach(self.tid, signal).map_err(|e| Error::from_io("detaching", self.tid, e))
     }
 
     /// Stops it again on its way to the program, in the kind of stop from which the kernel itself restarts an
@@ -149,7 +169,7 @@ impl Stopped {
         let mut task = self.cont(0)?.wait()?;
         // A stop signal may come between (nothing else: signals are blocked or go on waiting): let it act.
         while !task.is_parked() {
-            let signal = if task.event() == 0 && !task.is_syscall() { task.signal() } else { 0 };
+            let signal = task.pending_signal();
             task = task.cont(signal)?.wait()?;
         }
         Ok(task)

@@ -16,6 +16,7 @@ use crate::sys::{mem, ptrace, sched, tasks};
 
 use super::frame::{ERESTART_RESTARTBLOCK, ERESTARTNOHAND};
 use super::liveness::{self, Register};
+use super::patience;
 
 /// A thread that sleeps in a call with a time-out.
 #[derive(Debug, Clone, Copy)]
@@ -28,10 +29,10 @@ pub(super) struct Sleeper {
     runs: u64,
 }
 
-/// Looks at a thread; `clocks` remembers what has been learned of processors.
-pub(super) fn look(tid: i32, clocks: &mut Clocks) -> Option<Sleeper> {
+/// Looks at a thread of a process; `clocks` remembers what has been learned of processors.
+pub(super) fn look((pid, tid): (i32, i32), clocks: &mut Clocks) -> Option<Sleeper> {
     let (nr, args) = proc::blocked_in(tid).ok()??;
-    if !timed(nr, &args) {
+    if !timed(nr, &args) && !patience::waits(pid, tid, nr, &args) {
         return None;
     }
     // First what tells whether it has woken up since.
