@@ -986,7 +986,11 @@ fn kernel_objects_that_cannot_be_saved() {
         ("pidfd", "pidfd", "is outside the tree"),
         ("proc", "/proc/1/status", "belongs to a process outside the tree"),
         ("socket", "UNIX stream socket", "urgent data (MSG_OOB) waits in it"),
-        ("early-tcp", "TCP socket", "bytes have been sent over it before it was accepted"),
+        (
+            "early-tcp",
+            "TCP socket",
+            "bytes have been sent over it before it was accepted, and can't be looked at: signals",
+        ),
         ("early-unix", "UNIX stream socket", "bytes have been sent over a connection before it was accepted"),
         ("cork", "UDP socket", "bytes are held back in it (UDP_CORK or MSG_MORE)"),
         ("icmp", "UDP socket", "an error waits in it, in front of its datagrams"),
@@ -1008,6 +1012,28 @@ fn kernel_objects_that_cannot_be_saved() {
         scene.no_half_image();
         unharmed(&scene, &mut guest);
     }
+}
+
+/// A queue of connections in which somebody from outside waits is not touched; nor is one whose client is gone.
+#[test]
+fn strangers_in_a_queue() {
+    let program = guest!("refused");
+    let scene = Scene::new("strangers");
+    let mut guest = alone(&scene, &program, &["early-mixed"]);
+    let port: u16 = scene.text("port").parse().expect("a port");
+    let mut stranger = std::net::TcpStream::connect(("127.0.0.1", port)).expect("a connection");
+    std::io::Write::write_all(&mut stranger, b"hello").expect("sending");
+    let refused = || {
+        let mut command = scene.ckpt("ckpt-attach", &[&guest.pid().to_string(), "-o"]);
+        let output = scene.output("save", command.arg(scene.image("x.ckpt.tar")));
+        failed(&scene, &output, REFUSED, &["TCP socket", "not all who wait with it are in the tree", "hint: "]);
+        scene.no_half_image();
+    };
+    refused();
+    assert!(stranger.take_error().expect("asking").is_none() && stranger.peer_addr().is_ok());
+    drop(stranger);
+    refused();
+    unharmed(&scene, &mut guest);
 }
 
 /// A member with a namespace of its own is refused by its kind.

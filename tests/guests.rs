@@ -231,6 +231,7 @@ guests! {
     mempolicy: true,
     sockopts: false,
     tcp: false,
+    earlybytes: false,
     urgent: false,
     unixurgent: true,
     memfd: true,

@@ -9,7 +9,7 @@ use crate::model::memfd::Memfd;
 use crate::model::sparse::Sparse;
 
 use super::nameless::NamelessObjects;
-use super::{inotify, mqueue, pty, sparse};
+use super::{early, inotify, mqueue, pty, sparse};
 
 /// The contents collected so far.
 #[derive(Debug, Default)]
@@ -27,6 +27,8 @@ pub(super) struct Contents {
     pub mqueues: Vec<mqueue::Seen>,
     /// Pseudo-terminals, whose content is yet to be copied.
     pub ptys: Vec<pty::Seen>,
+    /// Queues of TCP connections that are yet to be looked into.
+    pub queues: Vec<early::Seen>,
     files: HashMap<(u64, u64), Content>,
 }
 

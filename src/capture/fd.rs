@@ -241,6 +241,8 @@ pub(super) struct Work<'a> {
     pub fresh: sockets::FreshOnes,
     /// Whether somebody is in the middle of a file in /proc.
     pub half_read: bool,
+    /// It does not help to wait for a moment any more.
+    pub last: bool,
 }
 
 /// What is known of files.
@@ -258,7 +260,7 @@ pub(super) fn capture(
     root: usize,
     inside: &Inside,
     mut seen: Vec<SeenFd>,
-    files: Files<'_>,
+    (files, last): (Files<'_>, bool),
     contents: &mut Contents,
     refusals: &mut Refusals,
 ) -> Result<Captured, Error> {
@@ -268,8 +270,20 @@ pub(super) fn capture(
     let groups = stdio::split(&seen, group(&seen)?, ours);
     let (watched, linked, fresh) = (HashMap::new(), HashMap::new(), sockets::FreshOnes::default());
     let Files { view, mapped, keep } = files;
-    let mut work =
-        Work { held, view, seen: &seen, mapped, keep, contents, refusals, watched, linked, fresh, half_read: false };
+    let mut work = Work {
+        held,
+        view,
+        seen: &seen,
+        mapped,
+        keep,
+        contents,
+        refusals,
+        watched,
+        linked,
+        fresh,
+        half_read: false,
+        last,
+    };
     work.watched = inotify::find(&work, &groups, seen.iter().flat_map(fanotify::files))?;
     work.linked = linked::find(&mut work)?;
     let roles = stdio::roles(&seen, root);

@@ -7,6 +7,7 @@ mod aio;
 mod contents;
 mod credentials;
 mod datagram;
+mod early;
 mod epoll;
 mod error;
 mod eventfd;

@@ -8,7 +8,8 @@ use nix::sys::signal::{SigSet, Signal};
 use crate::image::{Part, Sink, Writer, process_part, shared_part};
 use crate::model::fd::Kind;
 use crate::model::manifest::{
-    DELETED_DIRECTORIES, HUGE_PAGES, INHERITED_PAGES, INOTIFY_EVENTS, Manifest, SPARSE_FILES, UNIX_SOCKETS, URGENT_DATA,
+    DELETED_DIRECTORIES, EARLY_DATA, HUGE_PAGES, INHERITED_PAGES, INOTIFY_EVENTS, Manifest, SPARSE_FILES, UNIX_SOCKETS,
+    URGENT_DATA,
 };
 use crate::model::memory::{self, SharedObjects};
 use crate::model::process::Process;
@@ -25,8 +26,9 @@ use super::ipc::Space;
 use super::look::{Looked, LookedProcess, look, unless_cancelled};
 use super::pages::{Origin, Pages};
 use super::{
-    After, Error, Output, Request, Saved, aio, datagram, fanotify, inherits, inotify, jobcontrol, manifest, mempolicy,
-    mqnotify, mqueue, netlink, process, procfs, pty, shared, sockets, sysvsem, tcp, thread, timerfd, unix, uring,
+    After, Error, Output, Request, Saved, aio, datagram, early, fanotify, inherits, inotify, jobcontrol, manifest,
+    mempolicy, mqnotify, mqueue, netlink, process, procfs, pty, shared, sockets, sysvsem, tcp, thread, timerfd, unix,
+    uring,
 };
 
 /// Saves a tree: holds it, looks at it, writes the image, lets it go (or stops or ends it).
@@ -143,7 +145,7 @@ fn hold_and_look(request: &Request<'_>) -> Result<(Held, Looked), Error> {
     ];
     loop {
         let held = hold(&request.hold())?;
-        let looked = look(&held, request)?;
+        let looked = look(&held, request, tries + 1 == TRIES)?;
         let refusals = &looked.refusals.0;
         if refusals.is_empty() && (!looked.fds.half_read || tries >= HALF_READ) {
             return Ok((held, looked));
@@ -257,6 +259,11 @@ fn take(held: &mut Held, looked: Looked, mut manifest: Manifest, request: &Reque
     }
     if fds.files.iter().any(|file| matches!(&file.kind, Kind::Socket(socket) if socket.has_urgent())) {
         manifest.requires.push(URGENT_DATA.to_owned());
+    }
+    let waits = !contents.queues.is_empty();
+    early::take(&mut contents, &mut fds.files)?;
+    if waits {
+        manifest.requires.push(EARLY_DATA.to_owned());
     }
     let nameless = std::mem::take(&mut contents.nameless).into_list();
     if !nameless.is_empty() {

@@ -45,7 +45,7 @@ pub fn check(request: &Request<'_>) -> Result<Survey, Error> {
 
 fn survey(request: &Request<'_>) -> Result<Survey, Error> {
     let held = hold(&request.hold())?;
-    let looked = look(&held, request)?;
+    let looked = look(&held, request, true)?;
     let mut processes = Vec::new();
     for (index, p) in held.processes.iter().enumerate() {
         if !super::tree::belongs(&held, p) {

@@ -19,6 +19,7 @@ use crate::proc::many;
 use crate::sys::{socket, tasks};
 use crate::tracer::Held;
 
+use super::early;
 use super::fd::{SeenFd, Work};
 use super::sockets::{EBPF, FEW, Found, model, refuse};
 use super::{Error, Inside};
@@ -118,9 +119,20 @@ pub(super) fn read(
     file_of: &HashMap<u64, u32>,
 ) -> Result<HashMap<u64, Reading>, Error> {
     let mut settled = Vec::new();
+    let early = if work.last { early::find(work, found, file_of)? } else { HashMap::new() };
     for &(_, s) in all {
         let Some(&made) = found.made.get(&s.meta.ino()).filter(|made| is(**made)) else { continue };
-        let end = other_end(s, found, file_of);
+        let mut end = other_end(s, found, file_of);
+        if let End::Early(listener) = end {
+            match early.get(&s.meta.ino()) {
+                Some(Ok(())) => end = End::Waiting(listener),
+                Some(Err(why)) => {
+                    refuse(work, s, &early::reason(why), LATER);
+                    continue;
+                }
+                None => {}
+            }
+        }
         let told = found.tcp_by_inode(s.meta.ino()).map(|own| own.readable);
         match settle(work, s, found, end)? {
             Settled::Already => settled.push((s, made, end, told)),
@@ -232,7 +244,7 @@ pub(super) fn capture(
         },
     };
     let urgent = waiting.as_ref().and_then(|waiting| waiting.urgent);
-    let family = Family::Tcp(TcpSocket { domain: made.domain, local: Hex(local), state, urgent });
+    let family = Family::Tcp(TcpSocket { domain: made.domain, local: Hex(local), state, urgent, early: None });
     let mut socket = model(work, made, options, Queue::default(), family, shutdown, inside);
     if let Some(Stream { bytes, .. }) = waiting {
         let size = bytes.len() as u64;
@@ -249,7 +261,8 @@ enum End {
     Asked,
     To(u64),
     Waiting(u64),
-    Early,
+    /// Something has been sent before it was accepted.
+    Early(u64),
     Closed,
     Outside,
 }
@@ -261,7 +274,7 @@ impl End {
             End::To(inode) => index(inode).map_or(Link::Outside, Link::To),
             End::Waiting(inode) => index(inode).map_or(Link::Outside, Link::Waiting),
             End::Closed => Link::Closed,
-            End::Outside | End::Early | End::Asked => Link::Outside,
+            End::Outside | End::Early(_) | End::Asked => Link::Outside,
         }
     }
 }
@@ -277,14 +290,9 @@ fn other_end(s: &SeenFd, found: &Found, file_of: &HashMap<u64, u32>) -> End {
     };
     match (peer.inode, peer.state) {
         (0, state::ESTABLISHED | state::CLOSE_WAIT | state::SYN_RECV) => {
-            let listens = |t: &&Inet| {
-                t.state == state::LISTEN
-                    && t.local.port() == peer.local.port()
-                    && (t.local.ip() == peer.local.ip() || t.local.ip().is_unspecified())
-                    && file_of.contains_key(&t.inode)
-            };
+            let listens = |t: &&Inet| early::waits_for(peer, t) && file_of.contains_key(&t.inode);
             match found.tcp.iter().find(listens) {
-                Some(_) if peer.readable > u32::from(peer.state == state::CLOSE_WAIT) || own.sent > 0 => End::Early,
+                Some(listener) if early::has_bytes(peer, own) => End::Early(listener.inode),
                 Some(listener) => End::Waiting(listener.inode),
                 None => End::Outside,
             }
@@ -308,7 +316,7 @@ fn settle(work: &mut Work<'_>, s: &SeenFd, found: &Found, end: End) -> Result<Se
     let under_way = match end {
         End::To(inode) => found.tcp_by_inode(inode).is_some_and(|peer| peer.sent > 0),
         End::Closed => true,
-        End::Early => {
+        End::Early(_) => {
             refuse(work, s, EARLY, LATER);
             return Ok(Settled::Refused);
         }
@@ -400,7 +408,13 @@ mod tests {
         let mut sample = crate::image::sample();
         let peer = Hex(Vec::new());
         let tcp = |state| {
-            let family = Family::Tcp(TcpSocket { domain: libc::AF_INET, local: Hex(Vec::new()), state, urgent: None });
+            let family = Family::Tcp(TcpSocket {
+                domain: libc::AF_INET,
+                local: Hex(Vec::new()),
+                state,
+                urgent: None,
+                early: None,
+            });
             let socket = Socket { kind: 1, family, shutdown: 0, queue: vec![], content: None, options: vec![] };
             OpenFile { flags: 2, owner: None, kind: Kind::Socket(socket) }
         };

@@ -229,7 +229,10 @@ fn socket(socket: &Socket) -> String {
             };
             format!("UNIX {kind}{name}, {link}, {held} in it")
         }
-        Family::Tcp(tcp) => format!("TCP {}, {held} in it", self::tcp(tcp)),
+        Family::Tcp(tcp) => match tcp.early.and_then(|early| early.content) {
+            Some(early) => format!("TCP {}, {} sent", self::tcp(tcp), units::bytes(early.size)),
+            None => format!("TCP {}, {held} in it", self::tcp(tcp)),
+        },
         Family::Netlink(netlink) => {
             format!("netlink, protocol {}, address {}, {} groups", netlink.protocol, netlink.port, netlink.groups.len())
         }

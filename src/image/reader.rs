@@ -703,7 +703,7 @@ mod tests {
         use crate::model::tcp::{TcpSocket, Urgent};
         let address = Hex([&[2, 0, 0, 80, 127, 0, 0, 1][..], &[0; 8]].concat());
         let urgent = Some(Urgent { at, read: false });
-        let family = Family::Tcp(TcpSocket { domain: 2, local: address, state, urgent });
+        let family = Family::Tcp(TcpSocket { domain: 2, local: address, state, urgent, early: None });
         let queue = vec![Message { size: 5, credentials: None, from: None, rights: Vec::new() }];
         let content = Some(Content { id: 0, size: 5 });
         let socket = Socket { kind: 1, family, shutdown: 0, queue, content, options: Vec::new() };
@@ -795,6 +795,54 @@ mod tests {
         for (sizes, kind, at, marks) in cases {
             let result = with(sizes, kind, at, marks);
             assert!(matches!(result, Err(Error::Inconsistent { .. })), "{sizes:?} {kind} {at:?} {marks:?}: {result:?}");
+        }
+    }
+
+    /// A TCP socket that has sent `size` bytes too early.
+    fn early(c: &mut Checkpoint, size: u64, urgent: Option<u64>) {
+        use crate::model::Hex;
+        use crate::model::fd::{Kind, OpenFile};
+        use crate::model::files::Content;
+        use crate::model::sockets::{Family, Socket};
+        use crate::model::tcp::{Early, Link, State, TcpSocket};
+        let address = || Hex([&[2, 0, 0, 80, 127, 0, 0, 1][..], &[0; 8]].concat());
+        let at = c.files.len() as u32;
+        let waits = State::Connected { peer: address(), link: Link::Waiting(at) };
+        let content = Some(Content { id: 0, size });
+        for (state, early) in
+            [(State::Listening { backlog: 1 }, None), (waits, Some(Early { place: 0, content, urgent }))]
+        {
+            let family = Family::Tcp(TcpSocket { domain: 2, local: address(), state, urgent: None, early });
+            let socket = Socket { kind: 1, family, shutdown: 0, queue: Vec::new(), content: None, options: Vec::new() };
+            c.files.push(OpenFile { flags: 2, owner: None, kind: Kind::Socket(socket) });
+        }
+        c.manifest.requires = vec![crate::model::manifest::EARLY_DATA.into()];
+    }
+
+    #[test]
+    fn early_data_is_of_a_connection_that_waits() {
+        use crate::model::fd::Kind;
+        use crate::model::sockets::{Family, Socket};
+        use crate::model::tcp::State;
+        edited(|c| early(c, 5, Some(4))).unwrap();
+        let unsaid = |c: &mut Checkpoint| {
+            early(c, 5, None);
+            c.manifest.requires.clear();
+        };
+        let idle = |c: &mut Checkpoint| {
+            early(c, 5, None);
+            let last = c.files.last_mut().map(|file| &mut file.kind);
+            let Some(Kind::Socket(Socket { family: Family::Tcp(tcp), .. })) = last else { panic!() };
+            tcp.state = State::Idle;
+        };
+        for result in [
+            edited(|c| early(c, 5, Some(5))),
+            edited(|c| early(c, 6, None)),
+            edited(|c| early(c, u64::MAX, None)),
+            edited(idle),
+            edited(unsaid),
+        ] {
+            assert!(matches!(result, Err(Error::Inconsistent { .. })), "{result:?}");
         }
     }
 

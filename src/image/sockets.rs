@@ -4,9 +4,10 @@ use std::collections::HashMap;
 
 use crate::model::datagram::DatagramSocket;
 use crate::model::fd::Kind;
-use crate::model::manifest::{UNIX_SOCKETS, URGENT_DATA};
+use crate::model::files::Content;
+use crate::model::manifest::{EARLY_DATA, UNIX_SOCKETS, URGENT_DATA};
 use crate::model::sockets::{Family, Socket};
-use crate::model::tcp::{Link as TcpLink, State, TcpSocket};
+use crate::model::tcp::{Link as TcpLink, MOST_EARLY, State, TcpSocket};
 use crate::model::unix::{Link, UnixSocket};
 use crate::model::{Checkpoint, Hex};
 
@@ -38,6 +39,7 @@ pub(super) fn check(c: &Checkpoint, index: usize, socket: &Socket) -> Result<(),
                 return Err("it is no TCP socket".to_owned());
             }
             check_urgent(socket, tcp)?;
+            check_early(c, tcp)?;
             check_tcp(c, index, tcp)
         }
         Family::Datagram(datagram) => check_datagram(socket, datagram),
@@ -147,6 +149,29 @@ fn check_places(socket: &Socket, own: &UnixSocket) -> Result<(), String> {
     let marks = own.marks.iter().all(|at| begins.contains_key(at) || (*at, end) == (0, 0));
     let ascending = own.marks.is_sorted_by(|a, b| a < b);
     if alone && marks && ascending { Ok(()) } else { Err("urgent data in the middle of other".to_owned()) }
+}
+
+/// What a TCP socket has sent over a connection that was not accepted.
+pub fn early(socket: &Socket) -> Option<Content> {
+    match &socket.family {
+        Family::Tcp(tcp) => tcp.early.and_then(|early| early.content),
+        _ => None,
+    }
+}
+
+fn check_early(c: &Checkpoint, tcp: &TcpSocket) -> Result<(), String> {
+    let Some(early) = tcp.early else { return Ok(()) };
+    if !matches!(tcp.state, State::Connected { link: TcpLink::Waiting(_), .. }) {
+        return Err("it has sent something too early, and does not wait to be accepted".to_owned());
+    }
+    let size = early.content.map_or(0, |content| content.size);
+    if size > MOST_EARLY || early.urgent.is_some_and(|at| at >= size) {
+        return Err(format!("it has sent {size} bytes too early, which can't be"));
+    }
+    if !c.manifest.requires.iter().any(|name| name == EARLY_DATA) {
+        return Err(format!("it has sent something too early, and {EARLY_DATA} is not required"));
+    }
+    Ok(())
 }
 
 fn check_tcp(c: &Checkpoint, index: usize, tcp: &TcpSocket) -> Result<(), String> {

@@ -8,8 +8,16 @@ use super::{Nanos, Pid};
 pub const FORMAT: u32 = 1;
 
 /// `requires` names that this program understands; an image that names another is refused, with that name.
-pub const KNOWN_FEATURES: &[&str] =
-    &[INHERITED_PAGES, SPARSE_FILES, UNIX_SOCKETS, HUGE_PAGES, DELETED_DIRECTORIES, URGENT_DATA, INOTIFY_EVENTS];
+pub const KNOWN_FEATURES: &[&str] = &[
+    INHERITED_PAGES,
+    SPARSE_FILES,
+    UNIX_SOCKETS,
+    HUGE_PAGES,
+    DELETED_DIRECTORIES,
+    URGENT_DATA,
+    INOTIFY_EVENTS,
+    EARLY_DATA,
+];
 
 /// In `requires` where a process has [`super::memory::Memory::inherits`].
 pub const INHERITED_PAGES: &str = "inherited-pages";
@@ -34,6 +42,9 @@ pub const URGENT_DATA: &str = "urgent-data";
 
 /// In `requires` where there is something in [`super::inotify::Inotify::events`].
 pub const INOTIFY_EVENTS: &str = "inotify-events";
+
+/// In `requires` where a TCP socket has [`super::tcp::TcpSocket::early`].
+pub const EARLY_DATA: &str = "early-data";
 
 /// First member of an image.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::Hex;
+use super::files::Content;
 
 /// What is particular to a TCP socket.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -16,6 +17,24 @@ pub struct TcpSocket {
     /// Which of the bytes that wait to be read is urgent (MSG_OOB).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub urgent: Option<Urgent>,
+    /// What it has sent before anybody has accepted it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub early: Option<Early>,
+}
+
+/// So many bytes may have been sent over a connection before it was accepted.
+pub const MOST_EARLY: u64 = 64 * 1024;
+
+/// What was sent over a connection that waits to be accepted ([`Link::Waiting`]).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Early {
+    /// How many connections wait in front of it.
+    pub place: u32,
+    /// The bytes, [`MOST_EARLY`] at most.
+    pub content: Option<Content>,
+    /// How many of them are in front of the one that is urgent (MSG_OOB).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub urgent: Option<u64>,
 }
 
 /// An urgent byte among those that wait to be read.

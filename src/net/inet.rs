@@ -3,6 +3,7 @@
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
+use std::ops::RangeInclusive;
 
 use super::diag::{attributes, dump};
 
@@ -81,6 +82,15 @@ fn parse(payload: &[u8]) -> Option<Inet> {
 /// An address by which the two ends of a connection can be matched: IPv4 as IPv4, and no scope.
 fn canonical(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(address.ip().to_canonical(), address.port())
+}
+
+/// The ports among which connect(2) chooses in our network namespace; none, if the kernel does not tell.
+pub fn ephemeral() -> RangeInclusive<u16> {
+    let text = crate::proc::read("sys/net/ipv4/ip_local_port_range").unwrap_or_default();
+    let text = String::from_utf8_lossy(&text);
+    let mut bounds = text.split_whitespace().filter_map(|w| w.parse().ok());
+    let (low, high) = bounds.next().zip(bounds.next()).unwrap_or((1, 0));
+    low..=high
 }
 
 /// A `sockaddr_in` or `sockaddr_in6`.

@@ -27,12 +27,7 @@ pub struct Ephemeral(RangeInclusive<u16>);
 impl Ephemeral {
     /// As they are now.
     pub fn read() -> Ephemeral {
-        let text = crate::proc::read("sys/net/ipv4/ip_local_port_range").unwrap_or_default();
-        let text = String::from_utf8_lossy(&text);
-        let mut bounds = text.split_whitespace().filter_map(|w| w.parse().ok());
-        // None, if the kernel does not tell.
-        let (low, high) = bounds.next().zip(bounds.next()).unwrap_or((1, 0));
-        Ephemeral(low..=high)
+        Ephemeral(inet::ephemeral())
     }
 
     /// Connects a fresh socket from where the saved one was.

@@ -8,17 +8,21 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileExt;
+use std::time::{Duration, Instant};
 
 use crate::image::Image;
 use crate::model::sockets::{Family, Socket, SocketOption};
-use crate::model::tcp::{Link, State, TcpSocket};
+use crate::model::tcp::{Early, Link, MOST_EARLY, State, TcpSocket};
 use crate::model::{Checkpoint, Hex, Refusal};
 use crate::net::{inet, inflight, options};
+use crate::sys::tasks::back_off;
 use crate::sys::{fds, socket};
 
 use super::ports::{Ephemeral, connect_anyhow};
 use super::{Error, Sockets, sockets, unix};
 
+/// How long a new connection may take to take in what is sent over it.
+const PATIENCE: Duration = Duration::from_secs(10);
 const V6ONLY: (i32, i32) = (libc::IPPROTO_IPV6, libc::IPV6_V6ONLY);
 
 /// A TCP socket of the image.
@@ -58,7 +62,10 @@ pub fn make(image: &Image, outside: Sockets) -> Result<HashMap<u32, OwnedFd>, Er
     for own in &list {
         work.listen(own).map_err(|e| failed(own, e))?;
     }
-    for own in &list {
+    // Those that wait for the same listening socket in the order they came in, where that is known.
+    let mut order: Vec<&Own<'_>> = list.iter().collect();
+    order.sort_by_key(|own| own.tcp.early.map(|early| early.place));
+    for own in order {
         work.reach_out(own).map_err(|e| failed(own, e))?;
     }
     for own in &list {
@@ -262,12 +269,28 @@ impl<'a> Work<'a> {
             }
             (Some(to), _) => {
                 self.ports.connect(fd.as_fd(), &own.tcp.local.0, to)?;
+                if let Some(early) = &own.tcp.early {
+                    self.send_early(fd.as_fd(), early)?;
+                }
                 unix::shut(fd.as_fd(), own.socket.shutdown)?;
             }
             (None, _) => {}
         }
         self.made.insert(own.index, fd);
         Ok(())
+    }
+
+    /// Sends what was sent before.
+    fn send_early(&self, fd: BorrowedFd<'_>, early: &Early) -> io::Result<()> {
+        let Some(content) = early.content else { return Ok(()) };
+        let (at, size) = self.image.blob(content.id).ok_or(io::ErrorKind::NotFound)?;
+        let mut bytes = vec![0; size.min(MOST_EARLY) as usize];
+        self.image.file().read_exact_at(&mut bytes, at)?;
+        let (before, rest) = bytes.split_at(early.urgent.unwrap_or(0).min(size) as usize);
+        let (urgent, after) = rest.split_at(rest.len().min(early.urgent.is_some().into()));
+        send_all(fd, before)?;
+        urgent.iter().try_for_each(|&byte| socket::send_urgent(fd, byte, &[]))?;
+        send_all(fd, after)
     }
 
     /// Options that would have been in our way.
@@ -292,6 +315,21 @@ fn hinders(option: &SocketOption) -> bool {
         (libc::IPPROTO_IP, 51),  // IP_LOCAL_PORT_RANGE
     ];
     HINDERING.contains(&(option.level, option.name))
+}
+
+/// Sends what has room in the buffers of a new connection.
+fn send_all(fd: BorrowedFd<'_>, mut bytes: &[u8]) -> io::Result<()> {
+    let deadline = Instant::now() + PATIENCE;
+    let mut round = 0;
+    while !bytes.is_empty() {
+        match socket::send(fd, bytes, None, &[]) {
+            Ok(n) => bytes = bytes.get(n..).unwrap_or_default(),
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock && Instant::now() < deadline => back_off(round),
+            Err(e) => return Err(e),
+        }
+        round += 1;
+    }
+    Ok(())
 }
 
 /// SO_REUSEADDR.

@@ -6,6 +6,7 @@
 //! kernel's errno.
 
 pub mod agent;
+pub mod backlog;
 pub mod child;
 pub mod cpu;
 pub mod fanotify;

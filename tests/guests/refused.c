@@ -64,20 +64,24 @@ int main(int argc, char **argv) {
         CHECK(send(pair[1], "!", 1, MSG_OOB) == 1, "send");
         fd = pair[0];
     }
-    else if (!strcmp(kind, "early-tcp") || !strcmp(kind, "early-unix")) {
+    else if (!strcmp(kind, "early-tcp") || !strcmp(kind, "early-mixed") || !strcmp(kind, "early-unix")) {
         // What is sent before anybody has taken the connection.
-        int family = strcmp(kind, "early-tcp") ? AF_UNIX : AF_INET;
+        int family = strcmp(kind, "early-unix") ? AF_INET : AF_UNIX;
         struct sockaddr_storage at = {.ss_family = family};
         socklen_t len = family == AF_UNIX ? sizeof(sa_family_t) : sizeof(struct sockaddr_in);
         if (family == AF_INET) ((struct sockaddr_in *)&at)->sin_addr.s_addr = htonl(INADDR_LOOPBACK);
         fd = MUST(socket(family, SOCK_STREAM, 0));
         MUST(bind(fd, (void *)&at, len));
-        MUST(listen(fd, 1));
+        MUST(listen(fd, 5));
         len = sizeof at;
         MUST(getsockname(fd, (void *)&at, &len));
         int client = MUST(socket(family, SOCK_STREAM, 0));
         MUST(connect(client, (void *)&at, len));
         CHECK(send(client, "early", 5, 0) == 5, "send");
+        if (!strcmp(kind, "early-tcp")) MUST(fcntl(client, F_SETFL, O_RDWR | O_ASYNC));
+        // Others may come.
+        FILE *note = fopen("port", "w");
+        CHECK(note && fprintf(note, "%d", ntohs(((struct sockaddr_in *)&at)->sin_port)) > 0 && fclose(note) == 0, "port");
     } else if (!strcmp(kind, "pidfd")) fd = MUST(syscall(SYS_pidfd_open, getppid(), 0));
     else if (!strcmp(kind, "cork")) {
         fd = MUST(socket(AF_INET, SOCK_DGRAM, 0));
