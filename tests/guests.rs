@@ -322,17 +322,26 @@ fn clocks_of_the_host_or_its_own() {
 /// Waits that are saved again and again end when they should, in the program that goes on and in the one that is resumed.
 #[test]
 fn waits_end_when_they_should() {
-    waits("deadlines");
+    waits("deadlines", 26);
 }
 
 /// The same of waits whose time-out is a socket's.
 #[test]
 fn waits_on_sockets_end_when_they_should() {
-    waits("sockwaits");
+    waits("sockwaits", 26);
 }
 
-/// Of a guest with 26 waits at a time.
-fn waits(name: &str) {
+/// And of waits for completions.
+#[test]
+fn waits_for_completions_end_when_they_should() {
+    waits("uringwaits", 6);
+}
+
+/// Of a guest with so many waits at a time.
+fn waits(name: &str, count: u64) {
+    if guest(name, Build::Dynamic).is_none() {
+        return;
+    }
     undisturbed(name, Build::Dynamic);
     let Some(program) = guest(name, Build::Dynamic) else { return };
     let scene = Scene::new(name);
@@ -346,7 +355,7 @@ fn waits(name: &str) {
     }
     let round = |job: &mut harness::Proc| {
         let before = ends();
-        scene.wait("a round of waits to end", || (ends() >= before + 26).then_some(()));
+        scene.wait("a round of waits to end", || (ends() >= before + count).then_some(()));
         scene.beats(1, job);
     };
     round(&mut job);

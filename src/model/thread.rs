@@ -21,8 +21,8 @@ pub struct Thread {
     /// General registers, ready to be set: interrupted system calls already wound back.
     pub regs: Regs,
     /// Time left, by the image's clocks, of the call it waits in, if that is nanosleep, clock_nanosleep, poll or futex, and the time is known; or if
-    /// it is select, pselect6, ppoll, epoll_wait, epoll_pwait, epoll_pwait2, sigtimedwait or semtimedop, with a time-out where
-    /// it may be changed; or if it waits on a socket by SO_RCVTIMEO or SO_SNDTIMEO.
+    /// it is select, pselect6, ppoll, epoll_wait, epoll_pwait, epoll_pwait2, sigtimedwait, semtimedop, io_getevents, io_pgetevents or
+    /// io_uring_enter, with a time-out where it may be changed; or if it waits on a socket by SO_RCVTIMEO or SO_SNDTIMEO.
     /// Without it such a call starts anew.
     #[serde(default)]
     pub left: Option<Nanos>,

@@ -1,14 +1,15 @@
-//! Whether the code behind a system call still looks at r10 or rdx, the registers of its fourth and third arguments.
+//! Whether the code behind a system call still looks at rdx, r10 or r8, the registers of its third to fifth arguments.
 //!
 //! The kernel leaves them alone, so code may rely on them, though C libraries don't: their wrappers return soon, and to
-//! whoever called them they are lost (the x86-64 psABI: both belong to the callee; a function that is called may take rdx
-//! as an argument, but not r10). A few instructions are read for that, those that compilers put there; whatever is not known
+//! whoever called them they are lost (the x86-64 psABI: all belong to the callee; a function that is called may take rdx and
+//! r8 as arguments, but not r10). A few instructions are read for that, those that compilers put there; whatever is not known
 //! counts as a look.
 
 /// A register whose value may be of no use any more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Register {
     R10,
+    R8,
     Rdx,
 }
 
@@ -16,6 +17,7 @@ impl Register {
     fn number(self) -> u8 {
         match self {
             Register::R10 => 10,
+            Register::R8 => 8,
             Register::Rdx => 2,
         }
     }
@@ -165,7 +167,7 @@ fn decode(code: &[u8], register: Register) -> Option<(usize, Next)> {
         0xf7 => match rest.first()? >> 3 & 7 {
             0 | 1 => modrm(imm),
             2 | 3 => modrm(0),
-            _ if register == Register::R10 => modrm(0),
+            _ if register != Register::Rdx => modrm(0),
             _ => None,
         },
         0x90 if rex == 0 => Some((at, Next::On)),
@@ -324,6 +326,20 @@ mod tests {
     }
 
     #[test]
+    fn r8_may_be_kept_by_a_wrapper() {
+        // glibc's syscall(): cmp, jae to the error path, ret; there mov to rcx, neg, mov to errno, or $-1, ret.
+        const SYSCALL: &[u8] = &[
+            0x48, 0x3d, 0x01, 0xf0, 0xff, 0xff, 0x73, 0x01, 0xc3, 0x48, 0x8b, 0x0d, 1, 2, 3, 0, 0xf7, 0xd8, 0x64, 0x89,
+            0x01, 0x48, 0x83, 0xc8, 0xff, 0xc3,
+        ];
+        assert!(dead(Register::R8, SYSCALL, 0));
+        // mov %r8d,%edi, as in wrappers that can be cancelled.
+        assert!(!dead(Register::R8, GLIBC, 0));
+        assert!(!dead(Register::R8, &[0x4d, 0x01, 0xc0, 0xc3], 0)); // add %r8,%r8
+        assert!(dead(Register::R8, &[0x48, 0x01, 0xc0, 0xc3], 0)); // add %rax,%rax
+    }
+
+    #[test]
     fn loops_that_use_it_again_are_seen() {
         // syscall; test %eax,%eax; jz back to a mov $232,%eax that leads to the syscall again.
         let again = [0xb8, 0xe8, 0, 0, 0, 0x0f, 0x05, 0x85, 0xc0, 0x74, 0xf5, 0xc3];
@@ -344,7 +360,7 @@ mod tests {
     proptest! {
         #[test]
         fn nothing_panics(code: Vec<u8>, at: usize) {
-            for register in [Register::R10, Register::Rdx] {
+            for register in [Register::R10, Register::R8, Register::Rdx] {
                 let _ = dead(register, &code, at % 4096);
                 let _ = dead(register, &code, 0);
             }

@@ -2,7 +2,7 @@
 //!
 //! A stop interrupts a sleeping call. Some the kernel goes on with by itself, and remembers when they are to end: in the
 //! program that keeps running, not in an image (`restart_syscall`; nanosleep, clock_nanosleep, poll, futex). Others are
-//! issued again as if nothing had been waited (epoll_wait, epoll_pwait2, sigtimedwait, semtimedop). What is left is where nanosleep has written it, or the
+//! issued again as if nothing had been waited (epoll_wait, epoll_pwait2, sigtimedwait, semtimedop, io_getevents, io_uring_enter). What is left is where nanosleep has written it, or the
 //! time-out less the age of the sleep: the scheduler knows when a thread last ran. Where it does not know for sure, the
 //! time-out starts anew: rather late than early.
 
@@ -17,6 +17,15 @@ use crate::sys::{mem, ptrace, sched, tasks};
 use super::frame::{ERESTART_RESTARTBLOCK, ERESTARTNOHAND};
 use super::liveness::{self, Register};
 use super::patience;
+
+/// libc has no name for it.
+const SYS_IO_PGETEVENTS: i64 = 333;
+/// IORING_ENTER_EXT_ARG.
+const EXT_ARG: u64 = 1 << 3;
+/// Bytes of a `struct io_uring_getevents_arg`, which ends with the address of a `timespec`.
+const ARGUMENT: usize = 24;
+/// Bytes of a `timespec`.
+const SPEC: u64 = 16;
 
 /// A thread that sleeps in a call with a time-out.
 #[derive(Debug, Clone, Copy)]
@@ -52,6 +61,8 @@ fn timed(nr: i64, args: &[u64; 6]) -> bool {
         libc::SYS_epoll_wait | libc::SYS_epoll_pwait => args[3] as i32 > 0,
         libc::SYS_epoll_pwait2 | libc::SYS_semtimedop => args[3] != 0,
         libc::SYS_rt_sigtimedwait => args[2] != 0,
+        libc::SYS_io_getevents | SYS_IO_PGETEVENTS => args[4] != 0,
+        libc::SYS_io_uring_enter => args[3] & EXT_ARG != 0,
         _ => false,
     }
 }
@@ -97,6 +108,17 @@ fn measure(cpu: i32) -> Option<Nanos> {
     (0..3).filter_map(|_| once()).min()
 }
 
+/// The time-out of io_uring_enter that is a relative one, in a `struct io_uring_getevents_arg` (include/uapi/linux/io_uring.h), of
+/// a call that submits nothing: that struct.
+fn argument(regs: &Regs, read: impl Fn(u64, &mut [u8]) -> bool) -> Option<[u8; ARGUMENT]> {
+    /// IORING_ENTER_ABS_TIMER, IORING_ENTER_EXT_ARG_REG.
+    const OTHERS: u64 = 1 << 5 | 1 << 6;
+    let mut bytes = [0; ARGUMENT];
+    let there = regs.r10 & (EXT_ARG | OTHERS) == EXT_ARG && regs.rsi as u32 == 0 && regs.r9 == ARGUMENT as u64;
+    // The mask of signals, its size, and after how long to be content with less.
+    (there && read(regs.r8, &mut bytes) && bytes[12..16] == [0; 4]).then_some(bytes)
+}
+
 /// What is left of the time-out of the interrupted `call`, at least 1 ns; `slept`: how long the thread slept in it, if
 /// that is known. `read` copies from the program.
 pub(super) fn left(
@@ -139,6 +161,11 @@ pub(super) fn left(
         libc::SYS_ppoll if anew => time(regs.rdx),
         libc::SYS_epoll_pwait2 | libc::SYS_semtimedop if anew => rest(time(regs.r10)?),
         libc::SYS_rt_sigtimedwait if anew => rest(time(regs.rdx)?),
+        libc::SYS_io_getevents | SYS_IO_PGETEVENTS if anew => rest(time(regs.r8)?),
+        libc::SYS_io_uring_enter if anew => {
+            let [.., a, b, c, d, e, f, g, h] = argument(regs, &read)?;
+            rest(time(u64::from_le_bytes([a, b, c, d, e, f, g, h]))?)
+        }
         _ => None,
     };
     left.map(|ns| Nanos(ns.max(1)))
@@ -150,7 +177,7 @@ pub struct Again {
     /// The registers that make it.
     pub regs: Regs,
     /// Where its time-out stands, if that is in memory, as a `timespec`.
-    pub memory: Option<(Addr, [u8; 16])>,
+    pub memory: Option<(Addr, Vec<u8>)>,
 }
 
 /// How a call that is issued again waits only for what is `left`: its time-out is in a register, in memory below the red
@@ -163,11 +190,23 @@ pub(super) fn shortened(
     left: Nanos,
     read: impl Fn(u64, &mut [u8]) -> bool,
 ) -> Option<Again> {
-    let place = || below_red_zone(regs, &super::maps(tid).ok()?);
+    let place = |len| below_red_zone(regs, &super::maps(tid).ok()?, len);
     let (register, regs) = match call {
         libc::SYS_epoll_wait | libc::SYS_epoll_pwait => (Register::R10, *regs),
-        libc::SYS_epoll_pwait2 | libc::SYS_semtimedop => (Register::R10, Regs { r10: place()?.0, ..*regs }),
-        libc::SYS_rt_sigtimedwait => (Register::Rdx, Regs { rdx: place()?.0, ..*regs }),
+        libc::SYS_epoll_pwait2 | libc::SYS_semtimedop => (Register::R10, Regs { r10: place(SPEC)?.0, ..*regs }),
+        libc::SYS_rt_sigtimedwait => (Register::Rdx, Regs { rdx: place(SPEC)?.0, ..*regs }),
+        libc::SYS_io_getevents | SYS_IO_PGETEVENTS => (Register::R8, Regs { r8: place(SPEC)?.0, ..*regs }),
+        libc::SYS_io_uring_enter => {
+            // The time-out behind a copy of what leads to it.
+            let at = place(ARGUMENT as u64 + SPEC)?;
+            let mut bytes = argument(regs, &read)?.to_vec();
+            let spec = at.0 + ARGUMENT as u64;
+            bytes.splice(16.., spec.to_le_bytes());
+            let again = again(&Regs { r8: at.0, ..*regs }, call, left)?;
+            bytes.extend(again.memory?.1);
+            let again = Again { memory: Some((at, bytes)), ..again };
+            return liveness::is_dead(Register::R8, regs.rip, read).then_some(again);
+        }
         libc::SYS_select | libc::SYS_pselect6 | libc::SYS_ppoll => {
             const STICKY_TIMEOUTS: u64 = 0x400_0000;
             let personality = proc::hex_number(&format!("{tid}/personality")).unwrap_or(STICKY_TIMEOUTS);
@@ -186,14 +225,15 @@ pub fn again(regs: &Regs, call: i64, left: Nanos) -> Option<Again> {
     let mut bytes = [0; 16];
     bytes[..8].copy_from_slice(&seconds.to_le_bytes());
     bytes[8..].copy_from_slice(&(nanos / fine).to_le_bytes());
-    let at = |at: u64| Some(Again { regs: *regs, memory: Some((Addr(at), bytes)) });
+    let at = |at: u64| Some(Again { regs: *regs, memory: Some((Addr(at), bytes.to_vec())) });
     match call {
         libc::SYS_epoll_wait | libc::SYS_epoll_pwait => {
             Some(Again { regs: Regs { r10: milliseconds(left), ..*regs }, memory: None })
         }
         libc::SYS_epoll_pwait2 | libc::SYS_semtimedop => at(regs.r10),
         libc::SYS_rt_sigtimedwait | libc::SYS_ppoll => at(regs.rdx),
-        libc::SYS_select | libc::SYS_pselect6 => at(regs.r8),
+        libc::SYS_select | libc::SYS_pselect6 | libc::SYS_io_getevents | SYS_IO_PGETEVENTS => at(regs.r8),
+        libc::SYS_io_uring_enter => at(regs.r8.saturating_add(ARGUMENT as u64)),
         _ => None,
     }
 }
@@ -211,13 +251,13 @@ impl Again {
     }
 }
 
-/// A place for a `timespec` below the red zone of a stack that is surely one: the main thread's, or one that has the thread's control block at its
+/// A place for `len` bytes below the red zone of a stack that is surely one: the main thread's, or one that has the thread's control block at its
 /// end, as C libraries lay them out. Below a goroutine's or coroutine's stack pointer may be what belongs to others.
-fn below_red_zone(regs: &Regs, maps: &[Mapping]) -> Option<Addr> {
+fn below_red_zone(regs: &Regs, maps: &[Mapping], len: u64) -> Option<Addr> {
     const RED_ZONE: u64 = 128;
     let stack = maps.iter().find(|m| (m.start..m.end).contains(&regs.rsp) && m.prot & 3 == 3)?;
     let sure = stack.name == b"[stack]" || (regs.rsp..stack.end).contains(&regs.fs_base);
-    let at = regs.rsp.checked_sub(RED_ZONE + 16)? & !15;
+    let at = regs.rsp.checked_sub(RED_ZONE + len)? & !15;
     (sure && at >= stack.start).then_some(Addr(at))
 }
 
@@ -261,19 +301,19 @@ mod tests {
         assert_eq!(again(&r, libc::SYS_epoll_wait, left).unwrap().regs.r10, 1001);
         for (call, at) in [(libc::SYS_semtimedop, r.r10), (libc::SYS_rt_sigtimedwait, r.rdx)] {
             let again = again(&r, call, left).unwrap();
-            assert_eq!((again.regs, again.memory), (r, Some((Addr(at), bytes[..].try_into().unwrap()))));
+            assert_eq!((again.regs, again.memory), (r, Some((Addr(at), bytes.clone()))));
         }
         assert!(again(&r, libc::SYS_poll, left).is_none());
         let of_select = again(&Regs { r8: 0x1000, ..r }, libc::SYS_select, Nanos(2_000_000_001)).unwrap();
         let bytes = [[2, 0, 0, 0, 0, 0, 0, 0], [1, 0, 0, 0, 0, 0, 0, 0]].concat();
-        assert_eq!(of_select.memory, Some((Addr(0x1000), bytes[..].try_into().unwrap())));
+        assert_eq!(of_select.memory, Some((Addr(0x1000), bytes)));
     }
 
     #[test]
     fn only_a_threads_own_stack_is_written_to() {
         let map = |start, end, name: &[u8]| Mapping { start, end, prot: 3, name: name.to_vec(), ..Mapping::default() };
         let maps = [map(0x1000, 0x3000, b""), map(0x7000, 0x9000, b"[stack]")];
-        let at = |rsp, fs_base| below_red_zone(&Regs { rsp, fs_base, ..Regs::default() }, &maps).map(|a| a.0);
+        let at = |rsp, fs_base| below_red_zone(&Regs { rsp, fs_base, ..Regs::default() }, &maps, SPEC).map(|a| a.0);
         assert_eq!(at(0x8008, 0), Some(0x7f70));
         assert_eq!(at(0x2000, 0x2f00), Some(0x1f70));
         assert_eq!(at(0x2000, 0x8f00), None);
@@ -300,6 +340,35 @@ mod tests {
             assert_eq!(left(&r, call, None, memory), None);
             assert_eq!(left(&Regs { rdx: 0, r10: 0, ..r }, call, slept, memory), None);
         }
+    }
+
+    #[test]
+    fn rings_tell_by_way_of_a_struct() {
+        // At 0x3000: no mask, and the time-out at 0x1000; at 0x4000 less would do after a while.
+        let memory = |at: u64, out: &mut [u8]| match at {
+            0x3000 | 0x4000 => {
+                let words = [0, if at == 0x4000 { 7 << 32 } else { 0 }, 0x1000_u64];
+                out.copy_from_slice(&words.map(u64::to_le_bytes).concat());
+                true
+            }
+            _ => memory(at, out),
+        };
+        let call = libc::SYS_io_uring_enter;
+        let r = Regs { r10: 1 | EXT_ARG, r8: 0x3000, r9: 24, rsi: 0, ..regs(ERESTARTNOHAND) };
+        let of = |r: &Regs| left(r, call, Some(Nanos(5)), memory);
+        assert_eq!(of(&r), Some(Nanos(99_999_999_995)));
+        for other in [
+            Regs { r10: 1, ..r },
+            Regs { r10: 1 | EXT_ARG | 1 << 5, ..r },
+            Regs { rsi: 1, ..r },
+            Regs { r9: 64, ..r },
+            Regs { r8: 0x4000, ..r },
+        ] {
+            assert_eq!(of(&other), None, "{other:?}");
+        }
+        assert_eq!(again(&r, call, Nanos(1)).unwrap().memory.unwrap().0, Addr(0x3018));
+        let r = Regs { r8: 0x1000, ..regs(ERESTARTNOHAND) };
+        assert_eq!(left(&r, libc::SYS_io_getevents, Some(Nanos(5)), super::tests::memory), Some(Nanos(99_999_999_995)));
     }
 
     #[test]
