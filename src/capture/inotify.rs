@@ -101,6 +101,8 @@ pub(super) struct Unread {
     instance: OwnedFd,
     watched: Vec<Watched>,
     second: OwnedFd,
+    /// Where events are brought about.
+    place: OwnedFd,
 }
 
 /// What is reported of a directory whose entries somebody has read.
@@ -155,6 +157,11 @@ struct Watched {
     file: File,
 }
 
+/// Says that events were lost.
+fn lost() -> Event {
+    Event { wd: -1, mask: libc::IN_Q_OVERFLOW, cookie: 0, name: Name::default() }
+}
+
 /// The way to what a descriptor of ours is open on.
 fn way(file: &File) -> Name {
     Name(format!("/proc/self/fd/{}", file.as_raw_fd()).into_bytes())
@@ -163,6 +170,7 @@ fn way(file: &File) -> Name {
 impl Unread {
     fn new(instance: OwnedFd, view: &View, watches: &[Watch]) -> io::Result<Unread> {
         notices::limit()?;
+        let place = notices::place()?;
         let second = inotify::new(libc::IN_NONBLOCK | libc::IN_CLOEXEC)?;
         let mut watched = Vec::with_capacity(watches.len());
         for Watch { wd, mask, path } in watches {
@@ -176,7 +184,7 @@ impl Unread {
                 file,
             });
         }
-        Ok(Unread { instance, watched, second })
+        Ok(Unread { instance, watched, second, place })
     }
 
     /// Takes the events and puts them back. What is not watched any more, as something was reported of it that is
@@ -204,9 +212,14 @@ impl Unread {
         for tries in 1.. {
             followed &= tries < TRIES;
             if !followed && events.iter().all(|event| event.mask & libc::IN_Q_OVERFLOW == 0) {
-                events.push(Event { wd: -1, mask: libc::IN_Q_OVERFLOW, cookie: 0, name: Name::default() });
+                events.push(lost());
             }
-            let put = self.off().and_then(|()| notices::put(self.instance.as_fd(), &events));
+            let put = self.off().and_then(|()| notices::put(self.instance.as_fd(), &self.place, &events));
+            if put.is_err() {
+                // At least the program is told.
+                let _ = notices::take(self.instance.as_fd())
+                    .and_then(|_| notices::put(self.instance.as_fd(), &self.place, &[lost()]));
+            }
             let on = self.on(next);
             put.and(on)?;
             let there = fds::readable(self.instance.as_fd())?;

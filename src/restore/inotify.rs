@@ -14,7 +14,10 @@ pub fn open(instance: &Inotify, flags: u32) -> Result<OwnedFd, Error> {
     let failed = |step| move |e| Error::step(step, 0, e);
     let fd = inotify::new(flags as i32 & libc::O_NONBLOCK | libc::IN_CLOEXEC)
         .map_err(failed("making an inotify instance"))?;
-    notices::put(fd.as_fd(), &instance.events).map_err(failed("filling the queue of an inotify instance"))?;
+    if !instance.events.is_empty() {
+        let put = notices::place().and_then(|place| notices::put(fd.as_fd(), &place, &instance.events));
+        put.map_err(failed("filling the queue of an inotify instance"))?;
+    }
     Ok(fd)
 }
 

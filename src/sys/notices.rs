@@ -84,17 +84,25 @@ pub fn limit() -> io::Result<usize> {
     }
 }
 
-/// Fills the queue of an instance that watches nothing and has no events with these; the two halves of a rename have a
-/// new cookie. What does not fit is lost and told to be so (IN_Q_OVERFLOW), as it always is. On an error events may be in
-/// the queue, but no watches.
+/// Where events are brought about: the root of a file system that nobody else sees.
 ///
 /// # Errors
-/// As [`limit`] and [`mounts::private`]; of the calls that bring events about; `Other` if not all came.
-pub fn put(instance: BorrowedFd<'_>, events: &[Event]) -> io::Result<()> {
+/// As [`mounts::private`].
+pub fn place() -> io::Result<OwnedFd> {
+    mounts::private(false).or_else(|_| mounts::private(true))
+}
+
+/// Fills the queue of an instance that watches nothing and has no events with these; the two halves of a rename have a
+/// new cookie. What does not fit is lost and told to be so (IN_Q_OVERFLOW), as it always is. On an error events may be in
+/// the queue, but no watches. `place`: of [`place`]; what is in it goes.
+///
+/// # Errors
+/// As [`limit`] and [`place`]; of the calls that bring events about; `Other` if not all came.
+pub fn put(instance: BorrowedFd<'_>, place: &OwnedFd, events: &[Event]) -> io::Result<()> {
     if events.is_empty() {
         return Ok(());
     }
-    let mut scene = Scene::new(instance, events)?;
+    let mut scene = Scene::new(instance, place, events)?;
     let room = scene.fill_up()?;
     let lost = |event: &Event| event.mask & libc::IN_Q_OVERFLOW != 0;
     let (before, after) = match events.iter().position(lost) {
@@ -142,8 +150,7 @@ struct Stand {
 
 struct Scene<'a> {
     instance: BorrowedFd<'a>,
-    /// The root of the file system, and its path.
-    _root: OwnedFd,
+    /// The path of a file system.
     base: PathBuf,
     /// By watch descriptor, those that are still watched.
     stands: HashMap<i32, Stand>,
@@ -157,19 +164,21 @@ fn path_of(root: &OwnedFd) -> PathBuf {
 }
 
 impl<'a> Scene<'a> {
-    fn new(instance: BorrowedFd<'a>, events: &[Event]) -> io::Result<Scene<'a>> {
-        let root = || mounts::private(false).or_else(|_| mounts::private(true));
+    fn new(instance: BorrowedFd<'a>, place: &OwnedFd, events: &[Event]) -> io::Result<Scene<'a>> {
         let of = |wanted: &dyn Fn(&Event) -> bool| events.iter().filter(|e| wanted(e)).map(|e| e.wd).collect();
         let directories: HashSet<i32> = of(&|e| !e.name.0.is_empty() || e.mask & libc::IN_ISDIR != 0);
         let unmounted: HashSet<i32> = of(&|e| e.mask & libc::IN_UNMOUNT != 0);
         let numbers: HashSet<i32> = of(&|e| e.mask & libc::IN_Q_OVERFLOW == 0);
         let filler = (1..i32::MAX).find(|wd| !numbers.contains(wd)).unwrap_or(i32::MAX);
-        let _root = root()?;
-        let base = path_of(&_root);
+        let base = path_of(place);
+        for entry in fs::read_dir(&base)? {
+            let path = entry?.path();
+            if path.is_dir() { fs::remove_dir_all(path)? } else { fs::remove_file(path)? }
+        }
         fs::create_dir(base.join(ELSEWHERE))?;
-        let mut scene = Scene { instance, _root, base, stands: HashMap::new(), filler, odd: false };
+        let mut scene = Scene { instance, base, stands: HashMap::new(), filler, odd: false };
         for wd in numbers.into_iter().chain([filler]) {
-            let mount = if unmounted.contains(&wd) { Some(root()?) } else { None };
+            let mount = if unmounted.contains(&wd) { Some(self::place()?) } else { None };
             let path = mount.as_ref().map_or_else(|| scene.base.clone(), path_of).join(wd.to_string());
             let directory = directories.contains(&wd);
             make(&path, directory)?;
@@ -429,7 +438,7 @@ mod tests {
 
     fn comes_back(events: &[Event]) {
         let instance = inotify::new(libc::IN_NONBLOCK).unwrap();
-        put(instance.as_fd(), events).unwrap();
+        put(instance.as_fd(), &place().unwrap(), events).unwrap();
         assert_eq!(plain(take(instance.as_fd()).unwrap()), plain(events.to_vec()));
     }
 
@@ -494,7 +503,7 @@ mod tests {
         let room = limit().unwrap();
         let events: Vec<Event> = (0..room + 5).map(|n| event(1, libc::IN_CREATE, 0, &n.to_string())).collect();
         let instance = inotify::new(libc::IN_NONBLOCK).unwrap();
-        put(instance.as_fd(), &events).unwrap();
+        put(instance.as_fd(), &place().unwrap(), &events).unwrap();
         let found = take(instance.as_fd()).unwrap();
         assert_eq!(found.len(), room + 1);
         assert_eq!(found[..room], events[..room]);
@@ -506,7 +515,7 @@ mod tests {
         let instance = inotify::new(libc::IN_NONBLOCK).unwrap();
         for len in [0, 1, 15, 16, 17, 255] {
             let events = [event(1, libc::IN_OPEN, 0, &"n".repeat(len))];
-            put(instance.as_fd(), &events).unwrap();
+            put(instance.as_fd(), &place().unwrap(), &events).unwrap();
             assert_eq!(fds::readable(instance.as_fd()).unwrap(), size(&events), "{len}");
             take(instance.as_fd()).unwrap();
         }
