@@ -27,7 +27,7 @@ fn redis() {
 #[test]
 fn memcached() {
     if all_there(&["memcached", "python3"], "memcached") {
-        survives(&python("memcached", "memcached.py", "30"));
+        survives(&python("memcached", "memcached.py", "60"));
     }
 }
 
@@ -63,7 +63,7 @@ fn go_http() {
 fn java_sockets() {
     if have("javac", "java_sockets") {
         let mut app =
-            App::new("java_sockets", &[&"java", &"-Xmx256m", &"-cp", &java_archive("Echo.java"), &"Echo", &"80"]);
+            App::new("java_sockets", &[&"java", &"-Xmx256m", &"-cp", &java_archive("Echo.java"), &"Echo", &"120"]);
         app.between = &["java", "-version"];
         survives(&app);
     }
@@ -80,7 +80,7 @@ fn git_daemon() {
 fn socat_chain() {
     if all_there(&["socat", "python3"], "socat_chain") {
         let mut app = App::new("socat_chain", &[&"bash", &script("socat.sh")]);
-        app.inputs = vec![("text", text(600))];
+        app.inputs = vec![("text", text(900))];
         app.grows = "arrived";
         survives(&app);
     }
