@@ -55,15 +55,6 @@ static void *blocked(void *unused) {
     return NULL;
 }
 
-static void lines(int of, char *out, size_t size) {
-    char path[64];
-    snprintf(path, sizeof path, "/proc/self/fdinfo/%d", of);
-    slurp(path, out, size);
-    char *at = strstr(out, "fanotify ");
-    CHECK(at, "no group");
-    memmove(out, at, strlen(at) + 1);
-}
-
 static void modify(const char *path) {
     int to = MUST(open(path, O_WRONLY | O_CREAT | O_CLOEXEC, 0644));
     CHECK(write(to, "x", 1) == 1, "write");
@@ -163,7 +154,7 @@ int main(void) {
         mark_mounts();
     } else CHECK(errno == EPERM, "fanotify_init");
     static char before[8192], after[8192];
-    lines(fd, before, sizeof before);
+    fdinfo_from("fanotify ", fd, before, sizeof before);
     by_another(privileged, &w);
     pthread_t thread;
     PTHREAD(pthread_create(&thread, NULL, blocked, NULL));
@@ -199,7 +190,7 @@ int main(void) {
         CHECK(fcntl(empty, F_GETFL) == (O_RDWR | O_NONBLOCK), "flags of the empty one");
         if (privileged) through_mounts();
     }
-    lines(fd, after, sizeof after);
+    fdinfo_from("fanotify ", fd, after, sizeof after);
     CHECK(!strcmp(before, after), "the group was\n%s and is\n%s", before, after);
     by_another(privileged, &w);
     MUST(close(MUST(open("w/once", O_RDONLY)))); // ignored until it is modified
@@ -209,12 +200,12 @@ int main(void) {
     MUST(close(once));
     MUST(close(MUST(open("w/once", O_RDONLY))));
     expect(fd, FAN_OPEN, getpid(), &w, "once");
-    lines(empty, after, sizeof after);
+    fdinfo_from("fanotify ", empty, after, sizeof after);
     unsigned flags, event_flags;
     CHECK(sscanf(after, "fanotify flags:%x event-flags:%x", &flags, &event_flags) == 2 && !strchr(strchr(after, '\n') + 1, '\n'), "the empty one");
     CHECK(flags == FAN_REPORT_FID && (event_flags & ~0x8000u) == (O_RDWR | O_APPEND), "flags of the empty one");
     if (of_namespaces >= 0) {
-        lines(of_namespaces, after, sizeof after);
+        fdinfo_from("fanotify ", of_namespaces, after, sizeof after);
         CHECK(sscanf(after, "fanotify flags:%x", &flags) == 1 && flags == 0x4000, "flags of the one for namespaces");
     }
     unlink("late/late");

@@ -173,4 +173,13 @@ __attribute__((unused)) static inline ssize_t slurp(const char *path, char *buff
     return n;
 }
 
+// What the kernel tells of a descriptor, from the first line with this word on; nothing if there is none.
+__attribute__((unused)) static inline void fdinfo_from(const char *word, int fd, char *out, size_t size) {
+    char path[64];
+    snprintf(path, sizeof path, "/proc/self/fdinfo/%d", fd);
+    slurp(path, out, size);
+    char *at = strstr(out, word);
+    memmove(out, at ? at : "", at ? strlen(at) + 1 : 1);
+}
+
 #endif

@@ -29,14 +29,6 @@ static void *blocked(void *unused) {
     return NULL;
 }
 
-static void lines(int of, char *out, size_t size) {
-    char path[64];
-    snprintf(path, sizeof path, "/proc/self/fdinfo/%d", of);
-    slurp(path, out, size);
-    char *at = strstr(out, "inotify ");
-    memmove(out, at ? at : "", at ? strlen(at) + 1 : 1);
-}
-
 int main(void) {
     if (mkdir("w", 0755) && errno != EEXIST) CHECK(0, "mkdir");
     if (mkdir("w/deep", 0755) && errno != EEXIST) CHECK(0, "mkdir");
@@ -61,7 +53,7 @@ int main(void) {
     int set = MUST(epoll_create1(0));
     MUST(epoll_ctl(set, EPOLL_CTL_ADD, fd, &(struct epoll_event){.events = EPOLLIN, .data.u64 = 77}));
     static char before[4096], after[4096];
-    lines(fd, before, sizeof before);
+    fdinfo_from("inotify ", fd, before, sizeof before);
     pthread_t thread;
     PTHREAD(pthread_create(&thread, NULL, blocked, NULL));
     ready();
@@ -84,7 +76,7 @@ int main(void) {
     expect(fd, dir, IN_CREATE, "new");
     MUST(unlink("w/new"));
     expect(fd, dir, IN_DELETE, "new");
-    lines(fd, after, sizeof after);
+    fdinfo_from("inotify ", fd, after, sizeof after);
     CHECK(!strcmp(before, after), "the watches were\n%s and are\n%s", before, after);
     CHECK(link == 4 && lost == 5 && far == 6 && once == 7 && mounted == 8, "numbers");
     for (int i = 0; i < 2; i++) { // one-shot: the second is not reported
@@ -99,7 +91,7 @@ int main(void) {
     CHECK(n == 2 * sizeof first && first.wd == once && first.mask == IN_MODIFY && second.mask == IN_IGNORED, "one-shot");
     int next = MUST(inotify_add_watch(fd, "w/once", IN_MODIFY));
     CHECK(next > mounted, "the number %d comes again", next);
-    lines(empty, after, sizeof after);
+    fdinfo_from("inotify ", empty, after, sizeof after);
     CHECK(!*after && inotify_add_watch(empty, "w", IN_CREATE) == 1, "the empty one");
     unlink("late/late");
     MUST(close(MUST(open("late/late", O_WRONLY | O_CREAT, 0644))));
