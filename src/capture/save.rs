@@ -27,8 +27,8 @@ use super::look::{Looked, LookedProcess, look, unless_cancelled};
 use super::pages::{Origin, Pages};
 use super::{
     After, Error, Output, Request, Saved, aio, datagram, early, fanotify, inherits, inotify, jobcontrol, manifest,
-    mempolicy, mqnotify, mqueue, netlink, process, procfs, pty, shared, sockets, sysvsem, tcp, thread, timerfd, unix,
-    uring,
+    mempolicy, mqnotify, mqueue, netlink, process, procfs, pty, seccomp, shared, sockets, sysvsem, tcp, thread,
+    timerfd, unix, uring,
 };
 
 /// Saves a tree: holds it, looks at it, writes the image, lets it go (or stops or ends it).
@@ -128,8 +128,9 @@ fn hold_and_look(request: &Request<'_>) -> Result<(Held, Looked), Error> {
     const HALF_READ: u32 = 4;
     const PAUSE: Duration = Duration::from_millis(5);
     let mut tries = 0;
-    const PASSING: [&str; 13] = [
+    const PASSING: [&str; 14] = [
         procfs::OUTSIDE,
+        seccomp::CONDEMNED,
         fanotify::UNREAD,
         pty::STOPPED,
         tcp::EARLY,

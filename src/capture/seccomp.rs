@@ -9,6 +9,11 @@ use super::Error;
 use super::refusals::Refusals;
 
 const MODE_STRICT: u32 = 1;
+/// Its filter has just condemned it (kernel/seccomp.c, SECCOMP_MODE_DEAD).
+const MODE_DEAD: u32 = 3;
+
+/// It is gone in a moment.
+pub(super) const CONDEMNED: &str = "its seccomp filter is ending it";
 const RET_K: u16 = 0x06;
 const ACTION: u32 = 0xffff_0000;
 const RET_USER_NOTIF: u32 = 0x7fc0_0000;
@@ -55,6 +60,9 @@ fn one(
             return refuse("it is under seccomp, and this kernel lacks CONFIG_CHECKPOINT_RESTORE", "");
         }
         Err(e) => return Err(failed(e)),
+    }
+    if mode == MODE_DEAD {
+        return refuse(CONDEMNED, "save again when it has ended");
     }
     if mode == MODE_STRICT {
         return Ok(Some(Seccomp::Strict));
