@@ -1,12 +1,16 @@
 //! Standard streams that lead outside: terminals, pipes and sockets whose other side is not in the tree.
 
 use std::collections::HashMap;
+use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
 
+use crate::model::Hex;
 use crate::model::fd::Kind;
+use crate::model::pty::Session;
 use crate::model::stdio::Stdio;
 use crate::net;
 use crate::sys::tty;
+use crate::tracer::{Held, HeldProcess};
 
 use super::Error;
 use super::fd::{Group, SeenFd, Work};
@@ -97,7 +101,15 @@ pub(super) fn outside(s: &SeenFd, role: i32, terminal: bool) -> Stdio {
     let name = s.name();
     // `pipe:[123]`: the number means nothing later.
     let was = name.split(":[").next().unwrap_or_default().to_owned();
-    Stdio { role, was, terminal }
+    Stdio { role, was, terminal, settings: None, session: None }
+}
+
+/// The session that has the terminal with this device number as its controlling one.
+fn session(held: &Held, rdev: u64) -> Option<Session> {
+    let member = held.processes.iter().find(|p| tty::decoded(p.stat.tty_nr as u32) == rdev && p.sid.0 > 0)?;
+    let in_front = |p: &&HeldProcess| p.stat.pgrp == member.stat.tpgid && p.pgid.0 > 0;
+    let foreground = held.processes.iter().find(in_front).map(|p| p.pgid);
+    Some(Session { leader: member.sid, foreground })
 }
 
 /// A character device or socket; `None` if it was refused.
@@ -109,7 +121,14 @@ pub(super) fn capture(work: &mut Work<'_>, group: &Group, s: &SeenFd, roles: &Ro
     let is_socket = sockets::is_socket(s);
     let ours = roles.contains_key(&identity(s)) && (is_terminal || is_socket);
     if let (true, Some(role)) = (ours, group.role) {
-        return Ok(Some(Kind::Stdio(outside(s, role, is_terminal))));
+        let mut stdio = outside(s, role, is_terminal);
+        if let Some(rdev) = terminal(s) {
+            stdio.session = session(work.held, rdev);
+            // Of one that was hung up there are none.
+            let settings = || Some(Hex(tty::settings(s.copy(work.held).ok()?.as_fd()).ok()?.to_vec()));
+            stdio.settings = stdio.session.and_then(|session| session.foreground).and_then(|_| settings());
+        }
+        return Ok(Some(Kind::Stdio(stdio)));
     }
     let (what, reason) = if is_socket {
         (net::describe(s.host, s.meta.ino()), sockets::unsupported(&s.copy(work.held)?))
@@ -165,6 +184,7 @@ mod tests {
         assert_eq!(roles.get(&list[0].key()), Some(&1));
         // A socket of a member that is not the root leads to wherever.
         assert_eq!(roles.get(&list[4].key()), None);
-        assert_eq!(outside(&list[0], 1, false), Stdio { role: 1, was: "pipe".into(), terminal: false });
+        let plain = outside(&list[0], 1, false);
+        assert_eq!((plain.role, plain.was.as_str(), plain.terminal, plain.session), (1, "pipe", false, None));
     }
 }

@@ -214,6 +214,7 @@ fn image(path: &Path, json: bool) -> Done {
         files: restore::Files::Auto,
         verify: restore::Verify::Full,
         stdio: [restore::Stdio::Image, restore::Stdio::Image, restore::Stdio::Image],
+        terminal: false,
         cancel,
         sockets: restore::Sockets::Reset,
         foreign_vdso: false,

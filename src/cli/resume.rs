@@ -21,6 +21,7 @@ use crate::image::Image;
 use crate::model::Name;
 use crate::restore::{self, Moves, Options};
 use crate::supervise::keep::{self, Job, Signals, keep};
+use crate::supervise::relay::Relay;
 use crate::supervise::{Failure, FailureKind, engine, name, start, template};
 use crate::sys::spawn::{self, Background};
 
@@ -203,6 +204,7 @@ impl ResumeArgs {
                 Sockets::Refuse => restore::Sockets::Refuse,
             },
             stdio: [stdio(&self.stdin), stdio(&self.stdout), stdio(&self.stderr)],
+            terminal: !self.detach,
             cancel,
             foreign_vdso: self.foreign_vdso,
         })
@@ -346,8 +348,11 @@ fn bring_to_life(args: ResumeArgs, report: &Report) -> Result<(Job, Signals), Fa
     let command = vec![Name::from(path.as_path())];
     let output = output_beside(&path)?;
     let program = keep::Program::Resumed { root: resumed.root, init: resumed.init, status: resumed.status };
+    let relay = resumed.terminal.map(Relay::new).transpose();
+    let relay =
+        relay.map_err(|error| Failure::new(FailureKind::Failed, format!("cannot use the terminal: {error}"), ""))?;
     let keep = Keep::default();
-    Ok((Job { name, claim, program, command, output, keep }, signals))
+    Ok((Job { name, claim, program, relay, command, output, keep }, signals))
 }
 
 /// New images of a resumed job go to the directory of the one it came from, if there is one.

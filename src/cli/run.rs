@@ -13,6 +13,7 @@ use super::{Done, save};
 use crate::capture::Keep;
 use crate::model::Name;
 use crate::supervise::keep::{Ended, Job, Program, Signals, keep};
+use crate::supervise::relay::Lent;
 use crate::supervise::{Error, Failure, FailureKind, start, template};
 
 /// Run CMD so that it can be saved at any time
@@ -74,6 +75,7 @@ pub fn run(args: RunArgs) -> Done {
     let (claim, name) = start::claim(name(args.name).as_deref(), program)?;
     become_supervisor(c"ckpt-run")?;
     let signals = Signals::block()?;
+    let lent = Lent::to_program();
     let root = match start::start(&args.command, &name, &claim, signals.before) {
         Ok(root) => root,
         Err(error @ Error::Start { missing, .. }) => {
@@ -84,8 +86,12 @@ pub fn run(args: RunArgs) -> Done {
     };
     tracing::info!("{name}: started pid {root}; control socket {}", claim.path.display());
     let command = args.command.into_iter().map(|word| Name(word.into_vec())).collect();
-    let job = Job { name, claim, program: Program::Started { root }, command, output, keep: contents };
-    Ok(ended(keep(job, signals)?, args.talk))
+    let job = Job { name, claim, program: Program::Started { root }, relay: None, command, output, keep: contents };
+    let end = keep(job, signals)?;
+    if let (Ended::Saved(_), Some(lent)) = (&end, lent) {
+        lent.give_back();
+    }
+    Ok(ended(end, args.talk))
 }
 
 /// What the end of a job means for the command that kept it.

@@ -24,6 +24,7 @@ use crate::model::procfs::{self, Of};
 use crate::model::pty::Pty;
 use crate::model::seccomp::Seccomp;
 use crate::model::signals::Pending;
+use crate::model::stdio::Stdio;
 use crate::model::thread::Thread;
 use crate::model::tree::{Shares, State};
 use crate::model::uring::{self, DEFER_TASKRUN, DISABLED, KNOWN, OFFSETS, SINGLE_ISSUER, Uring};
@@ -452,6 +453,17 @@ fn notification(c: &Checkpoint, queue: &Queue, index: u32) -> Check {
     Err(format!("message queue {} notifies pid {pid} in a way that cannot be", queue.name.display()))
 }
 
+fn standard_stream(stdio: &Stdio) -> Check {
+    let of_terminal = |there: bool| stdio.terminal || !there;
+    let settings = stdio.settings.as_ref().is_none_or(|settings| settings.0.len() == 44);
+    let session = stdio.session.is_none_or(|s| s.leader.0 > 0 && s.foreground.is_none_or(|group| group.0 > 0));
+    let can_be = of_terminal(stdio.settings.is_some()) && of_terminal(stdio.session.is_some()) && settings && session;
+    if can_be && (0..=2).contains(&stdio.role) {
+        return Ok(());
+    }
+    Err(format!("standard stream {} cannot be", stdio.role))
+}
+
 fn pty(pty: &Pty) -> Check {
     // NR_UNIX98_PTY_MAX; what the kernel keeps of both directions is less than 1 MiB.
     let waiting =
@@ -644,7 +656,7 @@ fn files(c: &Checkpoint, blobs: &HashMap<u32, u64>) -> Check {
                 Err("a file is registered with it that is not there".to_owned())
             }
             Kind::Uring(uring) => content(&Some(uring.content)).and_then(|()| ring(uring)),
-            Kind::Stdio(stdio) if !(0..=2).contains(&stdio.role) => Err(format!("standard stream {}", stdio.role)),
+            Kind::Stdio(stdio) => standard_stream(stdio),
             _ => Ok(()),
         };
         result.and_then(|()| owner(file.owner, c, there)).map_err(|e| format!("open file {index}: {e}"))?;

@@ -66,9 +66,9 @@ pub struct Pty {
 /// A session at a terminal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Session {
-    /// Its leader, who is in the tree.
+    /// Its leader: who is in the tree, but for the terminal of standard streams.
     pub leader: Pid,
-    /// The foreground process group.
+    /// The foreground process group, if members of the tree are in it.
     pub foreground: Option<Pid>,
 }
 

@@ -2,6 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::Hex;
+use super::pty::Session;
+
 /// A terminal, pipe or socket whose other side is not in the tree, held as standard input, output or error.
 /// At resume the resuming command's own stream takes its place.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -12,4 +15,11 @@ pub struct Stdio {
     pub was: String,
     /// Whether it was a terminal.
     pub terminal: bool,
+    /// `struct termios2` of a terminal in whose foreground the program was. In the background those settings are somebody
+    /// else's.
+    #[serde(default)]
+    pub settings: Option<Hex>,
+    /// The session whose controlling terminal it was, if processes of the tree are in that.
+    #[serde(default)]
+    pub session: Option<Session>,
 }

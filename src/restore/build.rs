@@ -326,7 +326,7 @@ impl Builder<'_> {
         let groups: BTreeMap<Pid, i32> =
             self.checkpoint.tree.members.iter().map(|m| (m.pgid, self.actual(m.pgid))).collect();
         let actual = |pid: Pid| groups.get(&pid).copied().unwrap_or(pid.0);
-        for leader in self.checkpoint.shared.ptys.iter().filter_map(|p| Some(p.session?.leader)) {
+        for leader in pty::leaders(self.checkpoint, self.sources) {
             if let Some(puppet) = self.puppets.get_mut(&leader) {
                 pty::foreground(puppet, leader, self.checkpoint, self.sources, actual)?;
             }

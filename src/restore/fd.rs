@@ -9,6 +9,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use crate::image::Image;
 use crate::model::fd::{Descriptor, Kind, OpenFile};
 use crate::model::process::Limit;
+use crate::model::pty::Session;
 use crate::model::sockets::{Family, Socket};
 use crate::model::{Checkpoint, Pid, memory::Backing};
 use crate::sys::tasks;
@@ -16,6 +17,7 @@ use crate::sys::tasks;
 use super::changed::Changed;
 use super::late::Handover;
 use super::numbers::{self, Numbers};
+use super::stdio::Terminal;
 use super::stub::{Expect, Puppet};
 use super::view::View;
 use super::{
@@ -45,6 +47,8 @@ pub struct Sources {
     /// Inotify instances, fanotify groups, timerfds and rings of single threads, by the index of their description: our own copies, to begin
     /// to watch and to be started when all else is done, or when the thread is there.
     pub watching: Vec<(u32, OwnedFd)>,
+    /// A slave of the terminal that takes the place of a standard stream's, and its session.
+    pub terminal: Option<(Session, i32)>,
 }
 
 /// A mapped file, open in the ways its mappings were made: a mapping keeps the rights of its descriptor for ever.
@@ -70,6 +74,8 @@ pub struct Opened {
     unsealed: Vec<(File, u32)>,
     /// Files on their way back to their names.
     returning: files::Returning,
+    /// The terminal that takes the place of a standard stream's.
+    pub terminal: Option<Terminal>,
     /// What a person should know.
     pub notes: Vec<String>,
 }
@@ -106,11 +112,14 @@ pub fn open_all(image: &Image, options: &Options, changed: &Changed, view: &View
     let mut networked = sockets::networked(image, options, &mut notes)?;
     let mut terminals = pty::make(checkpoint)?;
     notes.extend(pty::notes(&terminals.renumbered));
+    // After those that have numbers to get back.
+    let mut terminal = Terminal::make(checkpoint, options)?;
     let mut handover = Handover::new(|fd| place(fd, numbers.spare()))?;
     let files = numbers.files.clone();
     for ((file, index), &number) in checkpoint.files.iter().zip(0u32..).zip(&files) {
         let fd = match (roles.get(&index), &file.kind, pipes.remove(&(index as usize))) {
-            (Some(role), ..) => stdio::open(*role, &options.stdio, file.flags)?,
+            (Some(role), ..) => stdio::open(*role, &options.stdio, file.flags, terminal.as_mut())?,
+            (None, Kind::Stdio(s), None) => stdio::open(s.role, &options.stdio, file.flags, terminal.as_mut())?,
             (None, Kind::Pidfd(_) | Kind::Mqueue(_) | Kind::Procfs(_), _) => handover.keep_place(index)?,
             (None, _, Some(end)) => end,
             (
@@ -141,6 +150,13 @@ pub fn open_all(image: &Image, options: &Options, changed: &Changed, view: &View
             Ok(place(fd, numbers.spare()))
         })
         .collect::<Result<_, Error>>()?;
+    let of_terminal = match &terminal {
+        Some(terminal) => {
+            let slave = terminal.slave.try_clone().map_err(|e| Error::step("sharing a terminal", 0, e))?;
+            Some((terminal.session, place(slave, numbers.spare())))
+        }
+        None => None,
+    };
     let (unsealed, returning) = contents.finish(|content| written(checkpoint, content))?;
     let image_fd = image.file().as_fd().try_clone_to_owned().map_err(|e| Error::step("sharing the image", 0, e))?;
     let image = place(image_fd, numbers.spare());
@@ -148,8 +164,8 @@ pub fn open_all(image: &Image, options: &Options, changed: &Changed, view: &View
         nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC).map_err(|e| Error::step("a pipe", 0, e.into()))?;
     let status = numbers.spare();
     moves.push((status_write.as_raw_fd(), status));
-    let numbers = Sources { moves, files, mapped, nameless, image, status, handover, watching };
-    Ok(Opened { numbers, owned, status_write, status_read, unsealed, returning, notes })
+    let numbers = Sources { moves, files, mapped, nameless, image, status, handover, watching, terminal: of_terminal };
+    Ok(Opened { numbers, owned, status_write, status_read, unsealed, returning, terminal, notes })
 }
 
 /// All descriptors of the whole tree are open at once for a moment; memory is made and locked before a process has
@@ -209,7 +225,7 @@ fn open(options: &Options, file: &OpenFile, contents: &mut files::Contents<'_>) 
         Kind::Socket(_) => File::open("/dev/null").map(OwnedFd::from).map_err(|e| Error::step("opening", 0, e)),
         Kind::Pty(_) => Err(Error::step("opening a terminal", 0, io::Error::other("it was not made"))),
         Kind::Uring(_) => Err(Error::step("opening an io_uring", 0, io::Error::other("it was not made"))),
-        Kind::Stdio(s) => stdio::open(s.role, &options.stdio, file.flags),
+        Kind::Stdio(s) => stdio::open(s.role, &options.stdio, file.flags, None),
     }
 }
 

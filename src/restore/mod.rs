@@ -86,6 +86,7 @@ use view::View;
 
 pub use moved::{Moves, adapt};
 pub use plan::{Plan, Summary, plan};
+pub use stdio::Terminal;
 
 /// How a program is started again.
 #[derive(Debug, Clone)]
@@ -100,6 +101,8 @@ pub struct Options {
     pub files: Files,
     /// What stands in for its standard input, output and error.
     pub stdio: [Stdio; 3],
+    /// Whether the program may have our terminal: by one of its own, which the caller then serves.
+    pub terminal: bool,
     /// What becomes of sockets and pipes that lead to somebody who is not in the image.
     pub sockets: Sockets,
     /// Set by a signal handler to give the resume up.
@@ -184,9 +187,11 @@ pub struct Resumed {
     pub root: i32,
     /// The first process of its pid namespace, our child; it lives as long as the tree.
     pub init: i32,
-    /// Readable when the root has ended: four bytes, a wait(2) status in the machine's byte order. End of file
+    /// Readable when the root was stopped or has ended: four bytes, a wait(2) status in the machine's byte order. End of file
     /// without them: everything was killed.
     pub status: OwnedFd,
+    /// The terminal made for it, which is of use only if somebody serves it.
+    pub terminal: Option<Terminal>,
     /// What a person should know: what differs from before.
     pub notes: Vec<String>,
     /// Processes brought back, zombies included.
@@ -279,6 +284,7 @@ pub fn resume(image: &Image, options: &Options) -> Result<Resumed, Error> {
     let mut notes = plan.summary.notes.clone();
     notes.append(&mut sources.notes);
     let mut init = namespaces::Init::start(checkpoint, options, &sources, &view)?;
+    let terminal = sources.terminal.take();
     let (sources, status, unsealed, returning) = sources.after_fork();
     // A thread of a program may be left where it waits, traced, until the tracer's end.
     let (root, init, more) = tracer::apart(move || -> Result<_, Error> {
@@ -326,6 +332,7 @@ pub fn resume(image: &Image, options: &Options) -> Result<Resumed, Error> {
         root,
         init,
         status,
+        terminal,
         notes,
         processes: checkpoint.tree.members.len(),
         threads: checkpoint.processes.iter().map(|p| p.threads.len()).sum(),

@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 
 use crate::model::fd::Kind;
-use crate::model::pty::{End, Pty, PtyEnd};
+use crate::model::pty::{End, Pty, PtyEnd, Session};
 use crate::model::{Checkpoint, Pid};
 use crate::sys::{fds, tty};
 
@@ -53,7 +53,8 @@ fn name(pty: &Pty) -> crate::model::Name {
     crate::model::Name(format!("/dev/pts/{}", pty.index).into_bytes())
 }
 
-fn new() -> io::Result<OwnedFd> {
+/// The master of a new one, whose slave is locked.
+pub fn new() -> io::Result<OwnedFd> {
     let options = OpenOptions::new().read(true).write(true).custom_flags(libc::O_NOCTTY).open("/dev/ptmx");
     options.map(OwnedFd::from)
 }
@@ -122,6 +123,18 @@ fn furnish(c: &Checkpoint, number: usize, pty: &Pty, master: OwnedFd, made: &mut
     Ok(())
 }
 
+/// The sessions at terminals, and a descriptor of the slave among the sources.
+fn sessions<'a>(c: &'a Checkpoint, sources: &'a Sources) -> impl Iterator<Item = (Session, i32)> + 'a {
+    let of_tree = c.shared.ptys.iter().enumerate();
+    let of_tree = of_tree.filter_map(|(number, pty)| Some((pty.session?, slave_of(c, sources, number)?)));
+    of_tree.chain(sources.terminal)
+}
+
+/// Who leads a session that has a terminal.
+pub fn leaders<'a>(c: &'a Checkpoint, sources: &'a Sources) -> impl Iterator<Item = Pid> + 'a {
+    sessions(c, sources).map(|(session, _)| session.leader)
+}
+
 /// A descriptor of the slave among the sources.
 fn slave_of(c: &Checkpoint, sources: &Sources, number: usize) -> Option<i32> {
     let is_slave =
@@ -131,9 +144,7 @@ fn slave_of(c: &Checkpoint, sources: &Sources, number: usize) -> Option<i32> {
 
 /// A new session leader takes its terminal; those it makes later have it, too.
 pub fn control(puppet: &mut Puppet, pid: Pid, c: &Checkpoint, sources: &Sources) -> Result<(), Error> {
-    let its = |pty: &Pty| pty.session.is_some_and(|s| s.leader == pid);
-    let Some(number) = c.shared.ptys.iter().position(its) else { return Ok(()) };
-    let Some(slave) = slave_of(c, sources, number) else { return Ok(()) };
+    let Some((_, slave)) = sessions(c, sources).find(|(session, _)| session.leader == pid) else { return Ok(()) };
     let mut batch = puppet.batch();
     batch.call("ioctl TIOCSCTTY", libc::SYS_ioctl, &[slave as u64, libc::TIOCSCTTY, 0]);
     puppet.run(batch).map(drop)
@@ -147,9 +158,8 @@ pub fn foreground(
     sources: &Sources,
     actual: impl Fn(Pid) -> i32,
 ) -> Result<(), Error> {
-    for (number, pty) in c.shared.ptys.iter().enumerate() {
-        let Some(group) = pty.session.filter(|s| s.leader == pid).and_then(|s| s.foreground) else { continue };
-        let Some(slave) = slave_of(c, sources, number) else { continue };
+    for (session, slave) in sessions(c, sources).filter(|(session, _)| session.leader == pid) {
+        let Some(group) = session.foreground else { continue };
         let mut batch = puppet.batch();
         let at = batch.data(&actual(group).to_ne_bytes());
         // One that nobody is in any more can't be set.

@@ -14,6 +14,7 @@ use nix::unistd::{Pid, getpgid, getpgrp};
 use super::directory::Claim;
 use super::peer::Peer;
 use super::protocol::{After, LastSave, Reply, Request, SaveRequest, Saved, Status};
+use super::relay::Relay;
 use super::saves::{Done, Order, Report, Saves, Work};
 use super::signals::{self, Action, Place};
 use super::{Error, Failure, FailureKind, members, template};
@@ -75,6 +76,8 @@ pub struct Job {
     pub claim: Claim,
     /// Its program.
     pub program: Program,
+    /// Its terminal and ours, if it has one made for it.
+    pub relay: Option<Relay>,
     /// What to show as its command.
     pub command: Vec<Name>,
     /// Where its images go: an absolute template.
@@ -162,6 +165,13 @@ impl Keeper {
             PollFd::new(self.job.claim.listener.as_fd(), read),
         ];
         fds.extend(self.status_fd().map(|fd| PollFd::new(fd, read)));
+        let status_at = fds.len() - 1;
+        let mut timeout = PollTimeout::NONE;
+        if let Some(relay) = &self.job.relay {
+            let (terminals, most) = relay.waits();
+            fds.extend(terminals.map(|(fd, events)| PollFd::new(fd, events)));
+            timeout = most;
+        }
         let fixed = fds.len();
         for peer in self.peers.values() {
             let write = if peer.has_unsent() { PollFlags::POLLOUT } else { PollFlags::empty() };
@@ -169,7 +179,7 @@ impl Keeper {
             let listen = if peer.has_ended() { PollFlags::empty() } else { read };
             fds.push(PollFd::new(peer.stream().as_fd(), listen | write));
         }
-        match poll(&mut fds, PollTimeout::NONE) {
+        match poll(&mut fds, timeout) {
             Ok(_) => {}
             Err(nix::errno::Errno::EINTR) => return Ok(()),
             Err(errno) => return Err(Error::io("wait for", "events")(errno)),
@@ -192,8 +202,11 @@ impl Keeper {
                 self.done(done);
             }
         }
-        if fixed > 3 && ready(3) {
+        if status_at == 3 && ready(3) {
             self.take_status();
+        }
+        if let Some(relay) = &mut self.job.relay {
+            relay.serve();
         }
         if ready(2) {
             self.admit();
@@ -222,7 +235,10 @@ impl Keeper {
             Ok(()) => Change::from_wait_status(i32::from_le_bytes(bytes)),
             Err(_) => None,
         };
-        self.end(Ended::Program(change.unwrap_or(Change::Killed(Signal::SIGKILL as i32))));
+        match change.unwrap_or(Change::Killed(Signal::SIGKILL as i32)) {
+            Change::Stopped(signal) => self.program_stopped(signal),
+            ended => self.end(Ended::Program(ended)),
+        }
     }
 
     fn take_signals(&mut self) {
@@ -239,10 +255,18 @@ impl Keeper {
                 Action::Reap => self.reap(),
                 Action::Drop => {}
                 Action::Forward => drop(kill(Pid::from_raw(self.root()), signal)),
-                Action::ForwardToGroup => self.signal_group(signal),
+                Action::ForwardToGroup => match (&self.job.relay, signal) {
+                    // Its own terminal tells the program.
+                    (Some(relay), Signal::SIGWINCH) => relay.resize(),
+                    (Some(relay), Signal::SIGCONT) => {
+                        relay.signal(signal);
+                        self.signal_group(signal);
+                    }
+                    _ => self.signal_group(signal),
+                },
                 Action::ForwardToGroupAndStop => {
                     self.signal_group(signal);
-                    let _ = stop_by(signal);
+                    self.stop(signal);
                 }
             }
         }
@@ -279,12 +303,24 @@ impl Keeper {
     }
 
     /// The program was stopped from its terminal: stop as well, so that the shell which waits for us notices.
-    fn program_stopped(&self, signal: i32) {
+    fn program_stopped(&mut self, signal: i32) {
         let signal = Signal::try_from(signal).ok();
         let by_terminal = |signal: &Signal| matches!(signal, Signal::SIGTSTP | Signal::SIGTTIN | Signal::SIGTTOU);
-        if let (Some(signal), Place::WithUs) = (signal.filter(by_terminal), self.place()) {
+        let Some(signal) = signal.filter(by_terminal) else { return };
+        if self.place() == Place::WithUs {
             let _ = stop_by(signal);
+        } else if self.job.relay.is_some() && members::is_stopped(self.root()) {
+            self.stop(signal);
+            // Also where we could not stop: then nobody could continue the program, either.
+            self.job.relay.iter().for_each(|relay| relay.signal(Signal::SIGCONT));
+            self.signal_group(Signal::SIGCONT);
         }
+    }
+
+    /// Stops, and leaves the terminal to the shell.
+    fn stop(&mut self, signal: Signal) {
+        self.job.relay.iter_mut().for_each(Relay::rest);
+        let _ = stop_by(signal);
     }
 
     /// The first end is the one that counts.
@@ -460,6 +496,7 @@ impl Keeper {
             // The program is gone; with its pid 1 the stand-ins go, too.
             let _ = kill(Pid::from_raw(*init), Signal::SIGKILL);
         }
+        self.job.relay.take().into_iter().for_each(Relay::finish);
         let Keeper { job, peers, .. } = self;
         drop(job); // the name is free before anybody can notice the end
         peers.into_values().for_each(Peer::finish);

@@ -14,6 +14,7 @@ pub mod members;
 pub mod name;
 mod peer;
 pub mod protocol;
+pub mod relay;
 mod saves;
 mod signals;
 pub mod start;

@@ -31,14 +31,14 @@ std::arch::global_asm!(
     "jb 2b",
     "3: int3",
     "jmp 2b",
-    // A stand-in. r12: the child whose status goes to descriptor r13 (or 0); r14: not 0 for one that only has to be
+    // A stand-in. r12: the child of whose stops and end descriptor r13 is told (or 0); r14: not 0 for one that only has to be
     // there; rsp: room for a status.
     "ckpt_stub_standin:",
     "test r14, r14",
     "jnz 6f",
     "4: mov edi, -1",
     "mov rsi, rsp",
-    "xor edx, edx", // no __WALL: idle stand-ins, which have no exit signal, don't count as children
+    "mov edx, 2", // WUNTRACED; no __WALL: idle stand-ins, which have no exit signal, don't count as children
     "xor r10d, r10d",
     "mov eax, 61",
     "syscall",
@@ -51,6 +51,8 @@ std::arch::global_asm!(
     "mov edx, 4",
     "mov eax, 1",
     "syscall",
+    "cmp byte ptr [rsp], 0x7f", // stopped, not ended
+    "je 4b",
     "mov rdi, r13",
     "mov eax, 3",
     "syscall",

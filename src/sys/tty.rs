@@ -22,11 +22,13 @@ const TIOCGPTPEER: u64 = 0x5441;
 const TIOCGDEV: u64 = 0x8004_5432;
 
 const OFLAG: usize = 4;
+const CFLAG: usize = 8;
 const LFLAG: usize = 12;
 const CC: usize = 17;
 const CC_LEN: usize = 19;
 const ICANON: u32 = 2;
 const VEOF: usize = 4;
+const VTIME: usize = 5;
 const VMIN: usize = 6;
 const VEOL: usize = 11;
 const VEOL2: usize = 16;
@@ -74,6 +76,23 @@ pub fn settings(fd: BorrowedFd<'_>) -> io::Result<Termios> {
 pub fn set(fd: BorrowedFd<'_>, settings: &Termios) -> io::Result<()> {
     // SAFETY: `settings` has the size that this request reads.
     check(unsafe { libc::ioctl(fd.as_raw_fd(), TCSETS2, settings.as_ptr()) }.into()).map(drop)
+}
+
+/// These settings, but with every byte handed through at once, as cfmakeraw(3) has it.
+pub fn raw(settings: &Termios) -> Termios {
+    let mut out = *settings;
+    let mut change = |at: usize, off: u32, on: u32| {
+        if let Some(flags) = out.get_mut(at..).and_then(|bytes| bytes.first_chunk_mut()) {
+            *flags = (u32::from_ne_bytes(*flags) & !off | on).to_ne_bytes();
+        }
+    };
+    let line_ends = libc::INLCR | libc::IGNCR | libc::ICRNL;
+    change(0, libc::IGNBRK | libc::BRKINT | libc::PARMRK | libc::ISTRIP | libc::IXON | line_ends, 0);
+    change(OFLAG, libc::OPOST, 0);
+    change(CFLAG, libc::CSIZE | libc::PARENB, libc::CS8);
+    change(LFLAG, libc::ECHO | libc::ECHONL | libc::ICANON | libc::ISIG | libc::IEXTEN, 0);
+    (out[CC + VMIN], out[CC + VTIME]) = (1, 0);
+    out
 }
 
 /// Rows and columns as `struct winsize` has them.

@@ -239,6 +239,12 @@ impl Scene {
         Proc { child, label: label.to_owned(), ended: None }
     }
 
+    /// Starts a command whose streams are set already.
+    pub fn start_as_told(&self, label: &str, command: &mut Command) -> Proc {
+        let child = command.spawn().unwrap_or_else(|e| panic!("{label} does not start: {e}"));
+        Proc { child, label: label.to_owned(), ended: None }
+    }
+
     /// Starts a program by itself, as nobody who knows of us would.
     pub fn start_alone(&self, argv: &[&OsStr]) -> Proc {
         let mut command = self.command(argv[0]);

@@ -1,0 +1,184 @@
+//! The two terminals of a resumed program: ours, at which somebody types, and its own, whose master we hold. While we are in
+//! the foreground of ours, it hands through every byte (termios(3), "Raw mode"), and the program's own does all the rest:
+//! echo, lines, signals, job control.
+
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::time::{Duration, Instant};
+
+use nix::poll::{PollFlags, PollTimeout};
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::{Pid, getpgrp, tcgetpgrp};
+
+use crate::restore::Terminal;
+use crate::sys::tty::{self, Termios};
+
+/// Bytes at a time, and about how many wait for a side that takes no more.
+const ROOM: usize = 4096;
+/// How often we look whether we are in the foreground: nobody tells.
+const LOOK: u16 = 200;
+/// How long our terminal may take for what the program has written last.
+const LAST_WORDS: Duration = Duration::from_secs(2);
+
+/// Both terminals.
+#[derive(Debug)]
+pub struct Relay {
+    terminal: Terminal,
+    /// Settings of ours before we came.
+    before: Termios,
+    /// Whether ours is handed through to the program.
+    on: bool,
+    typed: Vec<u8>,
+    shown: Vec<u8>,
+}
+
+impl Relay {
+    /// The program is running.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn new(terminal: Terminal) -> io::Result<Relay> {
+        let before = tty::settings(terminal.ours.as_fd())?;
+        let relay = Relay { terminal, before, on: false, typed: Vec::new(), shown: Vec::new() };
+        // What is on the screen is not what the program has left there: it may want to draw it anew.
+        relay.signal(Signal::SIGWINCH);
+        Ok(relay)
+    }
+
+    fn ours(&self) -> BorrowedFd<'_> {
+        self.terminal.ours.as_fd()
+    }
+
+    fn master(&self) -> BorrowedFd<'_> {
+        self.terminal.master.as_fd()
+    }
+
+    fn in_foreground(&self) -> bool {
+        tcgetpgrp(self.ours()) == Ok(getpgrp())
+    }
+
+    /// What to wait for, and how long at most.
+    pub fn waits(&self) -> ([(BorrowedFd<'_>, PollFlags); 2], PollTimeout) {
+        let of = |reads, writes| {
+            let read = if reads { PollFlags::POLLIN } else { PollFlags::empty() };
+            read | if writes { PollFlags::POLLOUT } else { PollFlags::empty() }
+        };
+        let ours = of(self.on && self.typed.len() < ROOM, !self.shown.is_empty());
+        let master = of(self.shown.len() < ROOM, !self.typed.is_empty());
+        let timeout = if self.on { PollTimeout::NONE } else { PollTimeout::from(LOOK) };
+        ([(self.ours(), ours), (self.master(), master)], timeout)
+    }
+
+    /// Brings to each side what can be brought without waiting.
+    pub fn serve(&mut self) {
+        if !self.on && self.in_foreground() {
+            self.begin();
+        }
+        if self.on && self.typed.len() < ROOM {
+            match take(&self.terminal.ours, &mut self.typed) {
+                Ok(()) => {}
+                // We are in the background, or it was hung up: begin anew where it turns out that we are not.
+                Err(_) => self.on = false,
+            }
+        }
+        give(&self.terminal.master, &mut self.typed);
+        if self.shown.len() < ROOM {
+            let _ = take(&self.terminal.master, &mut self.shown);
+        }
+        give(&self.terminal.ours, &mut self.shown);
+    }
+
+    fn begin(&mut self) {
+        if let Ok(before) = tty::settings(self.ours()) {
+            self.before = before;
+            self.on = tty::set(self.ours(), &tty::raw(&before)).is_ok();
+        }
+        self.resize();
+    }
+
+    /// Gives our terminal back as it was.
+    pub fn rest(&mut self) {
+        // From the background to set it would stop us, and it is somebody else's anyway.
+        if std::mem::take(&mut self.on) && self.in_foreground() {
+            let _ = tty::set(self.ours(), &self.before);
+        }
+    }
+
+    /// The program's terminal gets the size of ours, of which the kernel tells those in its foreground.
+    pub fn resize(&self) {
+        if let Ok(size) = tty::size(self.ours()) {
+            let _ = tty::set_size(self.master(), &size);
+        }
+    }
+
+    /// Sends a signal to those in the foreground of the program's terminal.
+    pub fn signal(&self, signal: Signal) {
+        if let Some((_, group @ 1..)) = tty::session(self.master()) {
+            let _ = killpg(Pid::from_raw(group), signal);
+        }
+    }
+
+    /// The program has ended: shows what it has written last, and gives our terminal back.
+    pub fn finish(mut self) {
+        let end = Instant::now() + LAST_WORDS;
+        loop {
+            let _ = take(&self.terminal.master, &mut self.shown);
+            give(&self.terminal.ours, &mut self.shown);
+            if self.shown.is_empty() || Instant::now() > end {
+                break;
+            }
+            let wait = nix::poll::PollFd::new(self.ours(), PollFlags::POLLOUT);
+            let _ = nix::poll::poll(&mut [wait], PollTimeout::from(LOOK));
+        }
+        self.rest();
+    }
+}
+
+/// Our terminal, which a program that we start uses as it likes.
+#[derive(Debug)]
+pub struct Lent {
+    before: Termios,
+}
+
+impl Lent {
+    /// As it is now, if our standard input is in our foreground.
+    pub fn to_program() -> Option<Lent> {
+        let input = io::stdin();
+        let ours = tcgetpgrp(&input) == Ok(getpgrp());
+        ours.then(|| tty::settings(input.as_fd()).ok()).flatten().map(|before| Lent { before })
+    }
+
+    /// A program that was ended by a save has not put the settings back itself.
+    pub fn give_back(self) {
+        let input = io::stdin();
+        if tcgetpgrp(&input) == Ok(getpgrp()) {
+            let _ = tty::set(input.as_fd(), &self.before);
+        }
+    }
+}
+
+/// Reads once, if there is something.
+fn take(mut from: &File, into: &mut Vec<u8>) -> io::Result<()> {
+    let mut buffer = [0; ROOM];
+    match from.read(&mut buffer) {
+        Ok(0) => Err(io::ErrorKind::UnexpectedEof.into()),
+        Ok(n) => {
+            into.extend(buffer.iter().take(n));
+            Ok(())
+        }
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
+/// Writes what is taken. What can't be shown or typed any more is lost.
+fn give(mut to: &File, from: &mut Vec<u8>) {
+    while !from.is_empty() {
+        match to.write(from) {
+            Ok(n) => drop(from.drain(..n.min(from.len()))),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+            Err(_) => from.clear(),
+        }
+    }
+}
