@@ -261,8 +261,9 @@ fn tmux() {
         return;
     }
     let (scene, mut terminal) = (Scene::new("tmux"), Terminal::new());
-    fs::write(scene.work("conf"), "set -g default-command 'exec bash --norc'\nset -g assume-paste-time 0\n")
-        .expect("a file");
+    // The shell that starts a pane's may have a prompt of its own.
+    let conf = "set -g default-command \"PS1='PROMPT ' exec bash --norc\"\nset -g assume-paste-time 0\n";
+    fs::write(scene.work("conf"), conf).expect("a file");
     let mut job = start_run(&scene, &terminal, &["tmux", "-S", "socket", "-f", "conf"]);
     for (split, side) in [("", "left"), ("\x02%", "right")] {
         terminal.press(split);
