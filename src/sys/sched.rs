@@ -22,7 +22,8 @@ struct Attr {
     period: u64,
 }
 
-/// sched_getattr(2).
+/// sched_getattr(2), and getpriority(2) where the former leaves the nice value out: a thread has it again when it is no
+/// longer a real-time one.
 pub fn get(tid: i32) -> io::Result<Sched> {
     let mut a = Attr::default();
     // SAFETY: `a` outlives the call and is as long as said.
@@ -30,12 +31,24 @@ pub fn get(tid: i32) -> io::Result<Sched> {
     let deadline = Deadline { runtime: a.runtime, deadline: a.deadline, period: a.period };
     // For other policies `runtime` is the length of a time slice.
     let deadline = (a.policy == SCHED_DEADLINE).then_some(deadline);
-    Ok(Sched { policy: a.policy, flags: a.flags, nice: a.nice, priority: a.priority, deadline })
+    let nice = if takes_nice(a.policy) { a.nice } else { nice(tid)? };
+    Ok(Sched { policy: a.policy, flags: a.flags, nice, priority: a.priority, deadline })
 }
 
-/// sched_setattr(2), and setpriority(2) for SCHED_IDLE, whose nice value the former leaves alone.
+/// Whether sched_setattr(2) sets the nice value as well, and not the policy alone.
+fn takes_nice(policy: u32) -> bool {
+    [libc::SCHED_OTHER, libc::SCHED_BATCH].contains(&(policy as i32))
+}
+
+/// getpriority(2), which gives 20 less the nice value, so as never to be negative.
+fn nice(tid: i32) -> io::Result<i32> {
+    // SAFETY: no memory is involved.
+    check(unsafe { libc::syscall(libc::SYS_getpriority, libc::PRIO_PROCESS, tid) }).map(|n| 20 - n as i32)
+}
+
+/// sched_setattr(2), and setpriority(2) where the former leaves the nice value alone.
 pub fn set(tid: i32, sched: &Sched) -> io::Result<()> {
-    if sched.policy == libc::SCHED_IDLE as u32 {
+    if !takes_nice(sched.policy) {
         // SAFETY: no memory is involved.
         check(unsafe { libc::setpriority(libc::PRIO_PROCESS, tid as libc::id_t, sched.nice) }.into())?;
     }

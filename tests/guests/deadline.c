@@ -1,4 +1,4 @@
-// SCHED_DEADLINE, of a thread and of the first one: run time, deadline and period.
+// SCHED_DEADLINE, of a thread and of the first one: run time, deadline and period, and the nice value that stays.
 #include "guest.h"
 
 struct attributes {
@@ -22,11 +22,13 @@ static void is(const struct attributes *wanted) {
     struct attributes now = {0};
     MUST(syscall(SYS_sched_getattr, 0, &now, sizeof now, 0));
     CHECK(now.policy == wanted->policy && now.flags == wanted->flags, "policy %u flags %lu", now.policy, (long)now.flags);
+    CHECK(getpriority(PRIO_PROCESS, 0) == (wanted == &first ? 4 : 7), "nice value %d", getpriority(PRIO_PROCESS, 0));
     CHECK(now.runtime == wanted->runtime && now.deadline == wanted->deadline && now.period == wanted->period, "%lu of %lu every %lu", (long)now.runtime, (long)now.deadline, (long)now.period);
 }
 
 static void *thread(void *unused) {
     (void)unused;
+    MUST(setpriority(PRIO_PROCESS, 0, 7));
     MUST(syscall(SYS_sched_setattr, 0, &second, 0));
     up = 1;
     for (; !finish; nap(1000)) is(&second);
@@ -37,6 +39,7 @@ int main(void) {
     pthread_t other;
     PTHREAD(pthread_create(&other, NULL, thread, NULL));
     while (!up) sched_yield();
+    MUST(setpriority(PRIO_PROCESS, 0, 4));
     MUST(syscall(SYS_sched_setattr, 0, &first, 0));
     ready();
     while (go_on()) is(&first);

@@ -1,6 +1,13 @@
-// What belongs to each thread: its id, thread-local storage, name, affinity, nice value, policy, alternate stack, signal mask.
+// What belongs to each thread: its id, thread-local storage, name, affinity, nice value, policy and priority (real-time
+// ones where they are permitted), alternate stack, signal mask.
 #include "guest.h"
 
+#ifndef SS_AUTODISARM
+#define SS_AUTODISARM (1u << 31)
+#endif
+#ifndef SCHED_RESET_ON_FORK
+#define SCHED_RESET_ON_FORK 0x40000000
+#endif
 #define THREADS 6
 static __thread volatile uint64_t local = 7, local_array[100];
 static pid_t tids[THREADS + 1];
@@ -12,7 +19,7 @@ struct seen {
     pid_t tid;
     char name[16];
     cpu_set_t cpus;
-    int nice, policy, io;
+    int nice, policy, priority, io;
     stack_t alt;
     sigset_t mask;
     unsigned long slack;
@@ -26,6 +33,9 @@ static void look(struct seen *s) {
     errno = 0;
     s->nice = getpriority(PRIO_PROCESS, 0);
     s->policy = MUST(syscall(SYS_sched_getscheduler, 0)); // (musl refuses its own)
+    struct sched_param param;
+    MUST(syscall(SYS_sched_getparam, 0, &param));
+    s->priority = param.sched_priority;
     s->io = MUST(syscall(SYS_ioprio_get, 1, 0));
     MUST(sigaltstack(NULL, &s->alt));
     PTHREAD(pthread_sigmask(SIG_SETMASK, NULL, &s->mask));
@@ -37,7 +47,7 @@ static void compare(const struct seen *a, const struct seen *b) {
     CHECK(!strcmp(a->name, b->name), "name %s is now %s", a->name, b->name);
     CHECK(CPU_EQUAL(&a->cpus, &b->cpus), "affinity of %s", a->name);
     CHECK(a->nice == b->nice, "nice value %d is now %d", a->nice, b->nice);
-    CHECK(a->policy == b->policy, "policy %d is now %d", a->policy, b->policy);
+    CHECK(a->policy == b->policy && a->priority == b->priority, "policy %#x of %d is now %#x of %d", a->policy, a->priority, b->policy, b->priority);
     CHECK(a->io == b->io, "io priority %#x is now %#x", a->io, b->io);
     CHECK(a->alt.ss_sp == b->alt.ss_sp && a->alt.ss_size == b->alt.ss_size && a->alt.ss_flags == b->alt.ss_flags, "alternate stack of %s", a->name);
     for (int s = 1; s < 65; s++) CHECK(sigismember(&a->mask, s) == sigismember(&b->mask, s), "mask of %s, signal %d", a->name, s);
@@ -57,12 +67,14 @@ static void *worker(void *arg) {
         if (CPU_ISSET(c, &all) && want-- == 0) CPU_SET(c, &one);
     if (me % 2) MUST(sched_setaffinity(0, sizeof one, &one));
     MUST(setpriority(PRIO_PROCESS, 0, me));
-    struct sched_param zero = {0};
-    if (me == 3) MUST(syscall(SYS_sched_setscheduler, 0, SCHED_BATCH, &zero));
+    struct sched_param zero = {0}, low = {.sched_priority = 3}, lower = {.sched_priority = 2};
+    if (me == 1) syscall(SYS_sched_setscheduler, 0, SCHED_FIFO, &low);
+    if (me == 3) MUST(syscall(SYS_sched_setscheduler, 0, SCHED_BATCH | SCHED_RESET_ON_FORK, &zero));
     if (me == 4) MUST(syscall(SYS_sched_setscheduler, 0, SCHED_IDLE, &zero));
+    if (me == 6) syscall(SYS_sched_setscheduler, 0, SCHED_RR | SCHED_RESET_ON_FORK, &lower);
     if (me == 5) MUST(syscall(SYS_ioprio_set, 1, 0, 2 << 13 | 6));
     MUST(prctl(PR_SET_TIMERSLACK, 60000 + me));
-    stack_t alt = {.ss_sp = malloc(16384), .ss_size = 16384};
+    stack_t alt = {.ss_sp = malloc(16384), .ss_size = 16384, .ss_flags = me == 5 ? (int)SS_AUTODISARM : 0};
     if (me != 1) MUST(sigaltstack(&alt, NULL));
     sigset_t mask;
     sigemptyset(&mask);
