@@ -1,6 +1,11 @@
-// The address space as /proc/self/maps shows it: ranges, protections, offsets, files, [heap], [stack], [vdso], [vvar].
+// The address space as /proc/self/maps shows it: ranges, protections, offsets, files, [heap], [stack], [vdso], [vvar],
+// and names that the program has given (PR_SET_VMA_ANON_NAME, where the kernel has them).
 #include "guest.h"
 
+#ifndef PR_SET_VMA
+#define PR_SET_VMA 0x53564d41
+#define PR_SET_VMA_ANON_NAME 0
+#endif
 #define MAX 512
 struct range {
     unsigned long start, end, offset;
@@ -53,7 +58,10 @@ int main(void) {
     CHECK(mmap(NULL, 8192, PROT_READ, MAP_PRIVATE, fd, 4096) != MAP_FAILED, "map of the executable");
     CHECK(mmap(NULL, 8192, PROT_NONE, MAP_SHARED, fd, 0) != MAP_FAILED, "shared map of the executable");
     MUST(close(fd));
-    CHECK(mmap(NULL, 8192, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0) != MAP_FAILED, "shared map");
+    char *shared = mmap(NULL, 8192, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    CHECK(shared != MAP_FAILED, "shared map");
+    (void)prctl(PR_SET_VMA, PR_SET_VMA_ANON_NAME, (char *)victim + 8192, 4096, "a (name)");
+    (void)prctl(PR_SET_VMA, PR_SET_VMA_ANON_NAME, shared, 8192, "shared");
     CHECK(sbrk(40960) != (void *)-1, "sbrk");
     read_layout(&before);
     ready();
