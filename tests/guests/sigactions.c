@@ -1,5 +1,22 @@
-// Signal actions: handlers, flags, masks; the blocked mask; handlers that run when a signal comes after a resume.
+// Signal actions: handlers, flags, masks; the blocked mask; handlers that run when a signal comes after a resume; one that
+// comes back by a restorer of its own.
 #include "guest.h"
+
+#ifndef SA_RESTORER
+#define SA_RESTORER 0x04000000
+#endif
+#define RESTORED SIGURG
+
+// As the kernel has it: what the C library sets is its own restorer. This one counts.
+struct kernel_action {
+    void (*handler)(int);
+    unsigned long flags;
+    void (*restorer)(void);
+    uint64_t mask;
+};
+uint64_t restored;
+void restore(void);
+__asm__(".text\n.globl restore\nrestore:\n lock incq restored(%rip)\n mov $15,%eax\n syscall\n"); // rt_sigreturn
 
 static struct sigaction set[65];
 static volatile sig_atomic_t counts[65];
@@ -42,6 +59,9 @@ int main(void) {
         if (s == SIGHUP) a->sa_handler = plain, a->sa_flags = SA_RESETHAND;
         MUST(sigaction(s, a, NULL));
     }
+    struct kernel_action own = {plain, SA_RESTORER | SA_RESTART, restore, 1ul << (SIGUSR1 - 1)}, seen;
+    memset(&set[RESTORED], 0, sizeof *set);
+    MUST(syscall(SYS_rt_sigaction, RESTORED, &own, NULL, 8));
     sigemptyset(&blocked);
     sigaddset(&blocked, SIGTERM);
     sigaddset(&blocked, SIGRTMAX);
@@ -69,6 +89,10 @@ int main(void) {
         before = counts[SIGUSR1];
         MUST(kill(getpid(), SIGUSR1));
         CHECK(counts[SIGUSR1] == before + 1, "a signal did not come");
+        MUST(syscall(SYS_rt_sigaction, RESTORED, NULL, &seen, 8));
+        CHECK(!memcmp(&seen, &own, sizeof own), "the action with a restorer of its own");
+        MUST(kill(getpid(), RESTORED));
+        CHECK(counts[RESTORED] == (int)turn && restored == turn, "the restorer ran %lu times, not %lu", restored, turn);
         // SA_NOCLDWAIT: a child leaves no zombie.
         if (turn % 16 == 0) {
             pid_t child = MUST(fork());
