@@ -1,6 +1,7 @@
-// setitimer(2): the real-time one ticks on, the two of processor time keep what is left.
+// setitimer(2): the real-time one ticks on, the two of processor time keep what is left. alarm(2), in a child.
 #include "guest.h"
 
+#define SECOND 1000000000ll
 static void spoil(void) {
     struct itimerval off = {{0, 0}, {0, 0}};
     MUST(setitimer(ITIMER_VIRTUAL, &off, NULL));
@@ -18,11 +19,36 @@ static void *taker(void *arg) {
     return NULL;
 }
 
+// It comes once, at its time; a clock is read before and after.
+static void alarmed(void) {
+    int64_t from = now_ns(CLOCK_MONOTONIC), by;
+    alarm(1000);
+    by = now_ns(CLOCK_MONOTONIC);
+    while (wait_on()) {
+        struct itimerval now;
+        int64_t before = now_ns(CLOCK_MONOTONIC);
+        MUST(getitimer(ITIMER_REAL, &now));
+        int64_t after = now_ns(CLOCK_MONOTONIC), left = now.it_value.tv_sec * SECOND + now.it_value.tv_usec * 1000;
+        CHECK(!now.it_interval.tv_sec && !now.it_interval.tv_usec, "an alarm with a period");
+        CHECK(left > from + 1000 * SECOND - after - SECOND / 5 && left < by + 1000 * SECOND - before + SECOND / 5, "%ld ns to the alarm, after %ld", left, after - from);
+    }
+    CHECK(alarm(1) > 900, "the time that was left");
+    sigset_t set;
+    int signal;
+    sigemptyset(&set);
+    sigaddset(&set, SIGALRM);
+    PTHREAD(sigwait(&set, &signal));
+    CHECK(alarm(0) == 0, "an alarm comes twice");
+    _exit(0);
+}
+
 int main(void) {
     sigset_t set;
     sigemptyset(&set);
     sigaddset(&set, SIGALRM);
     MUST(sigprocmask(SIG_BLOCK, &set, NULL));
+    pid_t child = MUST(fork());
+    if (!child) alarmed();
     pthread_t thread;
     PTHREAD(pthread_create(&thread, NULL, taker, &set));
     struct itimerval real = {{0, 10000}, {0, 10000}}, virtual = {{7, 0}, {5000, 0}}, prof = {{0, 300}, {6000, 0}}, now;
@@ -52,5 +78,6 @@ int main(void) {
     CHECK(ticks > 0 || due < 3, "no tick at all where %ld are due", due);
     finish = 1;
     PTHREAD(pthread_join(thread, NULL));
+    join_child(child);
     return pass();
 }

@@ -1,5 +1,10 @@
-// timer_create(2): ids (with gaps), signal and value, a timer for one thread, remaining time, period, absolute deadlines, overruns.
+// timer_create(2): ids (with gaps), signal and value, a timer for one thread, remaining time, period, absolute deadlines, overruns;
+// international atomic time, and the processor time of another process.
 #include "guest.h"
+
+#ifndef CLOCK_TAI
+#define CLOCK_TAI 11
+#endif
 
 #define SECOND 1000000000ll
 #ifndef sigev_notify_thread_id
@@ -90,6 +95,18 @@ int main(void) {
     int over = make(CLOCK_MONOTONIC, SIGEV_SIGNAL, SIGRTMIN + 4, 5, 0);
     int cpu = make(CLOCK_PROCESS_CPUTIME_ID, SIGEV_NONE, 0, 0, 0);
     int unset = make(CLOCK_MONOTONIC, SIGEV_SIGNAL, SIGRTMIN + 3, 6, 0);
+    int tai = make(CLOCK_TAI, SIGEV_NONE, 0, 0, 0);
+    pid_t child = MUST(fork());
+    if (!child) {
+        while (wait_on()) {
+            int64_t end = now_ns(CLOCK_PROCESS_CPUTIME_ID) + SECOND / 1000;
+            while (now_ns(CLOCK_PROCESS_CPUTIME_ID) < end) {}
+        }
+        _exit(0);
+    }
+    clockid_t its;
+    PTHREAD(clock_getcpuclockid(child, &its));
+    int other = make(its, SIGEV_NONE, 0, 0, 0);
     int64_t start = now_ns(CLOCK_MONOTONIC), set_by, deadline = start + 2000 * SECOND, real_deadline = now_ns(CLOCK_REALTIME) + 3000 * SECOND, interval;
     set(gap[2], 0, 4000 * SECOND, 0);
     set(ticking, 0, 10000000, 10000000);
@@ -100,8 +117,11 @@ int main(void) {
     set(real, TIMER_ABSTIME, real_deadline, 0);
     set(over, 0, 1000000, 1000000); // its signal stays blocked: it overruns
     set(cpu, 0, 1000 * SECOND, 0);
+    set(other, 0, 1000 * SECOND, 0);
+    int64_t tai_deadline = now_ns(CLOCK_TAI) + 5000 * SECOND;
+    set(tai, TIMER_ABSTIME, tai_deadline, 0);
     ready();
-    int64_t last = left(quiet, NULL), seen_at = start;
+    int64_t last = left(quiet, NULL), seen_at = start, last_other = 1000 * SECOND, other_at = start;
     int last_hits = 0, last_worker = 0;
     while (go_on()) {
         // The clocks before and after: who reads them may be kept waiting.
@@ -120,6 +140,11 @@ int main(void) {
         CHECK(left(unset, NULL) == 0, "a timer that was never set is running");
         CHECK(left(cpu, NULL) > 900 * SECOND && left(cpu, NULL) <= 1000 * SECOND, "processor-time timer");
         CHECK(left(gap[2], NULL) > 3900 * SECOND, "the timer between the gaps");
+        int64_t of_other = left(other, NULL), tai_now = now_ns(CLOCK_TAI), tai_until = left(tai, NULL);
+        CHECK(of_other <= last_other && of_other > 900 * SECOND, "the other process's time went from %ld to %ld", last_other, of_other);
+        if (of_other < last_other) last_other = of_other, other_at = now;
+        CHECK(now - other_at < 20 * SECOND, "the other process's time stands still");
+        CHECK(tai_until > tai_deadline - now_ns(CLOCK_TAI) - SECOND / 5 && tai_until < tai_deadline - tai_now + 60 * SECOND, "%ld ns of atomic time", tai_until);
         for (int i = 0; i < 5; i++) {
             struct itimerspec t;
             if (i != 2) CHECK(syscall(SYS_timer_gettime, gap[i], &t) == -1 && errno == EINVAL, "a deleted timer exists");
@@ -141,5 +166,6 @@ int main(void) {
     CHECK(later != ticking && later != own && later != quiet && later != absolute && later != over && later != unset, "a new timer took an id in use");
     finish = 1;
     for (int i = 0; i < 2; i++) PTHREAD(pthread_join(threads[i], NULL));
+    join_child(child);
     return pass();
 }
