@@ -75,6 +75,15 @@ int main(void) {
         _exit(0);
     }
     MUST(close(turn[0]));
+    pid_t waiting = MUST(fork());
+    if (!waiting) {
+        // Waits for its parent's lock: they go when that ends, or are given up.
+        MUST(close(turn[1]));
+        l = (struct flock){.l_type = F_WRLCK, .l_whence = SEEK_SET, .l_start = 7, .l_len = 1};
+        MUST(fcntl(range, F_SETLKW, &l));
+        CHECK(told("go"), "a lock was got that is taken");
+        _exit(0);
+    }
     char c;
     CHECK(read(answer[0], &c, 1) == 1, "read");
     pthread_t threads[2];
@@ -93,6 +102,9 @@ int main(void) {
     }
     MUST(close(turn[1]));
     join_child(child);
+    l = (struct flock){.l_type = F_UNLCK, .l_whence = SEEK_SET, .l_start = 5, .l_len = 10};
+    MUST(fcntl(range, F_SETLK, &l));
+    join_child(waiting);
     MUST(flock(flocked, LOCK_UN));
     l = (struct flock){.l_type = F_UNLCK, .l_whence = SEEK_SET, .l_start = 1000, .l_len = 0};
     MUST(fcntl(range, F_OFD_SETLK, &l));
