@@ -1,7 +1,8 @@
 // Options of sockets: every one that can be set and read as a number is set to something that a new socket does not have,
-// of each kind of socket; beside them the interface (SO_BINDTODEVICE) and the congestion control of TCP.
+// of each kind of socket; beside them the interface (SO_BINDTODEVICE), the congestion control of TCP, lingering, a filter.
 #include "guest.h"
 #include <arpa/inet.h>
+#include <linux/filter.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <sys/socket.h>
@@ -9,7 +10,7 @@
 struct option { int level, name; socklen_t size; char value[64]; };
 static struct socket_ {
     const char *what;
-    int fd, count, connected;
+    int fd, count, connected, filtered;
     struct option options[160];
 } sockets[16];
 static int count;
@@ -76,10 +77,33 @@ static void note(struct socket_ *s) {
     }
 }
 
+// What is no number.
+static void larger(struct socket_ *s, int i) {
+    MUST(setsockopt(s->fd, SOL_SOCKET, SO_LINGER, &(struct linger){1, 20 + i}, sizeof(struct linger)));
+    // The first 1000 bytes of everything.
+    struct sock_filter code[] = {BPF_STMT(BPF_LD | BPF_IMM, 1000 + i), BPF_STMT(BPF_RET | BPF_A, 0)};
+    // Not every user may have one for TCP.
+    s->filtered = !setsockopt(s->fd, SOL_SOCKET, SO_ATTACH_FILTER, &(struct sock_fprog){2, code}, sizeof(struct sock_fprog));
+    CHECK(s->filtered || errno == EPERM, "SO_ATTACH_FILTER of %s", s->what);
+}
+
+static void check_larger(const struct socket_ *s, int i) {
+    struct linger l;
+    socklen_t size = sizeof l;
+    MUST(getsockopt(s->fd, SOL_SOCKET, SO_LINGER, &l, &size));
+    CHECK(l.l_onoff == 1 && l.l_linger == 20 + i, "%s: lingers %d, %d s", s->what, l.l_onoff, l.l_linger);
+    // Its length is in instructions.
+    struct sock_filter code[8];
+    size = 8;
+    MUST(getsockopt(s->fd, SOL_SOCKET, SO_GET_FILTER, code, &size));
+    CHECK(s->filtered ? size == 2 && code[0].code == (BPF_LD | BPF_IMM) && code[0].k == 1000u + i && code[1].code == (BPF_RET | BPF_A) : !size, "%s: a filter of %u", s->what, size);
+}
+
 static void text(struct socket_ *s, int level, int name, const char *value) { MUST(setsockopt(s->fd, level, name, value, strlen(value))); }
 
 static struct socket_ *add(const char *what, int fd, int connected) {
     sockets[count] = (struct socket_){.what = what, .fd = fd, .connected = connected};
+    larger(&sockets[count], count); // one of the numbers locks the filter
     return &sockets[count++];
 }
 
@@ -95,6 +119,7 @@ static void check(void) {
             look(sockets[i].fd, &is);
             CHECK(!differs(&was, &is), "%s: option %d of level %d is %d, was %d", sockets[i].what, was.name, was.level, *(int *)is.value, *(int *)was.value);
         }
+        check_larger(&sockets[i], i);
     }
 }
 
