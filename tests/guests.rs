@@ -232,6 +232,7 @@ guests! {
     sockopts: false,
     tcp: false,
     earlybytes: false,
+    closing: false,
     urgent: false,
     unixurgent: true,
     memfd: true,

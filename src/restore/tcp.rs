@@ -62,9 +62,11 @@ pub fn make(image: &Image, outside: Sockets) -> Result<HashMap<u32, OwnedFd>, Er
     for own in &list {
         work.listen(own).map_err(|e| failed(own, e))?;
     }
-    // Those that wait for the same listening socket in the order they came in, where that is known.
+    // Those that wait for the same listening socket in the order they came in, where that is known. Who is still connecting
+    // may have found no place among them.
+    let is_connecting = |own: &Own<'_>| matches!(own.tcp.state, State::Connecting { .. });
     let mut order: Vec<&Own<'_>> = list.iter().collect();
-    order.sort_by_key(|own| own.tcp.early.map(|early| early.place));
+    order.sort_by_key(|own| (is_connecting(own), own.tcp.early.map(|early| early.place)));
     for own in order {
         work.reach_out(own).map_err(|e| failed(own, e))?;
     }
