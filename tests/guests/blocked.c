@@ -12,6 +12,7 @@
 // From linux/futex.h, which musl does not bring.
 #define FUTEX_WAIT 0
 #define FUTEX_WAKE 1
+#define FUTEX_CMP_REQUEUE 4
 #define FUTEX_LOCK_PI 6
 #define FUTEX_UNLOCK_PI 7
 #define FUTEX_WAIT_BITSET 9
@@ -22,7 +23,7 @@
 #define QUEUED (-1) // stands for SIGRTMIN + 9, which is no constant
 static volatile int released;
 static int wake[2], full[2], event, stay[2];
-static uint32_t word, pi_lock;
+static uint32_t word, pi_lock, left, moved_to = 2; // moved_to: 0, or 2 while somebody has it and others wait
 static int pair[2];
 static sem_t semaphore;
 static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
@@ -210,6 +211,20 @@ static void in_waitid(void) {
     OVER("waitid");
     CHECK(n == 0 ? info.si_status == 5 : errno == ECHILD, "waitid returned %d", n);
 }
+// Moved from one futex to another before it waits there, as conditions do it with those whom they wake. A save brings it back
+// to the first, which has another value by now.
+static void in_requeued(void) {
+    long n = syscall(SYS_futex, &left, FUTEX_WAIT | FUTEX_PRIVATE_FLAG, 0, NULL, NULL, 0);
+    CHECK(n == 0 || errno == EAGAIN, "the futex that was left returned %ld", n);
+    CHECK(left == 1, "the futex that was left returned before it was");
+    while (__atomic_exchange_n(&moved_to, 2, __ATOMIC_SEQ_CST)) {
+        n = syscall(SYS_futex, &moved_to, FUTEX_WAIT | FUTEX_PRIVATE_FLAG, 2, NULL, NULL, 0);
+        CHECK(n == 0 || errno == EAGAIN, "the other futex returned %ld", n);
+    }
+    OVER("a futex that was moved to");
+    __atomic_store_n(&moved_to, 0, __ATOMIC_SEQ_CST);
+    MUST(syscall(SYS_futex, &moved_to, FUTEX_WAKE | FUTEX_PRIVATE_FLAG, 1, NULL, NULL, 0));
+}
 static void in_epoll_pwait2(void) {
     int ep = MUST(epoll_create1(0));
     struct epoll_event e = {.events = EPOLLIN | EPOLLHUP};
@@ -264,6 +279,7 @@ static const struct call {
     {in_nanosleep, SIGUSR1}, {in_clock_nanosleep, SIGUSR1}, {in_pause, SIGUSR1}, {in_sigsuspend, SIGUSR1}, {in_sigtimedwait, QUEUED},
     {in_sigwaitinfo, QUEUED}, {in_sem_wait, 0}, {in_sem_timedwait, 0}, {in_cond_timedwait, 0}, {in_wait4, 0}, {in_open, 0}, {in_splice, 0},
     {in_waitid, 0}, {in_epoll_pwait2, 0}, {in_futex_waitv, 0}, {in_lock_pi, 0}, {in_recv, 0},
+    {in_requeued, 0}, {in_requeued, 0},
 };
 enum { CALLS = sizeof calls / sizeof *calls };
 static int over[CALLS];
@@ -303,6 +319,9 @@ int main(void) {
     }
     pthread_t threads[CALLS];
     for (int i = 0; i < CALLS; i++) PTHREAD(pthread_create(&threads[i], NULL, thread_main, (void *)&calls[i]));
+    for (int moved = 0; moved < 2; nap(100))
+        moved += MUST(syscall(SYS_futex, &left, FUTEX_CMP_REQUEUE | FUTEX_PRIVATE_FLAG, 0, 2ul, &moved_to, 0));
+    left = 1;
     ready();
     while (go_on()) {
         for (int i = 0; i < CALLS; i++) CHECK(!over[i], "call %d is over", i);
@@ -312,6 +331,8 @@ int main(void) {
     MUST(close(stay[1]));
     MUST(close(pair[1]));
     MUST(syscall(SYS_futex, &pi_lock, FUTEX_UNLOCK_PI | FUTEX_PRIVATE_FLAG, 0, NULL, NULL, 0));
+    __atomic_store_n(&moved_to, 0, __ATOMIC_SEQ_CST);
+    syscall(SYS_futex, &moved_to, FUTEX_WAKE | FUTEX_PRIVATE_FLAG, 1, NULL, NULL, 0);
     word = 1;
     syscall(SYS_futex, &word, FUTEX_WAKE | FUTEX_PRIVATE_FLAG, 1000, NULL, NULL, 0);
     PTHREAD(pthread_mutex_lock(&mutex));
