@@ -45,6 +45,9 @@ int main(int argc, char **argv) {
     MUST(prctl(PR_SET_THP_DISABLE, 1, 0, 0, 0));
     MUST(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0));
     MUST(prctl(PR_SET_PDEATHSIG, SIGUSR2));
+    // Of another user's process that is not, nothing can be read.
+    int dumpable = geteuid() != 0;
+    MUST(prctl(PR_SET_DUMPABLE, dumpable));
     persona = personality(0xffffffff) | ADDR_NO_RANDOMIZE | ADDR_COMPAT_LAYOUT | READ_IMPLIES_EXEC | UNAME26;
     MUST(personality(persona));
     setenv("ADDED_LATER", "yes", 1);
@@ -68,7 +71,7 @@ int main(int argc, char **argv) {
         CHECK(on == 1 && signal == SIGUSR2, "subreaper %d, parent-death signal %d", on, signal);
         CHECK(prctl(PR_GET_THP_DISABLE, 0, 0, 0, 0) == 1, "THP switch");
         CHECK(prctl(PR_GET_NO_NEW_PRIVS, 0, 0, 0, 0) == 1, "no_new_privs");
-        CHECK(prctl(PR_GET_DUMPABLE) == 1, "dumpable");
+        CHECK(prctl(PR_GET_DUMPABLE) == dumpable, "dumpable");
         struct utsname name;
         MUST(uname(&name));
         CHECK(personality(0xffffffff) == persona, "personality %x", personality(0xffffffff));
