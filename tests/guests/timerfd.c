@@ -49,6 +49,10 @@ int main(void) {
     int realtime = timer(CLOCK_REALTIME, 0, TFD_TIMER_ABSTIME, real, 0);
     // Whether a clock that is set cancels it, is known by its flags in /proc: see the last check.
     int cancelled = timer(CLOCK_REALTIME, 0, TFD_TIMER_ABSTIME | TFD_TIMER_CANCEL_ON_SET, real, 0);
+    // Which wake a machine that sleeps: not every user may.
+    int alarms[2] = {timerfd_create(CLOCK_BOOTTIME_ALARM, TFD_CLOEXEC), timerfd_create(CLOCK_REALTIME_ALARM, TFD_CLOEXEC)};
+    for (int i = 0; i < 2 && alarms[i] >= 0; i++)
+        MUST(timerfd_settime(alarms[i], TFD_TIMER_ABSTIME, &(struct itimerspec){{0, 0}, {(i ? real : boot) / SECOND + 1, 0}}, NULL));
     int once = timer(CLOCK_MONOTONIC, TFD_NONBLOCK, 0, 1000000, 0);             // runs out, is never read until the end
     int ticking = timer(CLOCK_MONOTONIC, TFD_NONBLOCK, 0, 20000000, 20000000); // ticks, is never read until the end
     int idle = MUST(timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK));
@@ -70,6 +74,8 @@ int main(void) {
         goes_off_at(boottime, CLOCK_BOOTTIME, boot, boot);
         goes_off_at(realtime, CLOCK_REALTIME, real, real);
         goes_off_at(cancelled, CLOCK_REALTIME, real, real);
+        if (alarms[0] >= 0) goes_off_at(alarms[0], CLOCK_BOOTTIME, boot, boot + SECOND);
+        if (alarms[1] >= 0) goes_off_at(alarms[1], CLOCK_REALTIME, real, real + SECOND);
         struct itimerspec t;
         MUST(timerfd_gettime(boottime, &t));
         CHECK(t.it_interval.tv_sec == 5 && t.it_interval.tv_nsec == 0, "period");
