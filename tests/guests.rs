@@ -190,6 +190,7 @@ guests! {
     opath: true,
     deleteddirs: true,
     hardlinks: false,
+    readonly: true,
     filelocks: true,
     pipes: true,
     fifos: true,
@@ -483,6 +484,30 @@ fn bind_and_overlay_mounts() {
             continue;
         }
         assert!(passed, "{mount}: {said}");
+    }
+}
+
+/// Files on file systems that are read-only: this mount alone, or the whole.
+#[test]
+fn read_only_mounts() {
+    const SCRIPT: &str = "set -e; cd \"$1\"; mkdir seen fixed; mount -t tmpfs tmpfs fixed; \
+        head -c 20000 /dev/zero | tr '\\0' r >fixed/file; mount -o \"$2\",ro fixed || exit 97; \
+        export TMPDIR=\"$1/seen\"; shift 2; exec \"$@\"";
+    let own_user: &[&str] = if harness::root() { &[] } else { &["--map-current-user", "--keep-caps"] };
+    for how in ["remount,bind", "remount"] {
+        let dir = tempfile::tempdir().expect("a directory");
+        let mut command = std::process::Command::new("unshare");
+        command.arg("--mount").args(own_user).args(["sh", "-c", SCRIPT, "sh"]).arg(dir.path()).arg(how);
+        command.arg(std::env::current_exe().expect("this program"));
+        command.args(["--exact", "readonly::generations", "readonly::attached"]);
+        let output = command.env("PATH", harness::PATH).output().expect("unshare starts");
+        let said = [output.stdout, output.stderr].concat();
+        let said = String::from_utf8_lossy(&said);
+        if said.contains("mount: ") {
+            skip("read_only_mounts", &format!("`mount -o {how},ro` fails here: {said}"));
+            continue;
+        }
+        assert!(said.contains("2 passed"), "{how}: {said}");
     }
 }
 
