@@ -402,6 +402,22 @@ fn hundreds_of_saves() {
     }
 }
 
+/// Which control group a program was in is nothing that comes back, but the image tells.
+#[test]
+fn control_groups_are_noted() {
+    let Some(program) = guest("memory", Build::Dynamic) else { return };
+    let scene = Scene::new("memory");
+    let mut alone = scene.start_alone(&[program.as_ref()]);
+    scene.ready(&mut alone);
+    let image = scene.image("one.ckpt.tar");
+    scene.attach(alone.pid(), &image, &["--keep-running"]);
+    let mut inspect = scene.ckpt("ckpt", &["inspect"]);
+    let said = scene.must("ckpt inspect", inspect.arg(&image).arg("processes.0.cgroup")).stdout;
+    let group = std::fs::read_to_string(format!("/proc/{}/cgroup", alone.pid())).expect("its control groups");
+    assert_eq!(serde_json::from_slice::<String>(&said).expect("a text"), group);
+    scene.finish(&mut alone);
+}
+
 /// Two thousand threads of one process.
 #[test]
 fn a_crowd_of_threads() {
