@@ -1,4 +1,4 @@
-// Locks on files: flock, POSIX and OFD locks and leases, each with its owner; threads that wait for one.
+// Locks on files, also deleted ones: flock, POSIX and OFD locks and leases, each with its owner; threads that wait for one.
 #include <sys/file.h>
 
 #include "guest.h"
@@ -57,6 +57,18 @@ int main(void) {
     int read_lease = make("read-lease", O_RDONLY), write_lease = make("write-lease", O_RDWR);
     MUST(fcntl(read_lease, F_SETLEASE, F_RDLCK));
     MUST(fcntl(write_lease, F_SETLEASE, F_WRLCK));
+    // A deleted file and one of memory, each open a second time.
+    int gone = make("gone", O_RDWR), gone_again = make("gone", O_RDWR), memory = MUST(memfd_create("memory", MFD_CLOEXEC)), memory_again;
+    char name[64];
+    snprintf(name, sizeof name, "/proc/self/fd/%d", memory);
+    memory_again = MUST(open(name, O_RDWR | O_CLOEXEC));
+    MUST(unlink("gone"));
+    MUST(flock(gone, LOCK_EX));
+    l = (struct flock){.l_type = F_WRLCK, .l_whence = SEEK_SET, .l_start = 3, .l_len = 4};
+    MUST(fcntl(gone_again, F_OFD_SETLK, &l));
+    MUST(flock(memory, LOCK_SH));
+    l.l_type = F_RDLCK;
+    MUST(fcntl(memory, F_OFD_SETLK, &l));
     int turn[2], answer[2];
     MUST(pipe(turn)), MUST(pipe(answer));
     pid_t parent = getpid(), child = MUST(fork());
@@ -98,6 +110,10 @@ int main(void) {
         CHECK(!try_flock("flocked", LOCK_SH), "the exclusive flock is gone");
         CHECK(try_flock("shared", LOCK_SH) && !try_flock("shared", LOCK_EX), "the shared flock");
         CHECK(fcntl(read_lease, F_GETLEASE) == F_RDLCK && fcntl(write_lease, F_GETLEASE) == F_WRLCK, "leases");
+        CHECK(flock(gone_again, LOCK_SH | LOCK_NB) == -1 && errno == EWOULDBLOCK, "the flock of a deleted file is gone");
+        CHECK(holder(gone, F_OFD_GETLK, F_RDLCK, 3, 1) == -1 && !holder(gone_again, F_OFD_GETLK, F_WRLCK, 3, 1), "the OFD lock of a deleted file");
+        CHECK(flock(memory_again, LOCK_EX | LOCK_NB) == -1 && flock(memory_again, LOCK_SH | LOCK_NB) == 0 && flock(memory_again, LOCK_UN) == 0, "the flock of a memory file");
+        CHECK(holder(memory_again, F_OFD_GETLK, F_WRLCK, 6, 1) == -1 && !holder(memory_again, F_OFD_GETLK, F_RDLCK, 6, 1), "the OFD lock of a memory file");
         CHECK(!got_flock && !got_record, "a lock was got that is taken");
     }
     MUST(close(turn[1]));
