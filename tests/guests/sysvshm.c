@@ -1,5 +1,5 @@
 // System V shared memory: attached by two processes at several addresses, read-only, in part, by nobody, and removed but still
-// attached. Ids, keys, modes, sizes, the number of attachments and every byte are as they were; a write by one is seen by all.
+// attached; one locked. Ids, keys, modes, sizes, the number of attachments and every byte are as they were; a write by one is seen by all.
 #include <sys/ipc.h>
 #include <sys/shm.h>
 
@@ -11,6 +11,7 @@ static const size_t sizes[KINDS] = {3 * PAGE - 100, PAGE, 8 * PAGE, 2 * PAGE + 1
 static const int modes[KINDS] = {0600, 0640, 0606, 0400};
 static int ids[KINDS];
 static key_t keys[KINDS];
+static unsigned locked; // SHM_LOCKED, if it is permitted
 static unsigned char *shared, *again, *readonly, *removed, *upper;
 
 static void spoil(void) { upper[5] ^= 1; }
@@ -33,7 +34,7 @@ static void fill(int kind) {
 static void about(int kind, unsigned long attached) {
     struct shmid_ds ds;
     MUST(shmctl(ids[kind], IPC_STAT, &ds));
-    unsigned mode = modes[kind] | (kind == REMOVED ? SHM_DEST : 0);
+    unsigned mode = modes[kind] | (kind == REMOVED ? SHM_DEST : kind == IDLE ? locked : 0);
     CHECK(ds.shm_perm.mode == mode, "mode %o of %d", ds.shm_perm.mode, kind);
     CHECK(ds.shm_segsz == sizes[kind], "size %zu of %d", ds.shm_segsz, kind);
     CHECK(ds.shm_nattch == attached, "%lu attachments of %d", (unsigned long)ds.shm_nattch, kind);
@@ -81,6 +82,7 @@ int main(void) {
         MUST(shmctl(ids[k], IPC_SET, &ds));
     }
     leave_note();
+    if (shmctl(ids[IDLE], SHM_LOCK, NULL) == 0) locked = SHM_LOCKED;
     shared = attach(SHARED, NULL, 0);
     again = attach(SHARED, (void *)0x310000000000, 0);
     readonly = attach(SHARED, NULL, SHM_RDONLY);
