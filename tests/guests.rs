@@ -418,6 +418,35 @@ fn control_groups_are_noted() {
     scene.finish(&mut alone);
 }
 
+/// Who has logged in stays so, as far as a resume may say it: whoever has none may once.
+#[test]
+fn login_uids() {
+    let Some(program) = guest("tree", Build::Dynamic) else { return };
+    let login = |pid: i32| std::fs::read_to_string(format!("/proc/{pid}/loginuid")).unwrap_or_default();
+    const NOBODY: &str = "4294967295";
+    if login(std::process::id() as i32) != NOBODY && !harness::root() {
+        return skip("login_uids", "no login uids, or we have one already");
+    }
+    let uid = if harness::root() { "4711".to_owned() } else { nix::unistd::getuid().to_string() };
+    let scene = Scene::new("tree");
+    let set = format!("echo {uid} >/proc/self/loginuid && exec \"$0\"");
+    let mut job = scene.start_run(&["sh".as_ref(), "-c".as_ref(), set.as_ref(), program.as_ref()]);
+    scene.ready(&mut job);
+    for generation in 1..=2 {
+        let image = scene.image(format!("{generation}.ckpt.tar"));
+        scene.save(&image, &["--kill"]);
+        scene.end_of(&mut job);
+        job = scene.start_resume(&image, &[]);
+        scene.beats(1, &mut job);
+        let guests: Vec<i32> =
+            scene.living().into_iter().filter(|(_, comm)| comm.starts_with("tree")).map(|(pid, _)| pid).collect();
+        assert!(guests.len() > 5 && guests.iter().all(|&pid| login(pid) == uid), "{guests:?} of {uid}");
+        assert_ne!(login(job.pid()), uid, "ours has changed");
+    }
+    scene.finish(&mut job);
+    scene.nobody_left();
+}
+
 /// Two thousand threads of one process.
 #[test]
 fn a_crowd_of_threads() {

@@ -16,7 +16,9 @@ pub(super) fn belongs(held: &Held, p: &HeldProcess) -> bool {
 pub(super) fn capture(held: &Held, root: &HeldProcess, reaper: Option<i32>, shares: &HashMap<usize, Shares>) -> Tree {
     let indexed = held.processes.iter().enumerate().filter(|(_, p)| belongs(held, p));
     let members = indexed.map(|(i, p)| member(p, shares.get(&i).copied().unwrap_or_default())).collect();
-    Tree { root: root.pid, members, reaper: reaper_of(held, root, reaper), outside: outside(held, root) }
+    // Absent where auditing is not built in.
+    let login_uid = proc::number(&format!("{}/loginuid", root.host)).ok().and_then(|uid| u32::try_from(uid).ok());
+    Tree { root: root.pid, members, reaper: reaper_of(held, root, reaper), outside: outside(held, root), login_uid }
 }
 
 fn member(p: &HeldProcess, shares: Shares) -> Member {

@@ -77,6 +77,7 @@ pub fn checkpoint() -> Checkpoint {
             ],
             reaper: Pid(1),
             outside: vec![Pid(50)],
+            login_uid: Some(1000),
         },
         processes: vec![process(100, &odd), process(101, &odd)],
         files: vec![

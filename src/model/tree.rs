@@ -15,6 +15,10 @@ pub struct Tree {
     pub reaper: Pid,
     /// Ids of living processes outside the tree that are parent, session leader or group leader of members.
     pub outside: Vec<Pid>,
+    /// The root's /proc/PID/loginuid: the user who has logged in for the audit; 4294967295: nobody. None: the kernel does not know
+    /// of it.
+    #[serde(default)]
+    pub login_uid: Option<u32>,
 }
 
 /// One process of the tree, alive or a zombie.

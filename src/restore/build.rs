@@ -246,6 +246,7 @@ impl Builder<'_> {
         if self.own_namespaces() {
             ipc::create(&mut puppet, self.checkpoint, &hold)?;
         }
+        process::log_in(&mut puppet, self.checkpoint.tree.login_uid, &mut self.notes)?;
         fd::arrange(&mut puppet, self.sources)?;
         memory::fill_shared(&mut puppet, filler, self.sources, &hold)?;
         self.add(pid, puppet);

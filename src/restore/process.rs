@@ -80,6 +80,30 @@ fn mm_map(batch: &mut Batch, process: &Process, exe: i32, expect: Expect) {
     batch.call_expecting(expect, "prctl PR_SET_MM_MAP", libc::SYS_prctl, &args);
 }
 
+/// Who has logged in, of a process from which all others are to descend: it can only say so of itself. Not everybody may: at
+/// most once, without CAP_AUDIT_CONTROL (kernel/audit.c, audit_set_loginuid_perm).
+pub fn log_in(puppet: &mut Puppet, uid: Option<u32>, notes: &mut Vec<String>) -> Result<(), Error> {
+    let own = format!("{}/loginuid", puppet.host());
+    let is_own = |uid: u32| proc::number(&own).is_ok_and(|now| now == i64::from(uid));
+    let Some(uid) = uid.filter(|&uid| !is_own(uid)) else { return Ok(()) };
+    let mut batch = puppet.batch();
+    let path = batch.path(&"/proc/self/loginuid".into());
+    let args = [libc::AT_FDCWD as u64, path.0, libc::O_WRONLY as u64, 0];
+    batch.call_expecting(Expect::Anything, "openat", libc::SYS_openat, &args);
+    if let Some(fd) = puppet.run(batch)?.first().copied().filter(|&fd| fd as i64 >= 0) {
+        let mut batch = puppet.batch();
+        let text = uid.to_string();
+        let at = batch.data(text.as_bytes());
+        batch.call_expecting(Expect::Anything, "write", libc::SYS_write, &[fd, at.0, text.len() as u64]);
+        batch.call("close", libc::SYS_close, &[fd]);
+        puppet.run(batch)?;
+    }
+    if !is_own(uid) {
+        notes.push(format!("the login uid could not be set to {uid}, as it was"));
+    }
+    Ok(())
+}
+
 /// What CLONE_FS shares, of the calling thread.
 pub fn directories(batch: &mut Batch, cwd: &Name, root: &Name, umask: u32) {
     let cwd = batch.path(cwd);

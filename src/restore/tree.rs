@@ -469,7 +469,8 @@ mod tests {
     }
 
     fn tree(members: Vec<Member>, reaper: i32, outside: &[i32]) -> Tree {
-        Tree { root: members[0].pid, members, reaper: Pid(reaper), outside: outside.iter().map(|&p| Pid(p)).collect() }
+        let outside = outside.iter().map(|&p| Pid(p)).collect();
+        Tree { root: members[0].pid, members, reaper: Pid(reaper), outside, login_uid: None }
     }
 
     const INIT: Pid = Pid(1);

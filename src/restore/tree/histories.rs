@@ -115,7 +115,7 @@ impl World {
             queue.extend(self.all.iter().filter(|(_, c)| c.ppid == pid).map(|(&child, _)| child));
         }
         let outside = [SUPERVISOR, GROUP, SESSION].map(Pid).to_vec();
-        Tree { root: Pid(ROOT), members, reaper: Pid(SUPERVISOR), outside }
+        Tree { root: Pid(ROOT), members, reaper: Pid(SUPERVISOR), outside, login_uid: None }
     }
 }
 
