@@ -596,9 +596,8 @@ impl Builder<'_> {
             thread::set_up(puppet, process, (t, own), fresh, self.pinned, &mut self.notes)?;
         }
         timers::create(leader, others, process)?;
-        let news = |m: &Member| m.ppid == process.pid && jobcontrol::makes_news(m.state);
-        let has_news = self.checkpoint.tree.members.iter().any(news);
-        signals::set_up(leader, process, has_news)?;
+        let children = self.checkpoint.tree.members.iter().filter(|m| m.ppid == process.pid);
+        signals::set_up(leader, process, children.filter_map(jobcontrol::news).collect())?;
         for (t, puppet) in process.threads.iter().zip(std::iter::once(&mut *leader).chain(&mut *others)) {
             signals::queue(puppet, process, t, fresh)?;
         }

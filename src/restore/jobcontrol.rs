@@ -15,9 +15,14 @@ const SIGCONT: i32 = 18;
 const SIGSTOP: i32 = 19;
 const P_PID: u64 = 1;
 
-/// Whether the making of this process leaves its parent with a SIGCHLD that the program has dealt with already.
-pub fn makes_news(state: State) -> bool {
-    !matches!(state, State::Alive)
+/// With which signal the making of this process leaves its parent, which the program has dealt with already: of stops it
+/// hears by SIGCHLD, of an end as clone(2) was told.
+pub fn news(member: &Member) -> Option<i32> {
+    match member.state {
+        State::Alive => None,
+        State::Zombie { .. } => Some(member.exit_signal).filter(|&signal| signal != 0),
+        State::Stopped { .. } | State::Continued => Some(libc::SIGCHLD),
+    }
 }
 
 /// Stops a process that was stopped, and stops and continues one of which only that is left.

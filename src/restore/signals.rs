@@ -30,20 +30,24 @@ pub fn all_default(batch: &mut Batch) {
     batch.call("sigaltstack", libc::SYS_sigaltstack, &[none.0, 0]);
 }
 
-/// Actions, and the signals pending for the whole process. Everything is blocked, so nothing is delivered yet.
-pub fn set_up(puppet: &mut Puppet, process: &Process, has_news: bool) -> Result<(), Error> {
+/// Actions. Everything is blocked, so nothing is delivered yet. `news`: the signals by which its children have just announced
+/// their deaths and stops of this very resume; the program has heard of them already, or has it among its pending signals.
+pub fn set_up(puppet: &mut Puppet, process: &Process, mut news: Vec<i32>) -> Result<(), Error> {
+    /// Of these only one waits, however many come.
+    const STANDARD: std::ops::Range<i32> = 1..32;
     let mut batch = puppet.batch();
     for action in process.actions.iter().filter(|a| a.signal != SIGTRAP) {
         puppet.flush_for(&mut batch, 1, 48)?;
         let at = batch.data(&encoded(action));
         batch.call("rt_sigaction", libc::SYS_rt_sigaction, &[action.signal as u64, at.0, 0, 8]);
     }
-    if has_news {
-        // The children have just announced their deaths and stops of this very resume; the program has heard of them
-        // already, or has it among its pending signals.
-        let child = batch.data(&(1u64 << (libc::SIGCHLD - 1)).to_le_bytes());
+    news.sort_unstable();
+    news.dedup_by(|a, b| a == b && STANDARD.contains(a));
+    for signal in news.into_iter().filter(|signal| (1..=64).contains(signal)) {
+        puppet.flush_for(&mut batch, 1, 48)?;
+        let set = batch.data(&(1u64 << (signal - 1)).to_le_bytes());
         let now = batch.data(&[0; 16]);
-        let args = [child.0, 0, now.0, 8];
+        let args = [set.0, 0, now.0, 8];
         batch.call_expecting(Expect::Anything, "rt_sigtimedwait", libc::SYS_rt_sigtimedwait, &args);
     }
     puppet.run(batch).map(drop)
