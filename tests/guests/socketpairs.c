@@ -147,6 +147,14 @@ int main(void) {
     CHECK(send(p[RESET][1], "last", 4, 0) == 4 && send(p[RESET][0], "unread", 6, 0) == 6, "send");
     CHECK(send(p[SHUT][0], "before", 6, 0) == 6, "send");
     MUST(shutdown(p[SHUT][0], SHUT_WR));
+    // Of each kind one that receives nothing more, behind what it has, and one that is shut both ways.
+    static const int every[] = {SOCK_STREAM, SOCK_SEQPACKET, SOCK_DGRAM};
+    int deaf[3][2], mute[3][2];
+    for (int i = 0; i < 3; i++) {
+        MUST(socketpair(AF_UNIX, every[i], 0, deaf[i])), MUST(socketpair(AF_UNIX, every[i], 0, mute[i]));
+        CHECK(send(deaf[i][1], "heard", 5, 0) == 5 && send(mute[i][1], "in", 2, 0) == 2 && send(mute[i][0], "out", 3, 0) == 3, "send");
+        MUST(shutdown(deaf[i][0], SHUT_RD)), MUST(shutdown(mute[i][0], SHUT_RDWR));
+    }
     // The children hold copies of these: only the reader, which keeps the other half, must not.
     int o = p[OPTIONS][0];
     struct timeval in = {7, 250000}, out = {0, 40000};
@@ -168,6 +176,12 @@ int main(void) {
     CHECK(send(gone[1][1], "last", 4, 0) == 4 && send(gone[1][0], "unread", 6, 0) == 6, "send");
     for (int i = 0; i < 3; i++) MUST(close(gone[i][1]));
     MUST(epoll_ctl(ep, EPOLL_CTL_MOD, p[HALF][0], &(struct epoll_event){.events = EPOLLIN, .data.u64 = 77}));
+    int deaf_events[3][2], mute_events[3][2];
+    for (int i = 0; i < 6; i++) {
+        struct pollfd d = {deaf[i / 2][i % 2], POLLIN | POLLRDHUP, 0}, m = {mute[i / 2][i % 2], POLLIN | POLLRDHUP, 0};
+        MUST(poll(&d, 1, 0)), MUST(poll(&m, 1, 0));
+        deaf_events[i / 2][i % 2] = d.revents, mute_events[i / 2][i % 2] = m.revents;
+    }
     ready();
     uint64_t turn = 0, at = 0;
     char block[64];
@@ -205,6 +219,16 @@ int main(void) {
         CHECK(recv(o, block, 3, MSG_PEEK) == 3 && !memcmp(block, "ek ", 3), "a peek sees %.3s", block);
         set(o, SO_PEEK_OFF, 2);
         CHECK(send(p[SHUT][0], "x", 1, 0) == -1 && errno == EPIPE, "send on a shut socket");
+        for (int i = 0; i < 3; i++) {
+            CHECK(send(deaf[i][1], "x", 1, 0) == -1 && errno == EPIPE, "send to a deaf socket, kind %d", i);
+            CHECK(send(deaf[i][0], "y", 1, 0) == 1 && recv(deaf[i][1], block, 1, MSG_DONTWAIT) == 1 && *block == 'y', "a deaf socket can't send, kind %d", i);
+            CHECK(send(mute[i][0], "x", 1, 0) == -1 && errno == EPIPE && send(mute[i][1], "x", 1, 0) == -1 && errno == EPIPE, "one that is shut, kind %d", i);
+            for (int end = 0; end < 2; end++) {
+                struct pollfd d = {deaf[i][end], POLLIN | POLLRDHUP, 0}, m = {mute[i][end], POLLIN | POLLRDHUP, 0};
+                MUST(poll(&d, 1, 0)), MUST(poll(&m, 1, 0));
+                CHECK(d.revents == deaf_events[i][end] && m.revents == mute_events[i][end], "kind %d end %d polls %#x and %#x", i, end, d.revents, m.revents);
+            }
+        }
         CHECK(send(p[SHUT][1], "y", 1, 0) == 1 && recv(p[SHUT][0], block, 1, 0) == 1 && *block == 'y', "the other way");
         CHECK(send(gone[2][0], "x", 1, 0) == -1 && errno == EPIPE && recv(gone[2][0], block, 1, 0) == 0, "a closed peer");
         CHECK(recv(alone, block, 1, 0) == -1 && errno == EINVAL, "a socket that was never connected: %s", strerror(errno));
@@ -221,6 +245,11 @@ int main(void) {
     CHECK(recv(gone[0][0], block, 16, 0) == 4 && !memcmp(block, "rest", 4) && recv(gone[0][0], block, 16, 0) == 0, "what a closed peer left");
     CHECK(recv(gone[1][0], block, 16, 0) == 4 && !memcmp(block, "last", 4), "what came before a reset");
     CHECK(recv(gone[1][0], block, 16, 0) == -1 && errno == ECONNRESET && recv(gone[1][0], block, 16, 0) == 0, "the reset");
+    for (int i = 0; i < 3; i++) {
+        CHECK(recv(deaf[i][0], block, 16, MSG_DONTWAIT) == 5 && recv(deaf[i][0], block, 16, 0) == 0, "what a deaf socket had, kind %d", i);
+        CHECK(recv(mute[i][0], block, 16, MSG_DONTWAIT) == 2 && recv(mute[i][0], block, 16, 0) == 0, "what came to one that is shut, kind %d", i);
+        CHECK(recv(mute[i][1], block, 16, MSG_DONTWAIT) == 3 && !memcmp(block, "out", 3), "what came from one that is shut, kind %d", i);
+    }
     CHECK(recv(p[SHUT][1], block, 16, 0) == 6 && recv(p[SHUT][1], block, 16, 0) == 0, "what came before a shutdown");
     static char packet[200000];
     CHECK(recv(p[LARGE][1], packet, sizeof packet, 0) == sizeof large && !memcmp(packet, large, sizeof large), "the large packet");

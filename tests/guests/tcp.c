@@ -9,6 +9,7 @@
 enum { SMALL = 3000, HUGE_ = 3 << 20 };
 
 static int door4, door6, bound, idle, resetted, ended, orphan;
+static int deaf, to_deaf, self;
 static int near4, far4, near6, far6, mixed_near, mixed_far, half_near, half_far, slow_near, slow_far, busy_near, busy_far, waiting;
 static uint64_t sent[2], got[2];
 static uint16_t port4, port6, port_bound;
@@ -54,7 +55,7 @@ static int number(int fd, int level, int name) {
 }
 
 // The addresses of both ends, noted at the start and compared ever after.
-static struct { int fd; struct sockaddr_storage own, peer; } names[16];
+static struct { int fd; struct sockaddr_storage own, peer; } names[20];
 static int named;
 
 static void note(int fd) {
@@ -124,6 +125,11 @@ static void check(void) {
     CHECK(state_of(ended) == TCP_CLOSE && (events_of(ended) & ~POLLOUT) == (POLLIN | POLLHUP | POLLRDHUP), "ended: state %d, events %#x", state_of(ended), events_of(ended));
     CHECK(recv(ended, text, sizeof text, MSG_PEEK) == 4, "ended");
     CHECK(state_of(resetted) == TCP_CLOSE && events_of(resetted) & POLLERR, "reset: state %d, events %#x", state_of(resetted), events_of(resetted));
+    // It may be sent to all the same.
+    CHECK(events_of(deaf) == (POLLIN | POLLOUT | POLLRDHUP) && recv(deaf, text, 1, 0) == 0, "deaf: events %#x", events_of(deaf));
+    CHECK(write(to_deaf, "x", 1) == 1 && recv(deaf, text, 2, 0) == 1 && *text == 'x', "deaf");
+    CHECK(write(deaf, "y", 1) == 1 && recv(to_deaf, text, 1, 0) == 1 && *text == 'y', "a deaf one can't send");
+    CHECK(recv(self, text, sizeof text, 0) == 6 && !memcmp(text, "myself", 6) && write(self, "myself", 6) == 6, "one that is connected with itself");
     CHECK(state_of(idle) == TCP_CLOSE && events_of(idle) == (POLLOUT | POLLHUP), "idle: events %#x", events_of(idle));
     CHECK(state_of(door4) == TCP_LISTEN && state_of(door6) == TCP_LISTEN, "listening");
     CHECK(number(near4, IPPROTO_TCP, TCP_NODELAY) && !number(far4, IPPROTO_TCP, TCP_NODELAY), "TCP_NODELAY");
@@ -183,6 +189,13 @@ int main(void) {
     pair(door4, AF_INET, port4, &peer, &resetted);
     MUST(setsockopt(peer, SOL_SOCKET, SO_LINGER, &(struct linger){1, 0}, sizeof(struct linger)));
     MUST(close(peer));
+    pair(door4, AF_INET, port4, &to_deaf, &deaf);
+    MUST(shutdown(deaf, SHUT_RD));
+    struct sockaddr_in own = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    socklen_t own_len = sizeof own;
+    self = MUST(socket(AF_INET, SOCK_STREAM, 0));
+    MUST(bind(self, (void *)&own, own_len)), MUST(getsockname(self, (void *)&own, &own_len)), MUST(connect(self, (void *)&own, own_len));
+    CHECK(write(self, "myself", 6) == 6, "write");
     idle = MUST(socket(AF_INET, SOCK_STREAM, 0));
     bound = MUST(socket(AF_INET, SOCK_STREAM, 0));
     struct sockaddr_in a = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
@@ -192,7 +205,7 @@ int main(void) {
     port_bound = ntohs(a.sin_port);
     // One that nobody takes before the end.
     waiting = connects(AF_INET, port4);
-    int all[] = {near4, far4, near6, far6, mixed_near, mixed_far, half_near, half_far, slow_near, slow_far, busy_near, busy_far, orphan, waiting};
+    int all[] = {near4, far4, near6, far6, mixed_near, mixed_far, half_near, half_far, slow_near, slow_far, busy_near, busy_far, orphan, waiting, deaf, to_deaf, self};
     for (size_t i = 0; i < sizeof all / sizeof *all; i++) note(all[i]);
     // A child that answers, and waits in read most of the time.
     pid_t child = MUST(fork());
