@@ -62,12 +62,19 @@ pub fn make(image: &Image, outside: Sockets) -> Result<HashMap<u32, OwnedFd>, Er
     for own in &list {
         work.listen(own).map_err(|e| failed(own, e))?;
     }
-    // Those that wait for the same listening socket in the order they came in, where that is known. Who is still connecting
-    // may have found no place among them.
-    let is_connecting = |own: &Own<'_>| matches!(own.tcp.state, State::Connecting { .. });
+    // Those that wait for the same listening socket in the order they came in, where that is known, though there might be no
+    // room for so many now. Who is still connecting may have found no place among them.
     let mut order: Vec<&Own<'_>> = list.iter().collect();
-    order.sort_by_key(|own| (is_connecting(own), own.tcp.early.map(|early| early.place)));
-    for own in order {
+    order.sort_by_key(|own| own.tcp.early.map(|early| early.place));
+    let (connecting, others): (Vec<_>, Vec<_>) =
+        order.into_iter().partition(|own| matches!(own.tcp.state, State::Connecting { .. }));
+    for own in others {
+        work.reach_out(own).map_err(|e| failed(own, e))?;
+    }
+    for own in &list {
+        work.limit(own).map_err(|e| failed(own, e))?;
+    }
+    for own in connecting {
         work.reach_out(own).map_err(|e| failed(own, e))?;
     }
     for own in &list {
@@ -240,11 +247,20 @@ impl<'a> Work<'a> {
 
     fn listen(&mut self, own: &Own<'_>) -> io::Result<()> {
         let State::Listening { backlog } = own.tcp.state else { return Ok(()) };
+        let waits =
+            |o: &&Own<'_>| matches!(o.tcp.state, State::Connected { link: Link::Waiting(at), .. } if at == own.index);
+        let waiting = self.list.iter().filter(waits).count() as u32;
         let fd = fresh(own)?;
         socket::bind(fd.as_fd(), &own.tcp.local.0)?;
-        socket::listen(fd.as_fd(), backlog)?;
+        socket::listen(fd.as_fd(), backlog.max(waiting))?;
         self.made.insert(own.index, fd);
         Ok(())
+    }
+
+    /// Has a socket listen for no more than it did.
+    fn limit(&self, own: &Own<'_>) -> io::Result<()> {
+        let State::Listening { backlog } = own.tcp.state else { return Ok(()) };
+        socket::listen(self.fd(own.index)?, backlog)
     }
 
     /// Sockets that wait to be accepted or for an answer, or for nothing.

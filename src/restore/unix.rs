@@ -407,7 +407,9 @@ impl<'a> Making<'_, 'a> {
     fn listen(&mut self, own: Own<'a>) -> Result<(), Error> {
         let Some(Listening { backlog, waiting }) = &own.unix.listening else { return Ok(()) };
         let number = self.work.number(own.which())?;
-        call(self.work.helper(own.unix.peer)?, "listen", libc::SYS_listen, &[number as u64, u64::from(*backlog)])?;
+        // There may be no room now for as many as wait already.
+        let room = u64::from(*backlog).max(waiting.len() as u64);
+        call(self.work.helper(own.unix.peer)?, "listen", libc::SYS_listen, &[number as u64, room])?;
         for client in waiting {
             match client {
                 Some(index) => {
@@ -421,6 +423,9 @@ impl<'a> Making<'_, 'a> {
                         .map_err(failed("connecting to a socket"))?;
                 }
             }
+        }
+        if room > u64::from(*backlog) {
+            call(self.work.helper(own.unix.peer)?, "listen", libc::SYS_listen, &[number as u64, u64::from(*backlog)])?;
         }
         Ok(())
     }

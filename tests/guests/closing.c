@@ -137,7 +137,8 @@ static int names(int fd, const struct sockaddr_in *a, int peers) {
 
 int main(void) {
     make(AF_INET, ways[0]), make(AF_INET6, ways[1]);
-    // Two wait to be accepted, and there is room for no other. Those who try have lower numbers.
+    // Two wait to be accepted, and there is room for no other: for one, if they were to come now. Those who try have lower
+    // numbers.
     socklen_t len = sizeof door_at;
     asking = MUST(socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0)), late = MUST(socket(AF_INET, SOCK_STREAM, 0));
     for (int i = 0; i < 2; i++) waiting[i] = MUST(socket(AF_INET, SOCK_STREAM, 0));
@@ -146,6 +147,7 @@ int main(void) {
     late_at = door_at;
     MUST(bind(door, (void *)&door_at, len)), MUST(listen(door, 1)), MUST(getsockname(door, (void *)&door_at, &len));
     for (int i = 0; i < 2; i++) MUST(connect(waiting[i], (void *)&door_at, len));
+    MUST(listen(door, 0));
     CHECK(connect(asking, (void *)&door_at, len) == -1 && errno == EINPROGRESS, "connect");
     MUST(getsockname(asking, (void *)&asking_at, &len));
     MUST(bind(late, (void *)&late_at, len)), MUST(getsockname(late, (void *)&late_at, &len));
@@ -166,6 +168,7 @@ int main(void) {
             if (kind == BOTH || kind == LAST) ends(&ways[i][kind][1], kinds[kind]);
         }
     char text[8];
+    MUST(listen(door, 1));
     for (int i = 0; i < 4; i++) {
         int fd = MUST(accept(door, NULL, NULL));
         int client = names(fd, &asking_at, 1) ? asking : names(fd, &late_at, 1) ? late : 0;

@@ -88,7 +88,7 @@ static void from(int fd, const char *text, Address who) {
     CHECK(same(sender, who), "%s came from %d bytes of %s", text, sender.len, sender.a.sun_path);
 }
 
-enum { COUNT = 32 };
+enum { COUNT = 40 };
 static struct {
     int fd;
     Address own, far;
@@ -141,6 +141,11 @@ int main(void) {
     int packet_waits = know(client(SOCK_SEQPACKET, hidden), 1);
     MUST(shutdown(packet_waits, SHUT_WR));
     put(packet, "one"), put(packet, "another");
+
+    // More than there would be room for now.
+    int crowded = know(server(SOCK_STREAM, here("crowded"), 5), 0), crowd[3];
+    for (int i = 0; i < 3; i++) crowd[i] = know(client(SOCK_STREAM, here("crowded")), 1);
+    MUST(listen(crowded, 0));
 
     // A relative name, files that are gone, servers that are gone.
     int relative = know(server(SOCK_STREAM, path("relative"), 1), 0);
@@ -229,6 +234,13 @@ int main(void) {
     put(of_child, "go"), join_child(child);
     int last = MUST(accept(packets, NULL, NULL));
     char c;
+    int room = MUST(socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK, 0));
+    Address full = here("crowded");
+    CHECK(connect(room, (struct sockaddr *)&full.a, full.len) == -1 && errno == EAGAIN, "room for one more");
+    for (int i = 0; i < 3; i++) {
+        int in = MUST(accept(crowded, NULL, NULL));
+        put(crowd[i], "of a crowd"), get(in, "of a crowd");
+    }
     CHECK(recv(last, &c, 1, 0) == 0, "the end of a connection that waited");
     put(last, "late"), get(packet_waits, "late");
     CHECK(recv(deleted_client, &c, 1, MSG_DONTWAIT) == -1 && errno == EAGAIN, "more than there was");
