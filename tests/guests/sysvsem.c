@@ -10,6 +10,7 @@ enum { WORK, DONE, FIRST, SECOND, THIRD, QUIET, NEVER, COUNT };
 static int set, idle, other;
 static key_t key;
 static pid_t worker;
+static uid_t owner; // of one: root gives it away
 static volatile int *stop;
 
 static void op(int id, int n, int by, int flags) {
@@ -68,7 +69,7 @@ static void about(int id, int mode, unsigned long count) {
     MUST(semctl(id, 0, IPC_STAT, &ds));
     CHECK(ds.sem_perm.mode == (unsigned)mode, "mode %o", ds.sem_perm.mode);
     CHECK(ds.sem_nsems == count, "%lu semaphores", (unsigned long)ds.sem_nsems);
-    CHECK(ds.sem_perm.uid == getuid() && ds.sem_perm.cuid == getuid(), "owner");
+    CHECK(ds.sem_perm.uid == (id == idle ? owner : getuid()) && ds.sem_perm.cuid == getuid(), "owner");
 }
 
 int main(void) {
@@ -79,6 +80,8 @@ int main(void) {
     // Never operated on: nothing but its making says whose it is.
     other = MUST(semget(IPC_PRIVATE, 100, 0600));
     leave_note();
+    struct semid_ds given = {.sem_perm = {.uid = owner = getuid() ? getuid() : 4711, .gid = getgid(), .mode = 0640}};
+    MUST(semctl(idle, 0, IPC_SET, &given));
     unsigned short values[COUNT] = {[FIRST] = 10, [THIRD] = 32767, [QUIET] = 5};
     MUST(semctl(set, 0, SETALL, values));
     MUST(semctl(idle, 1, SETVAL, 77));

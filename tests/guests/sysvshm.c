@@ -11,6 +11,7 @@ static const size_t sizes[KINDS] = {3 * PAGE - 100, PAGE, 8 * PAGE, 2 * PAGE + 1
 static const int modes[KINDS] = {0600, 0640, 0606, 0400};
 static int ids[KINDS];
 static key_t keys[KINDS];
+static uid_t owner; // of one: root gives it away
 static unsigned locked; // SHM_LOCKED, if it is permitted
 static unsigned char *shared, *again, *readonly, *removed, *upper;
 
@@ -39,7 +40,7 @@ static void about(int kind, unsigned long attached) {
     CHECK(ds.shm_segsz == sizes[kind], "size %zu of %d", ds.shm_segsz, kind);
     CHECK(ds.shm_nattch == attached, "%lu attachments of %d", (unsigned long)ds.shm_nattch, kind);
     CHECK(ds.shm_perm.__key == (kind == REMOVED ? 0 : keys[kind]), "key %x of %d", ds.shm_perm.__key, kind);
-    CHECK(ds.shm_perm.uid == getuid() && ds.shm_perm.cuid == getuid(), "owner of %d", kind);
+    CHECK(ds.shm_perm.uid == (kind == IDLE ? owner : getuid()) && ds.shm_perm.cuid == getuid(), "owner of %d", kind);
     if (kind != REMOVED && keys[kind] != IPC_PRIVATE)
         CHECK(MUST(shmget(keys[kind], 0, 0)) == ids[kind], "id of %d", kind);
 }
@@ -72,6 +73,7 @@ static int child(void) {
 }
 
 int main(void) {
+    owner = getuid() ? getuid() : 4711;
     for (int k = 0; k < KINDS; k++) {
         keys[k] = k == IDLE ? IPC_PRIVATE : (key_t)(mix(now_ns(CLOCK_REALTIME) * 31 + getpid() * 7 + k) | 0x80000001);
         ids[k] = MUST(shmget(keys[k], sizes[k], IPC_CREAT | IPC_EXCL | 0600));
@@ -79,6 +81,7 @@ int main(void) {
         struct shmid_ds ds;
         MUST(shmctl(ids[k], IPC_STAT, &ds));
         ds.shm_perm.mode = modes[k];
+        if (k == IDLE) ds.shm_perm.uid = owner;
         MUST(shmctl(ids[k], IPC_SET, &ds));
     }
     leave_note();
