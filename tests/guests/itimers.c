@@ -1,4 +1,5 @@
-// setitimer(2): the real-time one ticks on, the two of processor time keep what is left. alarm(2), in a child.
+// setitimer(2): the real-time one ticks on, the two of processor time keep what is left. In children
+// alarm(2), and those two going off.
 #include "guest.h"
 
 #define SECOND 1000000000ll
@@ -42,13 +43,39 @@ static void alarmed(void) {
     _exit(0);
 }
 
+// Those of processor time go off again and again, as it is used.
+static void at_work(void) {
+    static const int signals[] = {SIGVTALRM, SIGPROF};
+    struct itimerval often = {{0, 4000}, {0, 4000}};
+    sigset_t both;
+    sigemptyset(&both);
+    for (int i = 0; i < 2; i++) sigaddset(&both, signals[i]);
+    MUST(sigprocmask(SIG_BLOCK, &both, NULL));
+    MUST(setitimer(ITIMER_VIRTUAL, &often, NULL)), MUST(setitimer(ITIMER_PROF, &often, NULL));
+    while (wait_on())
+        for (int i = 0; i < 2; i++) {
+            sigset_t one;
+            sigemptyset(&one);
+            sigaddset(&one, signals[i]);
+            int64_t from = now_ns(CLOCK_PROCESS_CPUTIME_ID);
+            while (sigtimedwait(&one, NULL, &(struct timespec){0, 0}) < 0) {
+                for (volatile int k = 0; k < 100000; k++) {}
+                CHECK(now_ns(CLOCK_PROCESS_CPUTIME_ID) - from < 2 * SECOND, "signal %d does not come", signals[i]);
+            }
+        }
+    _exit(0);
+}
+
 int main(void) {
     sigset_t set;
     sigemptyset(&set);
     sigaddset(&set, SIGALRM);
     MUST(sigprocmask(SIG_BLOCK, &set, NULL));
-    pid_t child = MUST(fork());
-    if (!child) alarmed();
+    pid_t children[2];
+    for (int i = 0; i < 2; i++) {
+        children[i] = MUST(fork());
+        if (!children[i]) i ? at_work() : alarmed();
+    }
     pthread_t thread;
     PTHREAD(pthread_create(&thread, NULL, taker, &set));
     struct itimerval real = {{0, 10000}, {0, 10000}}, virtual = {{7, 0}, {5000, 0}}, prof = {{0, 300}, {6000, 0}}, now;
@@ -78,6 +105,6 @@ int main(void) {
     CHECK(ticks > 0 || due < 3, "no tick at all where %ld are due", due);
     finish = 1;
     PTHREAD(pthread_join(thread, NULL));
-    join_child(child);
+    for (int i = 0; i < 2; i++) join_child(children[i]);
     return pass();
 }
