@@ -226,6 +226,7 @@ guests! {
     jit: true,
     instants: true,
     births: true,
+    takeover: true,
     madvise: true,
     guards: true,
     manymaps: true,

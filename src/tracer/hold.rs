@@ -20,6 +20,7 @@ use super::gadgets::Finder;
 use super::patience::{self, Patience};
 use super::remote::Ground;
 use super::task::{Outcome, Running, Stopped};
+use super::undertaker::Undertaker;
 use super::waits::{self, Sleeper};
 use super::{Error, frame, tree};
 
@@ -133,7 +134,9 @@ pub fn hold(request: &HoldRequest<'_>) -> Result<Held, Error> {
             workers.insert(tid, is_io_worker(process.pid, tid));
         }
     }
+    let many_threads = found.iter().any(|process| process.tids.len() > 1);
     let mut hunt = Hunt {
+        undertaker: many_threads.then(Undertaker::begin),
         request: *request,
         deadline,
         stopped: HashMap::new(),
@@ -163,6 +166,8 @@ pub fn hold(request: &HoldRequest<'_>) -> Result<Held, Error> {
 
 /// A hold in progress.
 struct Hunt<'a> {
+    /// Where somebody has several threads.
+    undertaker: Option<Undertaker>,
     request: HoldRequest<'a>,
     deadline: Instant,
     /// With their registers, of those that are to stay so.
@@ -190,6 +195,13 @@ struct Quarry {
 }
 
 impl Hunt<'_> {
+    fn seize(&mut self, pid: i32, tid: i32) -> Result<Option<Running>, Error> {
+        if tid != pid {
+            self.undertaker.get_or_insert_with(Undertaker::begin);
+        }
+        seize(self.undertaker.as_ref(), pid, tid)
+    }
+
     /// A thread that has come since its process was looked at is found by the next look.
     fn seize_process(&mut self, process: &tree::Found) -> Result<(), Error> {
         let pid = process.pid;
@@ -200,39 +212,22 @@ impl Hunt<'_> {
             if self.seized.contains_key(&tid) || self.workers.remove(&tid).unwrap_or_else(|| is_io_worker(pid, tid)) {
                 continue;
             }
-            match seize(pid, tid) {
-                Ok(task) => {
-                    self.since.get_or_insert_with(Instant::now);
-                    self.seized.insert(tid, pid);
-                    self.grown = true;
-                    if let Some(sleeper) = self.sleepers.remove(&tid).and_then(|s| s.still(tid)) {
-                        self.sleepers.insert(tid, sleeper);
-                    }
-                    // A failure means that it has just died, which waiting will tell.
-                    let _ = task.interrupt();
-                    self.running.push(Quarry { task, to_exec: false });
+            if let Some(task) = self.seize(pid, tid)? {
+                self.since.get_or_insert_with(Instant::now);
+                self.seized.insert(tid, pid);
+                self.grown = true;
+                if let Some(sleeper) = self.sleepers.remove(&tid).and_then(|s| s.still(tid)) {
+                    self.sleepers.insert(tid, sleeper);
                 }
-                Err(e) => self.explain(pid, tid, e)?,
+                self.pursue(task, false);
             }
+        }
+        // A thread that we did not find any more may have called exec, and be the first now.
+        self.look_again(pid)?;
+        if !process.tids.iter().any(|tid| self.seized.contains_key(tid)) && lives(pid) {
+            self.grown |= Instant::now() < self.deadline;
         }
         Ok(())
-    }
-
-    /// Why a task can't be seized; `Ok` if it is dead or has gone.
-    fn explain(&self, pid: i32, tid: i32, error: io::Error) -> Result<(), Error> {
-        let Ok(status) = proc::task_status(pid, tid) else { return Ok(()) };
-        if matches!(status.state, b'Z' | b'X') {
-            return Ok(());
-        }
-        match error.raw_os_error() {
-            Some(libc::ESRCH) => Ok(()),
-            Some(libc::EPERM | libc::EACCES) if status.tracer != 0 => {
-                let tracer = proc::status(status.tracer).map_or(status.tracer, |thread| thread.tgid);
-                Err(Error::Traced { pid, tracer })
-            }
-            Some(libc::EPERM | libc::EACCES) => Err(Error::NotPermitted { pid }),
-            _ => Err(Error::from_io("seizing", pid, error)),
-        }
     }
 
     fn wait_all(&mut self) -> Result<(), Error> {
@@ -266,6 +261,8 @@ impl Hunt<'_> {
             // of which the kernel tells nobody before its other threads have (kernel/exit.c, delay_group_leader).
             if round % 60 == 59 {
                 self.running.retain(|q| !is_dead_leader(q.task.tid()));
+                self.forget_replaced();
+                self.bury_the_dead()?;
                 self.free_vfork_children()?;
             }
             if Instant::now() > self.deadline {
@@ -277,13 +274,75 @@ impl Hunt<'_> {
 
     /// A seized task died. The real parent must get to know it; our own child's status is not ours to take.
     fn buried(&mut self, tid: i32) -> Result<(), Error> {
-        if tid == self.request.root && is_own_child(tid) {
+        // Or its process lives on as another thread, which had called exec: see `seize`.
+        self.grown = true;
+        if tid == self.request.root && is_own_child(tid) && is_zombie(tid) && !is_dead_leader(tid) {
             return Err(Error::Vanished { pid: tid });
         }
-        if !is_own_child(tid) {
+        // Of a thread that is not the first nobody else hears.
+        if !is_own_child(tid) || self.seized.get(&tid).is_some_and(|&pid| pid != tid) {
             let _ = wait::reap(tid);
         }
         self.seized.remove(&tid);
+        Ok(())
+    }
+
+    /// Main threads that we held until another, which we did not hold, took their ids: of our own child waiting tells nothing.
+    fn forget_replaced(&mut self) {
+        let replaced = |q: &Quarry| proc::status(q.task.tid()).is_ok_and(|s| s.tracer != my_tid());
+        let tids: Vec<i32> = self.running.iter().filter(|q| replaced(q)).map(|q| q.task.tid()).collect();
+        self.running.retain(|q| !tids.contains(&q.task.tid()));
+        self.seized.retain(|tid, _| !tids.contains(tid));
+        self.grown |= !tids.is_empty();
+    }
+
+    /// Has a seized thread stop. One that took over another's id may have been asked to, and stopped, under its old one: asked
+    /// once more, it would stop a second time when it is to go on.
+    fn pursue(&mut self, task: Running, taken_over: bool) {
+        let tid = task.tid();
+        if !taken_over || !proc::task_stat(tid, tid).is_ok_and(|stat| stat.state == b't') {
+            // A failure means that it has just died, which waiting will tell.
+            let _ = task.interrupt();
+        }
+        self.running.push(Quarry { task, to_exec: false });
+    }
+
+    /// A main thread that stands still may have been ended by the exec of another, which has its id now.
+    fn look_again(&mut self, pid: i32) -> Result<(), Error> {
+        let Some(task) = self.stopped.remove(&pid) else {
+            // One that was dead while others lived is no longer waited for.
+            let forgotten = self.seized.contains_key(&pid) && !self.running.iter().any(|q| q.task.tid() == pid);
+            if forgotten && !is_zombie(pid) {
+                self.seized.remove(&pid);
+                self.grown = true;
+            }
+            return Ok(());
+        };
+        match Running::born(pid).poll()? {
+            Outcome::Running(_) if ptrace::get_regs(pid).is_ok() => drop(self.stopped.insert(pid, task)),
+            Outcome::Running(task) => {
+                self.grown = true;
+                self.pursue(task, true);
+                self.forget_replaced();
+            }
+            Outcome::Stopped(task) => self.stopped_one(task, false)?,
+            Outcome::Dead => self.buried(pid)?,
+        }
+        Ok(())
+    }
+
+    /// Threads that stood still and that somebody has killed. One that calls exec waits until those have been waited for.
+    fn bury_the_dead(&mut self) -> Result<(), Error> {
+        let tids: Vec<i32> = self
+            .stopped
+            .keys()
+            .copied()
+            .filter(|&tid| matches!(wait::poll(tid), Ok(Some(wait::Event::Dead))))
+            .collect();
+        for tid in tids {
+            self.stopped.remove(&tid);
+            self.buried(tid)?;
+        }
         Ok(())
     }
 
@@ -416,13 +475,49 @@ impl Drop for Hunt<'_> {
     }
 }
 
-/// Makes a thread ours, if it isn't still: one that was let go on in the midst of a call is until we end.
-fn seize(pid: i32, tid: i32) -> io::Result<Running> {
-    let own = || proc::task_status(pid, tid).is_ok_and(|s| s.tracer == nix::unistd::gettid().as_raw());
-    match Running::seize(tid, ptrace::OPT_SYSGOOD) {
-        Err(e) if e.raw_os_error() == Some(libc::EPERM) && own() => Ok(Running::born(tid)),
-        other => other,
+/// Seizes a thread; `None` if it is dead or has gone.
+///
+/// A thread that calls exec ends all others and takes over the id of the first (fs/exec.c, `de_thread`). Until then the
+/// first, dead already, can't be seized, and from then on the id is that of a thread which can; or which we hold already.
+fn seize(undertaker: Option<&Undertaker>, pid: i32, tid: i32) -> Result<Option<Running>, Error> {
+    /// How often in a row a process may call exec just between our two looks.
+    const TRIES: u32 = 100;
+    let mut tries = 0;
+    loop {
+        let attempt = || Running::seize(tid, ptrace::OPT_SYSGOOD);
+        let error = match undertaker.map_or_else(attempt, |undertaker| undertaker.watched((pid, tid), attempt)) {
+            Ok(task) => return Ok(Some(task)),
+            Err(error) => error,
+        };
+        let Ok(status) = proc::task_status(pid, tid) else { return Ok(None) };
+        if matches!(status.state, b'Z' | b'X') {
+            return Ok(None);
+        }
+        match error.raw_os_error() {
+            Some(libc::ESRCH) => return Ok(None),
+            Some(libc::EPERM) if status.tracer == my_tid() => return Ok(Some(Running::born(tid))),
+            Some(libc::EPERM | libc::EACCES) if status.tracer != 0 => {
+                let tracer = proc::status(status.tracer).map_or(status.tracer, |thread| thread.tgid);
+                return Err(Error::Traced { pid, tracer });
+            }
+            Some(libc::EPERM) if tries < TRIES => tries += 1,
+            Some(libc::EPERM | libc::EACCES) => return Err(Error::NotPermitted { pid }),
+            _ => return Err(Error::from_io("seizing", pid, error)),
+        }
     }
+}
+
+fn my_tid() -> i32 {
+    nix::unistd::gettid().as_raw()
+}
+
+/// Whether some thread of a process lives.
+fn lives(pid: i32) -> bool {
+    proc::stat(pid).is_ok_and(|s| !matches!(s.state, b'Z' | b'X') || s.threads > 1)
+}
+
+fn is_zombie(pid: i32) -> bool {
+    proc::stat(pid).is_ok_and(|s| s.state == b'Z')
 }
 
 fn is_own_child(pid: i32) -> bool {
@@ -459,7 +554,7 @@ fn describe(
 ) -> Result<Option<HeldProcess>, Error> {
     let gone = |e: proc::Error| Error::from_proc("reading status", host, e);
     let (Ok(pidfd), Ok(mut stat)) = (sys::tasks::pidfd_open(host), proc::stat(host)) else { return Ok(None) };
-    if threads.is_empty() && stat.state != b'Z' {
+    if threads.is_empty() && (stat.state != b'Z' || stat.threads > 1) {
         return Err(Error::Vanished { pid: host });
     }
     let mut status_of = |tid| statuses.remove(&tid).unwrap_or_else(|| proc::task_status(host, tid)).map_err(gone);

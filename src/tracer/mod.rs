@@ -17,6 +17,7 @@ mod remote;
 mod stack;
 pub mod task;
 pub mod tree;
+mod undertaker;
 pub mod waits;
 
 use std::io;
