@@ -1,5 +1,6 @@
-//! One guest program per kind of state, each taken through a life without us, generations of save, kill and resume, saves
-//! while it goes on running, and saves by somebody who did not start it. The guests judge themselves (`tests/guests/`).
+//! One guest program per kind of state, each taken through a life without us, generations of save, kill and resume,
+//! saves while it goes on running, and saves by somebody who did not start it. The guests judge themselves
+//! (`tests/guests/`).
 
 mod harness;
 
@@ -75,8 +76,8 @@ fn generations(name: &str, build: Build, count: u64, pause: Duration) {
     scene.nobody_left();
 }
 
-/// Saved while it goes on: the original ends well, and so does every image of it (unless the files it works on have moved
-/// on with the original: `replay`).
+/// Saved while it goes on: the original ends well, and so does every image of it (unless the files it works on have
+/// moved on with the original: `replay`).
 fn keep_running(name: &str, build: Build, replay: bool) {
     let Some(program) = guest(name, build) else { return };
     let scene = Scene::new(name);
@@ -210,6 +211,7 @@ guests! {
     pidfd: true,
     inotify: true,
     notices: true,
+    children: false,
     fanotify: false,
     uring: true,
     uringowners: true,
@@ -322,7 +324,8 @@ fn clocks_of_the_host_or_its_own() {
     scene.finish(&mut job);
 }
 
-/// Waits that are saved again and again end when they should, in the program that goes on and in the one that is resumed.
+/// Waits that are saved again and again end when they should, in the program that goes on and in the one that is
+/// resumed.
 #[test]
 fn waits_end_when_they_should() {
     waits("deadlines", 26);
@@ -374,8 +377,9 @@ fn waits(name: &str, count: u64) {
     scene.nobody_left();
 }
 
-/// Registers are never a bit wrong, in hundreds of saves; nor is a thread in the vDSO, in the vsyscall page, between two
-/// single steps or on an alternate stack ever lost, or one that is being born or dies. Now and then they are resumed.
+/// Registers are never a bit wrong, in hundreds of saves; nor is a thread in the vDSO, in the vsyscall page, between
+/// two single steps or on an alternate stack ever lost, or one that is being born or dies. Now and then they are
+/// resumed.
 #[test]
 fn hundreds_of_saves() {
     for (name, rounds) in [("registers", 20), ("instants", 10), ("births", 10)] {
@@ -499,7 +503,8 @@ fn two_copies() {
     }
 }
 
-/// Where leaders of session and group are out of sight, as for what is started into a container: both ids are 0, and stay so.
+/// Where leaders of session and group are out of sight, as for what is started into a container: both ids are 0, and
+/// stay so.
 #[test]
 fn leaders_out_of_sight() {
     let own_user = if harness::root() { "--mount" } else { "--map-current-user" };
@@ -511,8 +516,8 @@ fn leaders_out_of_sight() {
     assert!(said.contains("2 passed"), "{said}{}", String::from_utf8_lossy(&output.stderr));
 }
 
-/// Files on mounts that are there already when the program starts: a directory that is seen at another place, too, and one
-/// over another.
+/// Files on mounts that are there already when the program starts: a directory that is seen at another place, too, and
+/// one over another.
 #[test]
 fn bind_and_overlay_mounts() {
     const SCRIPT: &str = "set -e; cd \"$1\"; mount -t tmpfs tmpfs .; cd \"$1\"; mkdir lower upper work seen; $2 || exit 97; \
@@ -557,8 +562,8 @@ fn read_only_mounts() {
     }
 }
 
-/// Files below a directory whose name looks like others in /proc: with a newline and with what stands for one, not UTF-8, and
-/// as if it were deleted.
+/// Files below a directory whose name looks like others in /proc: with a newline and with what stands for one, not
+/// UTF-8, and as if it were deleted.
 #[test]
 fn names_that_look_like_others() {
     use std::os::unix::ffi::OsStrExt;

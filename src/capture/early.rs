@@ -1,6 +1,6 @@
-//! Bytes that were sent over TCP connections nobody has accepted yet. There is no way to look at them but to accept those connections
-//! and have their clients connect again ([`backlog`]), so this is done only where waiting for the server was in vain, and
-//! where everybody who waits in a queue is in the tree.
+//! Bytes that were sent over TCP connections nobody has accepted yet. There is no way to look at them but to accept
+//! those connections and have their clients connect again ([`backlog`]), so this is done only where waiting for the
+//! server was in vain, and where everybody who waits in a queue is in the tree.
 
 use std::collections::HashMap;
 use std::os::fd::{AsFd, OwnedFd};
@@ -44,8 +44,8 @@ pub(super) fn has_bytes(waiting: &Inet, client: &Inet) -> bool {
     waiting.readable > u32::from(waiting.state == state::CLOSE_WAIT) || client.sent > 0
 }
 
-/// What is to be said of clients that have sent something too early, by inode: nothing, or why their bytes can't be had. The
-/// queues that are to be looked into are noted.
+/// What is to be said of clients that have sent something too early, by inode: nothing, or why their bytes can't be
+/// had. The queues that are to be looked into are noted.
 pub(super) fn find(
     work: &mut Work<'_>,
     found: &Found,

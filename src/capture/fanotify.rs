@@ -33,8 +33,8 @@ const IGNORED_SURV_MODIFY: u32 = 0x40;
 /// Groups that stand in the way, before a file is opened: what we do next may be an event for them.
 ///
 /// # Errors
-/// Also what is refused on the spot: a group that decides over the opening of files would be asked by us while it stands still,
-/// and we would wait for its answer for ever.
+/// Also what is refused on the spot: a group that decides over the opening of files would be asked by us while it
+/// stands still, and we would wait for its answer for ever.
 pub(super) fn first(held: &Held, seen: &[SeenFd], refusals: &mut Refusals) -> Result<(), Error> {
     for s in seen {
         let Detail::Fanotify(group) = &s.info.detail else { continue };
@@ -110,8 +110,8 @@ pub(super) fn capture(work: &mut Work<'_>, s: &SeenFd, group: &fdinfo::Fanotify)
     Ok(Some(Kind::Fanotify(Fanotify { flags, event_flags, privileged, marks })))
 }
 
-/// Whether the program may have made a group with CAP_SYS_ADMIN that others may make as well. It does not show, but in what
-/// the group tells of others; the program is taken not to have changed in that.
+/// Whether the program may have made a group with CAP_SYS_ADMIN that others may make as well. It does not show, but in
+/// what the group tells of others; the program is taken not to have changed in that.
 fn is_privileged(s: &SeenFd) -> Result<bool, Error> {
     let caps = proc::status(s.host).map_err(Error::proc(s.host))?.caps;
     Ok(caps[2] >> CAP_SYS_ADMIN & 1 == 1 && sys::fanotify::is_privileged())
@@ -157,7 +157,8 @@ fn marked(
     }
 }
 
-/// Whether its mount point leads to this mount: another may be on top of it, or the process have another root directory.
+/// Whether its mount point leads to this mount: another may be on top of it, or the process have another root
+/// directory.
 fn reaches(work: &Work<'_>, mount: &Mount) -> bool {
     let place =
         File::options().read(true).custom_flags(libc::O_PATH | libc::O_NOFOLLOW).open(work.view.path(&mount.point));

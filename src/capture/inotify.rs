@@ -108,8 +108,8 @@ pub(super) struct Unread {
 /// What is reported of a directory whose entries somebody has read.
 const LOOKED_AT: u32 = libc::IN_OPEN | libc::IN_ACCESS | libc::IN_CLOSE_NOWRITE;
 
-/// While it lives, nobody gets signals of what comes into an instance (O_ASYNC). Its owner is taken from it, not the flag:
-/// whoever sets that says with it which number the signals tell (fs/fcntl.c, `setfl`).
+/// While it lives, nobody gets signals of what comes into an instance (O_ASYNC). Its owner is taken from it, not the
+/// flag: whoever sets that says with it which number the signals tell (fs/fcntl.c, `setfl`).
 #[derive(Debug)]
 struct Silent(Option<(OwnedFd, i32, i32)>);
 
@@ -202,6 +202,7 @@ impl Unread {
             at += notices::size(std::slice::from_ref(event));
             old || event.mask & libc::IN_ISDIR == 0 || event.mask & LOOKED_AT == 0
         });
+        let mut events: Vec<Event> = events.into_iter().flat_map(notices::one_by_one).collect();
         let ended = |wd| events.iter().any(|event| event.wd == wd && event.mask & libc::IN_IGNORED != 0);
         self.watched.retain(|w| !ended(w.wd));
         if followed && events.is_empty() {
@@ -216,9 +217,7 @@ impl Unread {
             }
             let put = self.off().and_then(|()| notices::put(self.instance.as_fd(), &self.place, &events));
             if put.is_err() {
-                // At least the program is told.
-                let _ = notices::take(self.instance.as_fd())
-                    .and_then(|_| notices::put(self.instance.as_fd(), &self.place, &[lost()]));
+                self.put_some(&events);
             }
             let on = self.on(next);
             put.and(on)?;
@@ -247,6 +246,20 @@ impl Unread {
             each(self, some, all);
         }
         Ok(false)
+    }
+
+    /// Puts back as many events as can be, and has the program told that others were lost.
+    fn put_some(&self, events: &[Event]) {
+        let mut some = events.iter().filter(|e| e.mask & libc::IN_Q_OVERFLOW == 0).cloned().collect::<Vec<_>>();
+        loop {
+            some.truncate(some.len() / 2);
+            let told: Vec<Event> = some.iter().cloned().chain([lost()]).collect();
+            let put = notices::take(self.instance.as_fd())
+                .and_then(|_| notices::put(self.instance.as_fd(), &self.place, &told));
+            if put.is_ok() || some.is_empty() {
+                break;
+            }
+        }
     }
 
     /// The number that the next watch is given.
@@ -286,11 +299,12 @@ impl Unread {
                 continue;
             };
             let Some(&Watched { wd, mask, .. }) = self.watched.get(at) else { continue };
-            let event = Event { wd, ..event };
             let ended = event.mask & libc::IN_IGNORED != 0;
-            // Two that are the same are one.
-            if ended || events.last() != Some(&event) {
-                events.push(event);
+            for event in notices::one_by_one(Event { wd, ..event }) {
+                // Two that are the same are one.
+                if ended || events.last() != Some(&event) {
+                    events.push(event);
+                }
             }
             if mask & libc::IN_ONESHOT != 0 && !ended {
                 events.push(Event { wd, mask: libc::IN_IGNORED, cookie: 0, name: Name::default() });

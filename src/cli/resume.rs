@@ -54,8 +54,8 @@ pub struct ResumeArgs {
     /// Sockets and pipes to somebody who is not in the image
     #[arg(long, value_enum, env = "CKPT_SOCKETS", default_value_t = Sockets::Reset)]
     sockets: Sockets,
-    /// Files and directories at OLD and below it are at NEW now: a program's open and mapped files and its directories; the
-    /// longest OLD counts
+    /// Files and directories at OLD and below it are at NEW now: a program's open and mapped files and its directories;
+    /// the longest OLD counts
     #[arg(long, value_name = "OLD=NEW", env = "CKPT_MAP_PATH", value_delimiter = '\n')]
     map_path: Vec<OsString>,
     /// Another working directory for the program
@@ -348,9 +348,7 @@ fn bring_to_life(args: ResumeArgs, report: &Report) -> Result<(Job, Signals), Fa
     let command = vec![Name::from(path.as_path())];
     let output = output_beside(&path)?;
     let program = keep::Program::Resumed { root: resumed.root, init: resumed.init, status: resumed.status };
-    let relay = resumed.terminal.map(Relay::new).transpose();
-    let relay =
-        relay.map_err(|error| Failure::new(FailureKind::Failed, format!("cannot use the terminal: {error}"), ""))?;
+    let relay = resumed.terminal.map(Relay::new);
     let keep = Keep::default();
     Ok((Job { name, claim, program, relay, command, output, keep }, signals))
 }

@@ -109,7 +109,13 @@ fn parsed<T>(path: &str, parse: impl FnOnce(&[u8]) -> Result<T, Malformed>) -> R
     parse(&read_at_once(path)?).map_err(|Malformed(what)| Error::Malformed { path: format!("/proc/{path}"), what })
 }
 
-/// A file of /proc that is of one piece (fs/seq_file.c, single_open): a read that does not fill its buffer has all of it.
+/// The same for a file that the kernel makes record by record: there a short read is not the end.
+fn parsed_to_end<T>(path: &str, parse: impl FnOnce(&[u8]) -> Result<T, Malformed>) -> Result<T, Error> {
+    parse(&read(path)?).map_err(|Malformed(what)| Error::Malformed { path: format!("/proc/{path}"), what })
+}
+
+/// A file of /proc that is of one piece (fs/seq_file.c, single_open): a read that does not fill its buffer has all of
+/// it.
 fn read_at_once(path: &str) -> Result<Vec<u8>, Error> {
     let fail = |source| Error::Read { path: format!("/proc/{path}"), source };
     let mut file = std::fs::File::open(format!("/proc/{path}")).map_err(fail)?;
@@ -244,7 +250,7 @@ pub fn fdinfo(pid: i32, fd: i32) -> Result<fdinfo::FdInfo, Error> {
 /// # Errors
 /// If it cannot be read or makes no sense.
 pub fn mounts(pid: i32) -> Result<Vec<mounts::Mount>, Error> {
-    parsed(&format!("{pid}/mountinfo"), mounts::parse)
+    parsed_to_end(&format!("{pid}/mountinfo"), mounts::parse)
 }
 
 /// `/proc/locks`: every lock held on this host by processes that we can see.
@@ -260,8 +266,7 @@ pub fn locks() -> Result<Vec<locks::Lock>, Error> {
 /// # Errors
 /// If it cannot be read or makes no sense.
 pub fn timers(pid: i32) -> Result<Vec<timers::Timer>, Error> {
-    timers::parse(&read(&format!("{pid}/timers"))?)
-        .map_err(|Malformed(what)| Error::Malformed { path: format!("/proc/{pid}/timers"), what })
+    parsed_to_end(&format!("{pid}/timers"), timers::parse)
 }
 
 /// `/proc/PID/limits`: soft and hard limit of each resource, in the order of `RLIMIT_*`; `u64::MAX` is "unlimited".
@@ -291,7 +296,7 @@ pub fn timens_offsets(pid: i32) -> Result<lists::TimeOffsets, Error> {
 /// # Errors
 /// If it cannot be read or makes no sense.
 pub fn children(pid: i32, tid: i32) -> Result<Vec<i32>, Error> {
-    parsed(&format!("{pid}/task/{tid}/children"), lists::numbers)
+    parsed_to_end(&format!("{pid}/task/{tid}/children"), lists::numbers)
 }
 
 /// Threads of a process, ascending: `/proc/PID/task`.

@@ -44,8 +44,8 @@ pub struct Sources {
     pub status: i32,
     /// How descriptions come that wait until all processes are born.
     pub handover: Handover,
-    /// Inotify instances, fanotify groups, timerfds and rings of single threads, by the index of their description: our own copies, to begin
-    /// to watch and to be started when all else is done, or when the thread is there.
+    /// Inotify instances, fanotify groups, timerfds and rings of single threads, by the index of their description: our
+    /// own copies, to begin to watch and to be started when all else is done, or when the thread is there.
     pub watching: Vec<(u32, OwnedFd)>,
     /// A slave of the terminal that takes the place of a standard stream's, and its session.
     pub terminal: Option<(Session, i32)>,
@@ -189,7 +189,8 @@ fn is_watching(file: &OpenFile) -> bool {
     }
 }
 
-/// The limit of open files that a resume needs, if that is above ours: all of the tree's are open at once, in us as well.
+/// The limit of open files that a resume needs, if that is above ours: all of the tree's are open at once, in us as
+/// well.
 pub fn no_room(checkpoint: &Checkpoint) -> Option<(u64, u64)> {
     /// Descriptors that come and go.
     const PASSING: usize = 100;
@@ -300,8 +301,8 @@ pub fn source(sources: &Sources, file: u32) -> Result<i32, Error> {
     sources.files.get(file as usize).copied().ok_or_else(missing)
 }
 
-/// Owners of descriptions and their signals (F_SETOWN_EX, F_SETSIG, O_ASYNC), set once each, by somebody who has them: the
-/// number under which O_ASYNC is set is the one that signals tell (fs/fcntl.c, send_sigio). `actual`: the ids that
+/// Owners of descriptions and their signals (F_SETOWN_EX, F_SETSIG, O_ASYNC), set once each, by somebody who has them:
+/// the number under which O_ASYNC is set is the one that signals tell (fs/fcntl.c, send_sigio). `actual`: the ids that
 /// processes, threads and groups have.
 pub fn owners(
     puppet: &mut Puppet,

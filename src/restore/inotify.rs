@@ -9,7 +9,8 @@ use crate::sys::{inotify, notices};
 
 use super::Error;
 
-/// An instance that watches nothing yet, with the events that waited in it: whoever gets a signal for each does not yet.
+/// An instance that watches nothing yet, with the events that waited in it: whoever gets a signal for each does not
+/// yet.
 pub fn open(instance: &Inotify, flags: u32) -> Result<OwnedFd, Error> {
     let failed = |step| move |e| Error::step(step, 0, e);
     let fd = inotify::new(flags as i32 & libc::O_NONBLOCK | libc::IN_CLOEXEC)
@@ -21,10 +22,20 @@ pub fn open(instance: &Inotify, flags: u32) -> Result<OwnedFd, Error> {
     Ok(fd)
 }
 
-/// Watched files that are not there or may not be watched.
+/// Watched files that are not there or may not be watched, and events that can't be put back.
 pub fn conflicts(checkpoint: &Checkpoint, conflicts: &mut Vec<Refusal>) {
     for file in &checkpoint.files {
-        let Kind::Inotify(Inotify { watches, .. }) = &file.kind else { continue };
+        let Kind::Inotify(Inotify { watches, events, .. }) = &file.kind else { continue };
+        if !events.is_empty() {
+            if let Err(error) = notices::limit().and_then(|_| notices::place()) {
+                conflicts.push(Refusal {
+                    pid: checkpoint.tree.root,
+                    object: "inotify".to_owned(),
+                    reason: format!("{} events wait in it, and can't be put back: {error}", events.len()),
+                    hint: String::new(),
+                });
+            }
+        }
         for watch in watches {
             let path = watch.path.as_path();
             let link = std::fs::symlink_metadata(path).is_ok_and(|m| m.is_symlink());

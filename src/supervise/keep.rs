@@ -169,7 +169,7 @@ impl Keeper {
         let mut timeout = PollTimeout::NONE;
         if let Some(relay) = &self.job.relay {
             let (terminals, most) = relay.waits();
-            fds.extend(terminals.map(|(fd, events)| PollFd::new(fd, events)));
+            fds.extend(terminals.into_iter().map(|(fd, events)| PollFd::new(fd, events)));
             timeout = most;
         }
         let fixed = fds.len();
@@ -255,10 +255,11 @@ impl Keeper {
                 Action::Reap => self.reap(),
                 Action::Drop => {}
                 Action::Forward => drop(kill(Pid::from_raw(self.root()), signal)),
-                Action::ForwardToGroup => match (&self.job.relay, signal) {
+                Action::ForwardToGroup => match (&mut self.job.relay, signal) {
                     // Its own terminal tells the program.
                     (Some(relay), Signal::SIGWINCH) => relay.resize(),
                     (Some(relay), Signal::SIGCONT) => {
+                        relay.begin_anew();
                         relay.signal(signal);
                         self.signal_group(signal);
                     }
@@ -307,9 +308,13 @@ impl Keeper {
         let signal = Signal::try_from(signal).ok();
         let by_terminal = |signal: &Signal| matches!(signal, Signal::SIGTSTP | Signal::SIGTTIN | Signal::SIGTTOU);
         let Some(signal) = signal.filter(by_terminal) else { return };
+        // It may have gone on before we came to this.
+        if !members::is_stopped(self.root()) {
+            return;
+        }
         if self.place() == Place::WithUs {
             let _ = stop_by(signal);
-        } else if self.job.relay.is_some() && members::is_stopped(self.root()) {
+        } else if self.job.relay.is_some() {
             self.stop(signal);
             // Also where we could not stop: then nobody could continue the program, either.
             self.job.relay.iter().for_each(|relay| relay.signal(Signal::SIGCONT));

@@ -1,6 +1,6 @@
-//! The two terminals of a resumed program: ours, at which somebody types, and its own, whose master we hold. While we are in
-//! the foreground of ours, it hands through every byte (termios(3), "Raw mode"), and the program's own does all the rest:
-//! echo, lines, signals, job control.
+//! The two terminals of a resumed program: ours, at which somebody types, and its own, whose master we hold. While we
+//! are in the foreground of ours, it hands through every byte (termios(3), "Raw mode"), and the program's own does all
+//! the rest: echo, lines, signals, job control.
 
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -25,25 +25,25 @@ const LAST_WORDS: Duration = Duration::from_secs(2);
 #[derive(Debug)]
 pub struct Relay {
     terminal: Terminal,
-    /// Settings of ours before we came.
-    before: Termios,
+    /// Settings of ours before we came; none of one that was hung up.
+    before: Option<Termios>,
     /// Whether ours is handed through to the program.
     on: bool,
+    /// Ours was hung up, and is nobody's any more.
+    gone: bool,
     typed: Vec<u8>,
     shown: Vec<u8>,
 }
 
 impl Relay {
     /// The program is running.
-    ///
-    /// # Errors
-    /// What the system says.
-    pub fn new(terminal: Terminal) -> io::Result<Relay> {
-        let before = tty::settings(terminal.ours.as_fd())?;
-        let relay = Relay { terminal, before, on: false, typed: Vec::new(), shown: Vec::new() };
+    pub fn new(terminal: Terminal) -> Relay {
+        let before = tty::settings(terminal.ours.as_fd()).ok();
+        let gone = before.is_none();
+        let relay = Relay { terminal, before, on: false, gone, typed: Vec::new(), shown: Vec::new() };
         // What is on the screen is not what the program has left there: it may want to draw it anew.
         relay.signal(Signal::SIGWINCH);
-        Ok(relay)
+        relay
     }
 
     fn ours(&self) -> BorrowedFd<'_> {
@@ -59,20 +59,24 @@ impl Relay {
     }
 
     /// What to wait for, and how long at most.
-    pub fn waits(&self) -> ([(BorrowedFd<'_>, PollFlags); 2], PollTimeout) {
+    pub fn waits(&self) -> (Vec<(BorrowedFd<'_>, PollFlags)>, PollTimeout) {
         let of = |reads, writes| {
             let read = if reads { PollFlags::POLLIN } else { PollFlags::empty() };
             read | if writes { PollFlags::POLLOUT } else { PollFlags::empty() }
         };
         let ours = of(self.on && self.typed.len() < ROOM, !self.shown.is_empty());
         let master = of(self.shown.len() < ROOM, !self.typed.is_empty());
-        let timeout = if self.on { PollTimeout::NONE } else { PollTimeout::from(LOOK) };
-        ([(self.ours(), ours), (self.master(), master)], timeout)
+        let timeout = if self.on || self.gone { PollTimeout::NONE } else { PollTimeout::from(LOOK) };
+        // Of one that was hung up poll(2) would tell again and again.
+        let ours = (!self.gone).then(|| (self.ours(), ours));
+        (ours.into_iter().chain([(self.master(), master)]).collect(), timeout)
     }
 
     /// Brings to each side what can be brought without waiting.
     pub fn serve(&mut self) {
-        if !self.on && self.in_foreground() {
+        self.gone |= is_hung_up(self.ours());
+        self.on &= !self.gone;
+        if !self.on && !self.gone && self.in_foreground() {
             self.begin();
         }
         if self.on && self.typed.len() < ROOM {
@@ -91,7 +95,9 @@ impl Relay {
 
     fn begin(&mut self) {
         if let Ok(before) = tty::settings(self.ours()) {
-            self.before = before;
+            // Our own of before are nobody's: it was taken from us without notice.
+            let before = self.before.filter(|old| before == tty::raw(old)).unwrap_or(before);
+            self.before = Some(before);
             self.on = tty::set(self.ours(), &tty::raw(&before)).is_ok();
         }
         self.resize();
@@ -100,9 +106,15 @@ impl Relay {
     /// Gives our terminal back as it was.
     pub fn rest(&mut self) {
         // From the background to set it would stop us, and it is somebody else's anyway.
-        if std::mem::take(&mut self.on) && self.in_foreground() {
-            let _ = tty::set(self.ours(), &self.before);
+        let on = std::mem::take(&mut self.on);
+        if let Some(before) = self.before.filter(|_| on && self.in_foreground()) {
+            let _ = tty::set(self.ours(), &before);
         }
+    }
+
+    /// We were stopped, and whoever had our terminal meanwhile has set it as they liked.
+    pub fn begin_anew(&mut self) {
+        self.on = false;
     }
 
     /// The program's terminal gets the size of ours, of which the kernel tells those in its foreground.
@@ -131,8 +143,21 @@ impl Relay {
             let wait = nix::poll::PollFd::new(self.ours(), PollFlags::POLLOUT);
             let _ = nix::poll::poll(&mut [wait], PollTimeout::from(LOOK));
         }
+    }
+}
+
+/// However we end, our terminal is given back.
+impl Drop for Relay {
+    fn drop(&mut self) {
         self.rest();
     }
+}
+
+/// Whether a terminal was hung up.
+fn is_hung_up(terminal: BorrowedFd<'_>) -> bool {
+    let mut look = [nix::poll::PollFd::new(terminal, PollFlags::empty())];
+    nix::poll::poll(&mut look, PollTimeout::ZERO).is_ok_and(|n| n > 0)
+        && look.iter().any(|fd| fd.revents().is_some_and(|r| r.intersects(PollFlags::POLLHUP | PollFlags::POLLERR)))
 }
 
 /// Our terminal, which a program that we start uses as it likes.

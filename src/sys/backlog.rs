@@ -1,12 +1,13 @@
 //! Connections that wait to be accepted, taken out of their queue and put back, with what was sent over them.
 //!
-//! Nobody can look at such a connection but by accepting it, and an accepted one can't go back. But its client's socket can:
-//! connect(2) to AF_UNSPEC dissolves the connection (net/ipv4/tcp.c, `tcp_disconnect`), the socket keeps its options, and
-//! connects once more from the same address and port.
+//! Nobody can look at such a connection but by accepting it, and an accepted one can't go back. But its client's socket
+//! can: connect(2) to AF_UNSPEC dissolves the connection (net/ipv4/tcp.c, `tcp_disconnect`), the socket keeps its
+//! options, and connects once more from the same address and port.
 //!
 //! # Safety
-//! The work is done by a child (a fork, so that also our death does not interrupt it), which shares a piece of memory with us: it
-//! makes system calls with its own copies of descriptors and buffers, and uses none of libc's functions that take locks.
+//! The work is done by a child (a fork, so that also our death does not interrupt it), which shares a piece of memory
+//! with us: it makes system calls with its own copies of descriptors and buffers, and uses none of libc's functions
+//! that take locks.
 #![allow(unsafe_code)]
 
 use std::io;
@@ -23,6 +24,9 @@ type Sockaddr = [u8; 28];
 /// From which port connect(2) may go out (ip(7)), from Linux 6.3 on.
 pub const IP_LOCAL_PORT_RANGE: i32 = 51;
 const SO_BUF_LOCK: i32 = 72;
+/// What the end of a connection sets anew of what may have been set: TCP_WINDOW_CLAMP, TCP_RTO_MIN_US and
+/// TCP_DELACK_MAX_US (net/ipv4/tcp.c, `tcp_disconnect`).
+const FORGOTTEN: [i32; 3] = [10, 45, 46];
 const SIOCATMARK: libc::c_ulong = 0x8905;
 /// How long each step of a connection may take; all of it happens at once, as a rule.
 const MILLISECONDS: i64 = 10_000;
@@ -72,8 +76,8 @@ struct Record {
 const NONE: Record = Record { place: -1, accepted: -1, from: 0, len: 0, urgent: -1 };
 
 /// What all connections in the queue of `listener` have sent, in the order of the clients. They are in its queue again
-/// afterwards, in their order. There must be no others, and nobody else may use any of the sockets meanwhile; `room`: more bytes than
-/// all of them have sent.
+/// afterwards, in their order. There must be no others, and nobody else may use any of the sockets meanwhile; `room`:
+/// more bytes than all of them have sent.
 ///
 /// # Errors
 /// If a connection could not be put back, or not all of them were met.
@@ -86,8 +90,8 @@ pub fn look(listener: BorrowedFd<'_>, clients: &[Waiting<'_>], room: usize) -> i
     if shared == libc::MAP_FAILED {
         return Err(io::Error::last_os_error());
     }
-    // SAFETY: the memory is as long and page-aligned; an i32 and the records behind it are aligned, and any bytes are valid
-    // ones. We touch it while the child is not there, and through these alone.
+    // SAFETY: the memory is as long and page-aligned; an i32 and the records behind it are aligned, and any bytes are
+    // valid ones. We touch it while the child is not there, and through these alone.
     let (failure, records, bytes) = unsafe {
         let records = shared.cast::<u8>().add(8).cast::<Record>();
         (
@@ -240,6 +244,7 @@ fn connect_again(client: &Client, record: &Record, text: &[u8]) -> i32 {
         libc::fcntl(fd, libc::F_SETFL, flags | libc::O_NONBLOCK);
         flags
     };
+    let values = FORGOTTEN.map(|name| option(fd, libc::IPPROTO_TCP, name));
     let range = option(fd, libc::IPPROTO_IP, IP_LOCAL_PORT_RANGE);
     // A port that the program has bound stays anyway.
     let port = i32::from(u16::from_be_bytes([client.local[2], client.local[3]]));
@@ -254,6 +259,11 @@ fn connect_again(client: &Client, record: &Record, text: &[u8]) -> i32 {
         failure = if ready { option(fd, libc::SOL_SOCKET, libc::SO_ERROR) } else { libc::ETIMEDOUT };
     }
     set(fd, libc::IPPROTO_IP, IP_LOCAL_PORT_RANGE, range);
+    for (name, value) in FORGOTTEN.into_iter().zip(values) {
+        if option(fd, libc::IPPROTO_TCP, name) != value {
+            set(fd, libc::IPPROTO_TCP, name, value);
+        }
+    }
     let (mut own, mut len): (Sockaddr, _) = ([0; 28], 28);
     // SAFETY: both are live and fit each other.
     unsafe { libc::getsockname(fd, own.as_mut_ptr().cast(), &raw mut len) };

@@ -1,10 +1,10 @@
 //! The queue of an inotify(7) instance: taken as a whole, and filled again as it was.
 //!
 //! Nobody can write to such a queue, so what it tells of is made to happen once more, in a file system that nobody else
-//! sees: for each watch descriptor a file or directory is watched there under that number (INOTIFY_IOC_SETNEXTWD). To take
-//! such a watch off puts IN_IGNORED behind the events, unless the queue is full and says so already
-//! (fs/notify/notification.c, `fsnotify_insert_event`): it is filled up with others before the events, which are read away
-//! at the end.
+//! sees: for each watch descriptor a file or directory is watched there under that number (INOTIFY_IOC_SETNEXTWD). To
+//! take such a watch off puts IN_IGNORED behind the events, unless the queue is full and says so already
+//! (fs/notify/notification.c, `fsnotify_insert_event`): it is filled up with others before the events, which are read
+//! away at the end.
 
 use std::collections::{HashMap, HashSet};
 use std::ffi::OsStr;
@@ -62,6 +62,15 @@ fn read(instance: BorrowedFd<'_>, len: usize) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
+/// The same events with one kind in each: the kernel reports some together (the modification and the new mode of a
+/// set-user-ID file that is truncated), which nobody can bring about in general.
+pub fn one_by_one(event: Event) -> impl Iterator<Item = Event> {
+    let with = event.mask & libc::IN_ISDIR;
+    let kinds = event.mask & !libc::IN_ISDIR;
+    let bits = (0..u32::BITS).map(|n| 1 << n).filter(move |bit| bit & kinds != 0);
+    bits.map(move |bit| Event { mask: bit | with, ..event.clone() })
+}
+
 /// Bytes that these events are in a queue.
 pub fn size(events: &[Event]) -> usize {
     let name =
@@ -72,8 +81,8 @@ pub fn size(events: &[Event]) -> usize {
 /// How many events a new instance's queue takes.
 ///
 /// # Errors
-/// Of reading `/proc/sys/fs/inotify/max_queued_events`; `Unsupported` if there may be more than [`MOST_EVENTS`], as they
-/// have to be brought about one by one.
+/// Of reading `/proc/sys/fs/inotify/max_queued_events`; `Unsupported` if there may be more than [`MOST_EVENTS`], as
+/// they have to be brought about one by one.
 pub fn limit() -> io::Result<usize> {
     let path = "/proc/sys/fs/inotify/max_queued_events";
     let limit: usize = fs::read_to_string(path)?.trim().parse().map_err(|_| io::ErrorKind::InvalidData)?;
@@ -92,9 +101,10 @@ pub fn place() -> io::Result<OwnedFd> {
     mounts::private(false).or_else(|_| mounts::private(true))
 }
 
-/// Fills the queue of an instance that watches nothing and has no events with these; the two halves of a rename have a
-/// new cookie. What does not fit is lost and told to be so (IN_Q_OVERFLOW), as it always is. On an error events may be in
-/// the queue, but no watches. `place`: of [`place`]; what is in it goes.
+/// Fills the queue of an instance that watches nothing and has no events with these, which have one kind each (see
+/// [`one_by_one`]); the two halves of a rename have a new cookie, the same if they follow each other. What does not fit
+/// is lost and told to be so (IN_Q_OVERFLOW), as it always is. On an error events may be in the queue, but no watches.
+/// `place`: of [`place`]; what is in it goes.
 ///
 /// # Errors
 /// As [`limit`] and [`place`]; of the calls that bring events about; `Other` if not all came.
@@ -257,28 +267,23 @@ impl<'a> Scene<'a> {
                 }
                 continue;
             }
-            for bit in (0..u32::BITS)
-                .map(|n| 1 << n)
-                .filter(|bit| bit & event.mask & (libc::IN_ALL_EVENTS | libc::IN_UNMOUNT) != 0)
-            {
-                match bit {
-                    libc::IN_DELETE_SELF | libc::IN_UNMOUNT => {
-                        self.end_of(event.wd, bit)?;
-                        ended.insert(event.wd);
-                    }
-                    libc::IN_MOVED_FROM => {
-                        let other = after.first().filter(|next| {
-                            next.mask & libc::IN_MOVED_TO != 0 && next.cookie == event.cookie && event.cookie != 0
-                        });
-                        self.rename(event, other)?;
-                        if other.is_some() {
-                            rest = after.get(1..).unwrap_or_default();
-                        }
-                    }
-                    libc::IN_MOVED_TO => self.arrive(event)?,
-                    libc::IN_MOVE_SELF => self.move_self(event.wd)?,
-                    bit => self.happen(event, bit)?,
+            match event.mask & !libc::IN_ISDIR {
+                bit @ (libc::IN_DELETE_SELF | libc::IN_UNMOUNT) => {
+                    self.end_of(event.wd, bit)?;
+                    ended.insert(event.wd);
                 }
+                libc::IN_MOVED_FROM => {
+                    let other = after.first().filter(|next| {
+                        next.mask & libc::IN_MOVED_TO != 0 && next.cookie == event.cookie && event.cookie != 0
+                    });
+                    self.rename(event, other)?;
+                    if other.is_some() {
+                        rest = after.get(1..).unwrap_or_default();
+                    }
+                }
+                libc::IN_MOVED_TO => self.arrive(event)?,
+                libc::IN_MOVE_SELF => self.move_self(event.wd)?,
+                bit => self.happen(event, bit)?,
             }
         }
         Ok(())
@@ -355,10 +360,11 @@ impl<'a> Scene<'a> {
     fn move_self(&mut self, wd: i32) -> io::Result<()> {
         self.look_for(wd, libc::IN_MOVE_SELF)?;
         let stand = self.stands.get_mut(&wd).ok_or(io::ErrorKind::NotFound)?;
-        let mut name = stand.path.clone().into_os_string();
-        name.push("m");
-        fs::rename(&stand.path, &name)?;
-        stand.path = PathBuf::from(name);
+        // Back and forth, however often.
+        let moved = stand.path.extension().is_some();
+        let to = stand.path.with_extension(if moved { "" } else { "moved" });
+        fs::rename(&stand.path, &to)?;
+        stand.path = to;
         self.look_for(wd, NOTHING)
     }
 
@@ -471,6 +477,9 @@ mod tests {
             event(5, IN_MODIFY, 0, ""),
             event(5, IN_MOVE_SELF, 0, ""),
             event(5, IN_ATTRIB, 0, ""),
+            event(5, IN_MOVE_SELF, 0, ""),
+            event(5, IN_OPEN, 0, ""),
+            event(5, IN_MOVE_SELF, 0, ""),
             event(5, IN_DELETE_SELF, 0, ""),
             event(5, IN_IGNORED, 0, ""),
             event(6, IN_IGNORED, 0, ""),
@@ -481,6 +490,14 @@ mod tests {
             event(8, IN_IGNORED, 0, ""),
             event(3, IN_DELETE, 0, &"n".repeat(255)),
         ]);
+    }
+
+    #[test]
+    fn several_kinds_in_one_event_become_several() {
+        let events = one_by_one(event(1, libc::IN_MODIFY | libc::IN_ATTRIB | libc::IN_ISDIR, 0, "x"));
+        let masks: Vec<u32> = events.map(|e| e.mask).collect();
+        assert_eq!(masks, [libc::IN_MODIFY | libc::IN_ISDIR, libc::IN_ATTRIB | libc::IN_ISDIR]);
+        assert_eq!(one_by_one(event(-1, libc::IN_Q_OVERFLOW, 0, "")).count(), 1);
     }
 
     #[test]

@@ -93,17 +93,19 @@ pub fn die_of(signal: i32) -> ! {
     std::process::exit(128_i32.saturating_add(signal))
 }
 
-/// Takes the default action of a blocked stop signal (SIGTSTP, SIGTTIN, SIGTTOU) once; returns after SIGCONT. The
-/// kernel leaves out the stop where no shell could ever continue us (an orphaned process group).
+/// Takes the default action of a stop signal (SIGTSTP, SIGTTIN, SIGTTOU) once, blocked or not; returns after SIGCONT.
+/// The kernel leaves out the stop where no shell could ever continue us (an orphaned process group).
 pub fn stop_by(signal: Signal) -> io::Result<()> {
     let default = SigAction::new(SigHandler::SigDfl, SaFlags::empty(), SigSet::empty());
     // SAFETY: the default disposition runs no code of ours.
     let before = unsafe { sigaction(signal, &default)? };
-    raise(signal)?;
+    let mask = SigSet::thread_get_mask()?;
     let mut only = SigSet::empty();
     only.add(signal);
-    only.thread_unblock()?; // here we stop
     only.thread_block()?;
+    raise(signal)?;
+    only.thread_unblock()?; // here we stop
+    mask.thread_set_mask()?;
     // SAFETY: what was there before is put back.
     unsafe { sigaction(signal, &before)? };
     Ok(())

@@ -1,13 +1,14 @@
 //! Calls that wait on a socket for as long as its SO_RCVTIMEO or SO_SNDTIMEO says.
 //!
-//! Such a call reads the time-out once, when it begins (include/net/sock.h, `sock_rcvtimeo`), so one that is made again would wait
-//! as if it had not waited before. So it is made again while everybody else still stands: at its entry the socket gets what
-//! is left as its time-out, and as soon as the thread sleeps, its own one back. From then on the thread must not be stopped
-//! any more, or the call would begin once more: it stays traced until the thread of ours that traces it has ended
-//! ([`super::apart`]), and is then let go without being woken.
+//! Such a call reads the time-out once, when it begins (include/net/sock.h, `sock_rcvtimeo`), so one that is made again
+//! would wait as if it had not waited before. So it is made again while everybody else still stands: at its entry the
+//! socket gets what is left as its time-out, and as soon as the thread sleeps, its own one back. From then on the
+//! thread must not be stopped any more, or the call would begin once more: it stays traced until the thread of ours
+//! that traces it has ended ([`super::apart`]), and is then let go without being woken.
 //!
-//! When the call is to end is noted in the thread itself, for the next save: in rcx and r11, which the `syscall` instruction
-//! overwrites and nobody can rely on (Intel SDM, SYSCALL), and only for that call, since the next one overwrites them again.
+//! When the call is to end is noted in the thread itself, for the next save: in rcx and r11, which the `syscall`
+//! instruction overwrites and nobody can rely on (Intel SDM, SYSCALL), and only for that call, since the next one
+//! overwrites them again.
 
 use std::cmp::Ordering;
 use std::os::fd::{AsFd, OwnedFd};
@@ -102,7 +103,8 @@ fn timeval(left: Nanos) -> Timeval {
     value
 }
 
-/// What stands in r11 beside a time in rcx that we have noted there. Another time namespace has another CLOCK_MONOTONIC.
+/// What stands in r11 beside a time in rcx that we have noted there. Another time namespace has another
+/// CLOCK_MONOTONIC.
 fn mark(end: u64) -> u64 {
     static NAMESPACE: OnceLock<u64> = OnceLock::new();
     let namespace = NAMESPACE.get_or_init(|| proc::namespace(std::process::id() as i32, "time").unwrap_or(0));
@@ -130,8 +132,8 @@ impl Patience {
         Some(patience)
     }
 
-    /// Of a thread that is to make its interrupted call again, until `end` by our CLOCK_MONOTONIC. `None` if the call is
-    /// not one of a socket with a time-out.
+    /// Of a thread that is to make its interrupted call again, until `end` by our CLOCK_MONOTONIC. `None` if the call
+    /// is not one of a socket with a time-out.
     pub fn with_end((pid, tid): (i32, i32), regs: &Regs, end: Nanos) -> Option<Patience> {
         let option = option(regs.orig_rax as i64).filter(|_| regs.rax as i64 == ERESTARTNOHAND)?;
         let socket = copy(pid, tid, regs.rdi as i32)?;
@@ -145,8 +147,8 @@ impl Patience {
     }
 
     /// Has the thread make its call again, to wait no longer than it should. It must stand where the kernel restarts an
-    /// interrupted call, and whoever else has the socket must stand still. `None`: it waits, traced by this thread until
-    /// that ends. Else it stands, and may be let go with the signal it stands for, if any.
+    /// interrupted call, and whoever else has the socket must stand still. `None`: it waits, traced by this thread
+    /// until that ends. Else it stands, and may be let go with the signal it stands for, if any.
     ///
     /// # Errors
     /// If the thread has gone.
@@ -155,8 +157,8 @@ impl Patience {
         let bad = |step| move |e| Error::from_io(step, tid, e);
         ptrace::set_options(tid, ptrace::OPT_SYSGOOD).map_err(bad("setting options"))?;
         let mut task = if task.is_parked() { task } else { task.park(|_| Ok(()))? };
-        // Without a signal that has come meanwhile, it comes to the entry of its call, and nowhere else. One that is ignored
-        // does not end the call; another does, or stops the thread.
+        // Without a signal that has come meanwhile, it comes to the entry of its call, and nowhere else. One that is
+        // ignored does not end the call; another does, or stops the thread.
         loop {
             let signal = task.pending_signal();
             if signal != 0 && !is_ignored(tid, signal) {

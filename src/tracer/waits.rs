@@ -1,10 +1,11 @@
 //! How long calls with a time-out have waited, and what is left of it.
 //!
-//! A stop interrupts a sleeping call. Some the kernel goes on with by itself, and remembers when they are to end: in the
-//! program that keeps running, not in an image (`restart_syscall`; nanosleep, clock_nanosleep, poll, futex). Others are
-//! issued again as if nothing had been waited (epoll_wait, epoll_pwait2, sigtimedwait, semtimedop, io_getevents, io_uring_enter). What is left is where nanosleep has written it, or the
-//! time-out less the age of the sleep: the scheduler knows when a thread last ran. Where it does not know for sure, the
-//! time-out starts anew: rather late than early.
+//! A stop interrupts a sleeping call. Some the kernel goes on with by itself, and remembers when they are to end: in
+//! the program that keeps running, not in an image (`restart_syscall`; nanosleep, clock_nanosleep, poll, futex). Others
+//! are issued again as if nothing had been waited (epoll_wait, epoll_pwait2, sigtimedwait, semtimedop, io_getevents,
+//! io_uring_enter). What is left is where nanosleep has written it, or the time-out less the age of the sleep: the
+//! scheduler knows when a thread last ran. Where it does not know for sure, the time-out starts anew: rather late than
+//! early.
 
 use std::collections::HashMap;
 use std::io;
@@ -77,8 +78,8 @@ impl Sleeper {
         same.then_some(self)
     }
 
-    /// Once it has stopped, and has given up the processor `switches` times: how long it was in the call at `until`, if it
-    /// has done nothing since but to wake up and stop.
+    /// Once it has stopped, and has given up the processor `switches` times: how long it was in the call at `until`, if
+    /// it has done nothing since but to wake up and stop.
     pub fn slept(&self, switches: u64, until: Nanos) -> Option<Nanos> {
         (switches == self.switches + 1 && until > self.since).then(|| Nanos(until.0 - self.since.0))
     }
@@ -94,8 +95,8 @@ impl Clocks {
     }
 }
 
-/// In a thread of its own, which moves to the processor. Its last run is counted some time before it asks, so the result
-/// is not too small.
+/// In a thread of its own, which moves to the processor. Its last run is counted some time before it asks, so the
+/// result is not too small.
 fn measure(cpu: i32) -> Option<Nanos> {
     let cpu = usize::try_from(cpu).ok().filter(|&c| c < 8192)?;
     let mut bits = vec![0u8; 1024];
@@ -108,8 +109,8 @@ fn measure(cpu: i32) -> Option<Nanos> {
     (0..3).filter_map(|_| once()).min()
 }
 
-/// The time-out of io_uring_enter that is a relative one, in a `struct io_uring_getevents_arg` (include/uapi/linux/io_uring.h), of
-/// a call that submits nothing: that struct.
+/// The time-out of io_uring_enter that is a relative one, in a `struct io_uring_getevents_arg`
+/// (include/uapi/linux/io_uring.h), of a call that submits nothing: that struct.
 fn argument(regs: &Regs, read: impl Fn(u64, &mut [u8]) -> bool) -> Option<[u8; ARGUMENT]> {
     /// IORING_ENTER_ABS_TIMER, IORING_ENTER_EXT_ARG_REG.
     const OTHERS: u64 = 1 << 5 | 1 << 6;
@@ -180,9 +181,9 @@ pub struct Again {
     pub memory: Option<(Addr, Vec<u8>)>,
 }
 
-/// How a call that is issued again waits only for what is `left`: its time-out is in a register, in memory below the red
-/// zone of the thread's stack, which nobody relies on, or where the kernel itself writes what is left. `None` for other calls,
-/// where the program might look at a changed register afterwards, and where there is no such place.
+/// How a call that is issued again waits only for what is `left`: its time-out is in a register, in memory below the
+/// red zone of the thread's stack, which nobody relies on, or where the kernel itself writes what is left. `None` for
+/// other calls, where the program might look at a changed register afterwards, and where there is no such place.
 pub(super) fn shortened(
     tid: i32,
     regs: &Regs,
@@ -251,8 +252,9 @@ impl Again {
     }
 }
 
-/// A place for `len` bytes below the red zone of a stack that is surely one: the main thread's, or one that has the thread's control block at its
-/// end, as C libraries lay them out. Below a goroutine's or coroutine's stack pointer may be what belongs to others.
+/// A place for `len` bytes below the red zone of a stack that is surely one: the main thread's, or one that has the
+/// thread's control block at its end, as C libraries lay them out. Below a goroutine's or coroutine's stack pointer may
+/// be what belongs to others.
 fn below_red_zone(regs: &Regs, maps: &[Mapping], len: u64) -> Option<Addr> {
     const RED_ZONE: u64 = 128;
     let stack = maps.iter().find(|m| (m.start..m.end).contains(&regs.rsp) && m.prot & 3 == 3)?;

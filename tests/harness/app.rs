@@ -1,5 +1,5 @@
-//! A real program that is saved while busy, killed and resumed for several generations: what it produces in the end is byte
-//! for byte what it produces undisturbed.
+//! A real program that is saved while busy, killed and resumed for several generations: what it produces in the end is
+//! byte for byte what it produces undisturbed.
 #![allow(dead_code)] // each test program uses its part of it
 
 use std::ffi::{OsStr, OsString};
@@ -72,8 +72,9 @@ pub fn survives(app: &App) {
     let mut job = scene.start_run(&app.argv());
     let mut saved_at = 0;
     for generation in 1..=GENERATIONS {
-        // Beyond the last save: then it can be saved again, because it has been let go. And at an eighth, two, three eighths of the work: what is left must last until the last save has come through,
-        // however busy the machine is.
+        // Beyond the last save: then it can be saved again, because it has been let go. And at an eighth, two, three
+        // eighths of the work: what is left must last until the last save has come through, however busy the machine
+        // is.
         scene.wait("progress", || {
             if let Some(status) = job.ended() {
                 scene.fail(&format!("it ended too early: {status}"));
