@@ -382,7 +382,7 @@ fn waits(name: &str, count: u64) {
 /// resumed.
 #[test]
 fn hundreds_of_saves() {
-    for (name, rounds) in [("registers", 20), ("instants", 10), ("births", 10)] {
+    for (name, rounds) in [("registers", 20), ("instants", 30), ("births", 10)] {
         let Some(program) = guest(name, Build::Dynamic) else { return };
         let scene = Scene::new(name);
         let mut job = scene.start_run(&[program.as_ref()]);

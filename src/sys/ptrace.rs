@@ -61,6 +61,11 @@ pub fn cont(tid: i32, signal: i32) -> io::Result<()> {
     request(libc::PTRACE_CONT, tid, 0, signal as usize).map(drop)
 }
 
+/// PTRACE_SINGLESTEP: on by one instruction.
+pub fn step(tid: i32) -> io::Result<()> {
+    request(libc::PTRACE_SINGLESTEP, tid, 0, 0).map(drop)
+}
+
 /// PTRACE_SYSCALL: on to the next system call entry or exit, with a signal to deliver, or 0.
 pub fn cont_to_syscall(tid: i32, signal: i32) -> io::Result<()> {
     request(libc::PTRACE_SYSCALL, tid, 0, signal as usize).map(drop)

@@ -22,7 +22,7 @@ use super::remote::Ground;
 use super::task::{Outcome, Running, Stopped};
 use super::undertaker::Undertaker;
 use super::waits::{self, Sleeper};
-use super::{Error, frame, tree};
+use super::{Error, frame, tree, vdso};
 
 /// What to hold.
 #[derive(Debug, Clone, Copy)]
@@ -585,6 +585,15 @@ fn describe(
             t.tid = inside(&t.status.nspid, t.host);
         }
         let slept = sleepers.get(&t.host).and_then(|s| s.slept(t.status.voluntary_switches, stood));
+        let interrupted = |task: &Stopped| task.is_parked() && task.signal() == libc::SIGTRAP;
+        if state == State::Alive && t.task.as_ref().is_some_and(interrupted) {
+            if let Some(vdso) = vdso::around(host, &t.regs, &t.status) {
+                if let Some(task) = t.task.take() {
+                    let (task, regs) = vdso::leave(task, t.regs, &vdso)?;
+                    (t.task, t.regs) = (Some(task), regs);
+                }
+            }
+        }
         read_thread(host, t, slept, stood)?;
     }
     if state != State::Alive {

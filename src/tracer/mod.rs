@@ -18,6 +18,7 @@ mod stack;
 pub mod task;
 pub mod tree;
 mod undertaker;
+mod vdso;
 pub mod waits;
 
 use std::io;

@@ -147,6 +147,12 @@ impl Stopped {
         Ok(Running { tid: self.tid })
     }
 
+    /// Lets it do one instruction.
+    pub fn step(self) -> Result<Running, Error> {
+        ptrace::step(self.tid).map_err(|e| Error::from_io("stepping", self.tid, e))?;
+        Ok(Running { tid: self.tid })
+    }
+
     /// Stops tracing it; it runs on.
     pub fn detach(self) -> Result<(), Error> {
         self.detach_delivering(0)
