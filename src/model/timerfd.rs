@@ -29,9 +29,12 @@ impl Timerfd {
         }
         timer.value = self.value.less(time);
         if timer.value.0 <= 0 {
-            let ticks = timer.value.0.unsigned_abs().checked_div(self.interval.0.unsigned_abs()).map_or(1, |n| n + 1);
+            let more = timer.value.0.unsigned_abs().checked_div(self.interval.0.unsigned_abs());
+            let ticks = more.map_or(1, |n| n + 1);
             timer.ticks = timer.ticks.saturating_add(ticks);
-            timer.value = Nanos(timer.value.0.saturating_add((ticks as i64).saturating_mul(self.interval.0)));
+            // One that goes off once is not running any more.
+            let next = timer.value.0.saturating_add((ticks as i64).saturating_mul(self.interval.0));
+            timer.value = Nanos(if more.is_some() { next } else { 0 });
         }
         timer
     }
@@ -53,7 +56,7 @@ mod tests {
         assert_eq!(timer(50, 10, 2).later(Nanos(20)), timer(30, 10, 2));
         assert_eq!(timer(50, 10, 2).later(Nanos(50)), timer(10, 10, 3));
         assert_eq!(timer(50, 10, 2).later(Nanos(75)), timer(5, 10, 5));
-        assert_eq!(timer(50, 0, 0).later(Nanos(75)).ticks, 1);
+        assert_eq!(timer(50, 0, 0).later(Nanos(75)), timer(0, 0, 1));
         assert_eq!(timer(0, 0, 1).later(Nanos(75)), timer(0, 0, 1));
         assert_eq!(timer(30, 10, 2).later(Nanos(-20)), timer(50, 10, 2));
         let _ = timer(i64::MIN, 1, u64::MAX).later(Nanos(i64::MAX));
