@@ -71,6 +71,11 @@ pub fn poll(tid: i32) -> io::Result<Option<Event>> {
     event(tid, libc::WNOHANG)
 }
 
+/// Whether `tid` is dead and nobody has waited for it. A stop is left to be told.
+pub fn is_dead(tid: i32) -> bool {
+    matches!(waitid(tid, libc::WEXITED | libc::WNOHANG | libc::WNOWAIT), Ok(Some(_)))
+}
+
 /// Takes note of the death of a tracee that is not our child, so that its real parent gets to know it.
 pub fn reap(tid: i32) -> io::Result<()> {
     waitid(tid, libc::WEXITED | libc::WNOHANG).map(drop)

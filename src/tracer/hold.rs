@@ -333,12 +333,7 @@ impl Hunt<'_> {
 
     /// Threads that stood still and that somebody has killed. One that calls exec waits until those have been waited for.
     fn bury_the_dead(&mut self) -> Result<(), Error> {
-        let tids: Vec<i32> = self
-            .stopped
-            .keys()
-            .copied()
-            .filter(|&tid| matches!(wait::poll(tid), Ok(Some(wait::Event::Dead))))
-            .collect();
+        let tids: Vec<i32> = self.stopped.keys().copied().filter(|&tid| wait::is_dead(tid)).collect();
         for tid in tids {
             self.stopped.remove(&tid);
             self.buried(tid)?;
