@@ -80,7 +80,7 @@ fn git_daemon() {
 fn socat_chain() {
     if all_there(&["socat", "python3"], "socat_chain") {
         let mut app = App::new("socat_chain", &[&"bash", &script("socat.sh")]);
-        app.inputs = vec![("text", text(900))];
+        app.inputs = vec![("text", text(600))];
         app.grows = "arrived";
         survives(&app);
     }
