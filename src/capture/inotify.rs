@@ -163,7 +163,7 @@ fn lost() -> Event {
 }
 
 /// The way to what a descriptor of ours is open on.
-fn way(file: &File) -> Name {
+fn way(file: &impl AsRawFd) -> Name {
     Name(format!("/proc/self/fd/{}", file.as_raw_fd()).into_bytes())
 }
 
@@ -264,8 +264,7 @@ impl Unread {
 
     /// The number that the next watch is given.
     fn next(&self) -> io::Result<i32> {
-        let file = File::open("/proc/self/stat")?;
-        let next = inotify::watch_any(self.instance.as_fd(), libc::IN_DELETE_SELF, &way(&file))?;
+        let next = inotify::watch_any(self.instance.as_fd(), libc::IN_DELETE_SELF, &way(&self.place))?;
         inotify::unwatch(self.instance.as_fd(), next)?;
         Ok(next)
     }

@@ -106,12 +106,16 @@ pub fn read(path: &str) -> Result<Vec<u8>, Error> {
 }
 
 fn parsed<T>(path: &str, parse: impl FnOnce(&[u8]) -> Result<T, Malformed>) -> Result<T, Error> {
-    parse(&read_at_once(path)?).map_err(|Malformed(what)| Error::Malformed { path: format!("/proc/{path}"), what })
+    understood(path, &read_at_once(path)?, parse)
 }
 
 /// The same for a file that the kernel makes record by record: there a short read is not the end.
 fn parsed_to_end<T>(path: &str, parse: impl FnOnce(&[u8]) -> Result<T, Malformed>) -> Result<T, Error> {
-    parse(&read(path)?).map_err(|Malformed(what)| Error::Malformed { path: format!("/proc/{path}"), what })
+    understood(path, &read(path)?, parse)
+}
+
+fn understood<T>(path: &str, text: &[u8], parse: impl FnOnce(&[u8]) -> Result<T, Malformed>) -> Result<T, Error> {
+    parse(text).map_err(|Malformed(what)| Error::Malformed { path: format!("/proc/{path}"), what })
 }
 
 /// A file of /proc that is of one piece (fs/seq_file.c, single_open): a read that does not fill its buffer has all of

@@ -1,5 +1,6 @@
 //! Seizing a whole tree, to a fix-point.
 
+use std::cell::OnceCell;
 use std::collections::{HashMap, HashSet};
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -568,6 +569,7 @@ fn describe(
     if let (Some(status), true) = (ended, threads.is_empty()) {
         state = State::Zombie { status };
     }
+    let vdso_at = OnceCell::new();
     for t in &mut threads {
         if let Some(task) = &t.task {
             // Of the threads the leader knows best by what: those that came later only know that they have to stop.
@@ -582,7 +584,7 @@ fn describe(
         let slept = sleepers.get(&t.host).and_then(|s| s.slept(t.status.voluntary_switches, stood));
         let interrupted = |task: &Stopped| task.is_parked() && task.signal() == libc::SIGTRAP;
         if state == State::Alive && t.task.as_ref().is_some_and(interrupted) {
-            if let Some(vdso) = vdso::around(host, &t.regs, &t.status) {
+            if let Some(vdso) = vdso::around(host, &t.regs, &t.status, || *vdso_at.get_or_init(|| vdso::start(host))) {
                 if let Some(task) = t.task.take() {
                     let (task, regs) = vdso::leave(task, t.regs, &vdso)?;
                     (t.task, t.regs) = (Some(task), regs);

@@ -22,16 +22,26 @@ const AT_SYSINFO_EHDR: u64 = 33;
 /// from then on (kernel/signal.c, `force_sig_info_to_task`).
 const TRAP: u64 = 1 << (libc::SIGTRAP - 1);
 
-/// The vDSO of a process, where a thread of it with these registers is in the middle of it and can be stepped.
-pub(super) fn around(pid: i32, regs: &Regs, status: &Status) -> Option<Range<u64>> {
+/// Where the vDSO of a process starts.
+pub(super) fn start(pid: i32) -> Option<u64> {
+    let auxv = proc::read(&format!("{pid}/auxv")).ok()?;
+    let mut words = auxv.chunks_exact(8).filter_map(|w| Some(u64::from_ne_bytes(w.try_into().ok()?)));
+    std::iter::from_fn(|| words.next().zip(words.next())).find(|(key, _)| *key == AT_SYSINFO_EHDR).map(|(_, at)| at)
+}
+
+/// The vDSO of a process, where a thread of it with these registers is in the middle of it and can be stepped. `start`:
+/// where it starts, asked for only of a thread that is in no system call.
+pub(super) fn around(
+    pid: i32,
+    regs: &Regs,
+    status: &Status,
+    start: impl FnOnce() -> Option<u64>,
+) -> Option<Range<u64>> {
     let trap_matters = (status.sig_ignored | status.sig_pending | status.shared_pending) & TRAP != 0;
     if regs.orig_rax as i64 != -1 || regs.eflags & STEPPED != 0 || trap_matters {
         return None;
     }
-    let auxv = proc::read(&format!("{pid}/auxv")).ok()?;
-    let mut words = auxv.chunks_exact(8).filter_map(|w| Some(u64::from_ne_bytes(w.try_into().ok()?)));
-    let start = std::iter::from_fn(|| words.next().zip(words.next())).find(|(key, _)| *key == AT_SYSINFO_EHDR)?.1;
-    if regs.rip.wrapping_sub(start) >= LARGEST {
+    if regs.rip.wrapping_sub(start()?) >= LARGEST {
         return None;
     }
     let maps = proc::maps(pid).ok()?;
