@@ -5,6 +5,8 @@ use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 
+use nix::errno::Errno;
+
 use crate::model::Addr;
 
 use super::check;
@@ -144,7 +146,9 @@ impl Drop for Agent {
         // SAFETY: `room` was mapped in `start`; the child is ours.
         unsafe {
             if self.pid > 0 {
-                while libc::waitpid(self.pid, std::ptr::null_mut(), libc::__WALL) < 0 && errno() == libc::EINTR {}
+                while libc::waitpid(self.pid, std::ptr::null_mut(), libc::__WALL) < 0
+                    && Errno::last_raw() == libc::EINTR
+                {}
             }
             libc::munmap(self.room, ROOM);
         }
@@ -161,7 +165,7 @@ fn serve(line: i32, user: i32, ipc: i32, room: *mut u8) -> ! {
         libc::sigprocmask(libc::SIG_SETMASK, &all, std::ptr::null_mut());
         let joined = (user < 0 || libc::setns(user, libc::CLONE_NEWUSER) == 0)
             && (ipc < 0 || libc::setns(ipc, libc::CLONE_NEWIPC) == 0);
-        let mut answer = if joined { 0 } else { -i64::from(errno()) };
+        let mut answer = if joined { 0 } else { -i64::from(Errno::last_raw()) };
         // What the supervisor has open must end when the supervisor closes it.
         if line > 0 {
             libc::syscall(libc::SYS_close_range, 0, line - 1, 0);
@@ -180,7 +184,7 @@ fn serve(line: i32, user: i32, ipc: i32, room: *mut u8) -> ! {
                 continue;
             }
             let result = libc::syscall(nr as libc::c_long, a, b, c, d, e, f);
-            answer = if result == -1 { -i64::from(errno()) } else { result };
+            answer = if result == -1 { -i64::from(Errno::last_raw()) } else { result };
         }
     }
 }
@@ -201,11 +205,11 @@ unsafe fn copy_queue(fd: i32, room: *mut u8) -> i64 {
             let (at, mut priority) = (room.add(end), 0u32);
             let left = ROOM - end - HEAD;
             let len = libc::syscall(libc::SYS_mq_timedreceive, fd, at.add(HEAD), left, &raw mut priority, null);
-            if len < 0 && errno() == libc::EINTR {
+            if len < 0 && Errno::last_raw() == libc::EINTR {
                 continue;
             }
             if len < 0 {
-                break errno();
+                break Errno::last_raw();
             }
             at.cast::<u32>().write(len as u32);
             at.add(4).cast::<u32>().write(priority);
@@ -217,8 +221,8 @@ unsafe fn copy_queue(fd: i32, room: *mut u8) -> i64 {
             let (len, priority) = (at.cast::<u32>().read() as usize, at.add(4).cast::<u32>().read());
             // There is room for what was there; should somebody have taken it, or memory be short, that passes.
             while libc::syscall(libc::SYS_mq_timedsend, fd, at.add(HEAD), len, priority, null) != 0 {
-                if !matches!(errno(), libc::EAGAIN | libc::EINTR | libc::ENOMEM) {
-                    return -i64::from(errno());
+                if !matches!(Errno::last_raw(), libc::EAGAIN | libc::EINTR | libc::ENOMEM) {
+                    return -i64::from(Errno::last_raw());
                 }
                 libc::sched_yield();
             }
@@ -226,11 +230,6 @@ unsafe fn copy_queue(fd: i32, room: *mut u8) -> i64 {
         }
         if stopped == libc::EAGAIN { end as i64 } else { -i64::from(stopped) }
     }
-}
-
-fn errno() -> i32 {
-    // SAFETY: the address of this thread's errno.
-    unsafe { *libc::__errno_location() }
 }
 
 #[cfg(test)]

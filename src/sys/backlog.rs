@@ -13,6 +13,8 @@
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
+use nix::errno::Errno;
+
 use super::{check, socket};
 
 /// As connections have them, of either family: an address of 16 bytes, and a port.
@@ -121,7 +123,9 @@ pub fn look(listener: BorrowedFd<'_>, clients: &[Waiting<'_>], room: usize) -> i
     }
     let result = forked.and_then(|pid| {
         // SAFETY: a child of ours.
-        while unsafe { libc::waitpid(pid as i32, std::ptr::null_mut(), libc::__WALL) } < 0 && errno() == libc::EINTR {}
+        while unsafe { libc::waitpid(pid as i32, std::ptr::null_mut(), libc::__WALL) } < 0
+            && Errno::last_raw() == libc::EINTR
+        {}
         match *failure {
             0 => Ok(records.iter().map(|record| taken(record, bytes)).collect()),
             errno => Err(io::Error::from_raw_os_error(errno)),
@@ -171,7 +175,7 @@ fn take(listener: i32, clients: &[Client], records: &mut [Record], bytes: &mut [
         // SAFETY: both are live and fit each other.
         let accepted = unsafe { libc::accept4(listener, from.as_mut_ptr().cast(), &raw mut len, libc::SOCK_NONBLOCK) };
         if accepted < 0 {
-            return errno();
+            return Errno::last_raw();
         }
         let met = clients.iter().position(|client| name(&client.local) == name(&from));
         match met.and_then(|met| records.get_mut(met)) {
@@ -213,7 +217,7 @@ fn read(client: &Client, record: &mut Record, room: &mut [u8]) -> i32 {
         match n {
             1.. => record.len += n as u32,
             0 => return 0,
-            _ if errno() != libc::EAGAIN => return errno(),
+            _ if Errno::last_raw() != libc::EAGAIN => return Errno::last_raw(),
             _ if all_here && !client.shut => return 0,
             _ if now() > until => return libc::ETIMEDOUT,
             _ => drop(ready(record.accepted, libc::POLLIN, 10)),
@@ -304,7 +308,7 @@ fn send_again(fd: i32, text: &[u8], urgent: Option<usize>) -> i32 {
             };
             match n {
                 0.. => part = part.get(n as usize..).unwrap_or_default(),
-                _ if errno() != libc::EAGAIN => failure = errno(),
+                _ if Errno::last_raw() != libc::EAGAIN => failure = Errno::last_raw(),
                 _ if now() > until => failure = libc::ENOBUFS,
                 _ => drop(ready(fd, libc::POLLOUT, 10)),
             }
@@ -319,7 +323,7 @@ fn send_again(fd: i32, text: &[u8], urgent: Option<usize>) -> i32 {
 
 fn connect(fd: i32, to: &Sockaddr, len: libc::socklen_t) -> i32 {
     // SAFETY: `to` is at least that long. All zeros are AF_UNSPEC.
-    if unsafe { libc::connect(fd, to.as_ptr().cast(), len) } == 0 { 0 } else { errno() }
+    if unsafe { libc::connect(fd, to.as_ptr().cast(), len) } == 0 { 0 } else { Errno::last_raw() }
 }
 
 fn ready(fd: i32, events: i16, milliseconds: i32) -> bool {
@@ -360,11 +364,6 @@ fn now() -> i64 {
     // SAFETY: `t` is live.
     unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut t) };
     t.tv_sec * 1000 + t.tv_nsec / 1_000_000
-}
-
-fn errno() -> i32 {
-    // SAFETY: the address of this thread's errno.
-    unsafe { *libc::__errno_location() }
 }
 
 #[cfg(test)]

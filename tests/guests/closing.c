@@ -1,11 +1,7 @@
 // TCP connections on their way to their end, or not there yet: an end that stands behind bytes for which the receiver has no
 // room (FIN_WAIT1), of both sides (CLOSING), of the one that heard the other's first (LAST_ACK), of one whose sender has
 // closed; and connecting, while the other side has no room for more.
-#include "guest.h"
-#include <arpa/inet.h>
-#include <netinet/in.h>
-#include <netinet/tcp.h>
-#include <sys/socket.h>
+#include "tcp.h"
 
 enum { ONE, BOTH, LAST, GONE, KINDS };
 static const char *const kinds[KINDS] = {"one side has ended", "both sides have ended", "one has ended after the other", "the other is closed"};
@@ -26,13 +22,6 @@ static void spoil(void) {
 }
 
 static unsigned char byte_of(uint64_t seed, uint64_t i) { return mix(seed * 1000003 + i / 64) >> i % 8; }
-
-static int state_of(int fd) {
-    struct tcp_info info;
-    socklen_t len = sizeof info;
-    MUST(getsockopt(fd, IPPROTO_TCP, TCP_INFO, &info, &len));
-    return info.tcpi_state;
-}
 
 static int events_of(int fd) {
     struct pollfd p = {fd, POLLIN | POLLOUT, 0};

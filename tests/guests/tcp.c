@@ -1,10 +1,6 @@
 // TCP on the loopback interface, IPv4 and IPv6: listening sockets, connections with bytes on their way in both directions,
 // more than the receiver's buffer takes, half-closed and ended ones, and their options and addresses.
-#include "guest.h"
-#include <arpa/inet.h>
-#include <netinet/in.h>
-#include <netinet/tcp.h>
-#include <sys/socket.h>
+#include "tcp.h"
 
 enum { SMALL = 3000, HUGE_ = 3 << 20 };
 
@@ -76,13 +72,6 @@ static void check_names(void) {
         CHECK(!memcmp(&own, &names[i].own, sizeof own) && !memcmp(&peer, &names[i].peer, sizeof peer),
               "fd %d: port %d to %d, was %d to %d", names[i].fd, port_of(&own), port_of(&peer), port_of(&names[i].own), port_of(&names[i].peer));
     }
-}
-
-static int state_of(int fd) {
-    struct tcp_info info;
-    socklen_t len = sizeof info;
-    MUST(getsockopt(fd, IPPROTO_TCP, TCP_INFO, &info, &len));
-    return info.tcpi_state;
 }
 
 static int events_of(int fd) {
