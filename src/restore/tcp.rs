@@ -272,14 +272,13 @@ impl<'a> Work<'a> {
             _ => return Ok(()),
         };
         let fd = fresh(own)?;
-        let waits = matches!(own.tcp.state, State::Connected { .. });
-        if !waits && inet::address(&own.tcp.local.0).is_some_and(|a| a.port() != 0) {
+        if to.is_none() && inet::address(&own.tcp.local.0).is_some_and(|a| a.port() != 0) {
             socket::bind(fd.as_fd(), &own.tcp.local.0)?;
         }
         match (to, &own.tcp.state) {
             (Some(to), State::Connecting { .. }) => {
                 fds::fcntl(fd.as_fd(), libc::F_SETFL, libc::O_NONBLOCK.into())?;
-                match socket::connect(fd.as_fd(), to) {
+                match self.ports.connect(fd.as_fd(), &own.tcp.local.0, to) {
                     // Whatever comes of it, the program is to hear of it.
                     Err(e) if e.raw_os_error() != Some(libc::EINPROGRESS) => return Err(e),
                     _ => {}
@@ -427,7 +426,7 @@ pub fn conflicts(checkpoint: &Checkpoint, conflicts: &mut Vec<Refusal>) {
             if matches!(own.tcp.state, State::Listening { .. }) { socket::listen(fd.as_fd(), 1) } else { Ok(()) }
         });
         let Err(error) = bound.or_else(|e| match &own.tcp.state {
-            State::Connected { peer, .. } if e.kind() == io::ErrorKind::AddrInUse => {
+            State::Connected { peer, .. } | State::Connecting { to: peer } if e.kind() == io::ErrorKind::AddrInUse => {
                 let there = there.get_or_insert_with(|| inet::all(libc::IPPROTO_TCP).unwrap_or_default());
                 ports.try_connection(fresh(&own)?.as_fd(), own.tcp.domain, &own.tcp.local.0, &peer.0, there)
             }
