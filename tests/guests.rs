@@ -562,6 +562,23 @@ fn read_only_mounts() {
     }
 }
 
+/// What fanotify marks on a mount and on a file system, which takes root: on ones that nobody else uses.
+#[test]
+fn fanotify_on_mounts() {
+    const SCRIPT: &str = "set -e; mkdir \"$1/marked\"; mount -t tmpfs tmpfs \"$1/marked\"; export TMPDIR=\"$1\"; \
+        shift; exec \"$@\"";
+    if !harness::root() {
+        return skip("fanotify_on_mounts", "only root may mark mounts");
+    }
+    let dir = tempfile::tempdir().expect("a directory");
+    let mut command = std::process::Command::new("unshare");
+    command.args(["--mount", "sh", "-c", SCRIPT, "sh"]).arg(dir.path());
+    command.arg(std::env::current_exe().expect("this program")).args(["--test-threads=1", "fanotify::"]);
+    let output = command.env("PATH", harness::PATH).output().expect("unshare starts");
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(said.contains("4 passed"), "{said}{}", String::from_utf8_lossy(&output.stderr));
+}
+
 /// Files below a directory whose name looks like others in /proc: with a newline and with what stands for one, not
 /// UTF-8, and as if it were deleted.
 #[test]
