@@ -9,7 +9,7 @@ use crate::image::Image;
 use crate::model::fd::Kind;
 use crate::model::process::Process;
 use crate::model::procfs::renumbered;
-use crate::model::thread::{Regs, Table};
+use crate::model::thread::{Regs, Table, Thread};
 use crate::model::tree::{Member, Shares, State};
 use crate::model::{Addr, Checkpoint, Nanos, Pid};
 use crate::sys::{ptrace, stub as code, tasks, wait};
@@ -421,12 +421,9 @@ impl Builder<'_> {
     /// The threads of a process other than its leader.
     fn threads(&mut self, process: &Process) -> Result<Vec<Puppet>, Error> {
         let leader = puppet(&mut self.puppets, process.pid)?;
-        let mut others = Vec::new();
-        for t in process.threads.iter().skip(usize::from(process.ended_leader.is_none())) {
-            let thread = thread::create(leader, t, self.options.pids != Pids::Fresh)?;
-            self.hosts.insert(t.tid, thread.host());
-            others.push(thread);
-        }
+        let threads = process.threads.get(usize::from(process.ended_leader.is_none())..).unwrap_or_default();
+        let others = thread::create(leader, threads, self.options.pids != Pids::Fresh)?;
+        self.hosts.extend(threads.iter().map(|t| t.tid).zip(others.iter().map(Puppet::host)));
         Ok(others)
     }
 
@@ -542,7 +539,9 @@ impl Builder<'_> {
         leader.run(batch)?;
         // Whoever looks at the process by its pid sees the user of this thread.
         if let Some(t) = process.threads.first() {
-            credentials::set(&mut leader, &t.credentials, &self.start)?;
+            let mut batch = leader.batch();
+            credentials::set(&mut batch, &t.credentials, &self.start);
+            leader.run(batch)?;
         }
         leader.leave(status >> 8 & 0xff)
     }
@@ -590,10 +589,15 @@ impl Builder<'_> {
             self.end_leader(process, status, others.remove(0))?;
         }
         let leader = puppet(&mut self.puppets, process.pid)?;
-        for (t, puppet) in process.threads.iter().zip(std::iter::once(&mut *leader).chain(&mut *others)) {
+        // At once where nothing that comes between needs privilege: what is done for the whole process is done by the leader.
+        let filtered = process.threads.iter().any(|t| t.seccomp.is_some());
+        let at_once = |i: usize, t: &Thread| i > 0 && !filtered && self.start.keeps_user(&t.credentials);
+        let all = || process.threads.iter().enumerate();
+        for ((i, t), puppet) in all().zip(std::iter::once(&mut *leader).chain(&mut *others)) {
             let place = |name| renumbered(name, actual);
             let own = t.directories.as_ref().map(|own| (own, [place(&own.cwd), place(&own.root)]));
-            thread::set_up(puppet, process, (t, own), fresh, self.pinned, &mut self.notes)?;
+            let last = at_once(i, t).then_some(&self.start);
+            thread::set_up(puppet, process, (t, own), fresh, self.pinned, last, &mut self.notes)?;
         }
         timers::create(leader, others, process)?;
         let children = self.checkpoint.tree.members.iter().filter(|m| m.ppid == process.pid);
@@ -604,9 +608,10 @@ impl Builder<'_> {
         limits::set(leader, process, namespaces::wanted(self.options))?;
         // Before the privilege to do so goes; our calls are not judged.
         seccomp::set_up(&mut std::iter::once(&mut *leader).chain(&mut *others).collect::<Vec<_>>(), process)?;
-        for (t, puppet) in process.threads.iter().zip(std::iter::once(&mut *leader).chain(&mut *others)) {
-            credentials::set(puppet, &t.credentials, &self.start)?;
-            thread::last_settings(puppet, t, &mut self.notes)?;
+        for ((i, t), puppet) in all().zip(std::iter::once(&mut *leader).chain(&mut *others)) {
+            if !at_once(i, t) {
+                thread::last_settings(puppet, t, &self.start, &mut self.notes)?;
+            }
         }
         process::last_settings(leader, process)
     }

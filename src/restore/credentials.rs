@@ -5,9 +5,8 @@ use crate::model::{Checkpoint, Pid, Refusal};
 use crate::proc;
 use crate::sys::tasks;
 
-use super::Error;
 use super::namespaces::Wanted;
-use super::stub::{Batch, Expect, Puppet};
+use super::stub::{Batch, Expect};
 
 const PR_SET_KEEPCAPS: u64 = 8;
 const PR_CAPBSET_DROP: u64 = 24;
@@ -51,6 +50,11 @@ impl Start {
         // A new user namespace starts without any.
         let securebits = if wanted.user { 0 } else { tasks::securebits() };
         Ok(Start { uid, gid, groups, caps: status.caps, securebits, groups_are_fixed: wanted.user })
+    }
+
+    /// Whether threads of ours stay ours when they have these.
+    pub fn keeps_user(&self, c: &Credentials) -> bool {
+        (c.uid, c.gid) == (self.uid, self.gid)
     }
 
     fn may(&self, capability: u32) -> bool {
@@ -118,8 +122,7 @@ fn standing_in_the_way(pid: Pid, c: &Credentials, start: &Start) -> Vec<Refusal>
 }
 
 /// Gives the calling thread alone what it had.
-pub fn set(puppet: &mut Puppet, c: &Credentials, start: &Start) -> Result<(), Error> {
-    let mut batch = puppet.batch();
+pub fn set(batch: &mut Batch, c: &Credentials, start: &Start) {
     if !start.groups_are_fixed && start.may(CAP_SETGID) && sorted(&c.groups) != start.groups {
         let groups: Vec<u8> = c.groups.iter().flat_map(|g| g.to_le_bytes()).collect();
         let at = batch.data(&groups);
@@ -127,7 +130,7 @@ pub fn set(puppet: &mut Puppet, c: &Credentials, start: &Start) -> Result<(), Er
     }
     if c.gid != start.gid {
         batch.call("setresgid", libc::SYS_setresgid, &[c.gid[0].into(), c.gid[1].into(), c.gid[2].into()]);
-        file_system_id(&mut batch, libc::SYS_setfsgid, c.gid);
+        file_system_id(batch, libc::SYS_setfsgid, c.gid);
     }
     let all = start.caps[1];
     if c.uid != start.uid {
@@ -135,12 +138,12 @@ pub fn set(puppet: &mut Puppet, c: &Credentials, start: &Start) -> Result<(), Er
         batch.call("prctl", libc::SYS_prctl, &[PR_SET_KEEPCAPS, 1]);
         batch.call("setresuid", libc::SYS_setresuid, &[c.uid[0].into(), c.uid[1].into(), c.uid[2].into()]);
         batch.call_expecting(Expect::Anything, "prctl", libc::SYS_prctl, &[PR_SET_KEEPCAPS, 0]);
-        capset(&mut batch, [start.caps[0], all, all]);
-        file_system_id(&mut batch, libc::SYS_setfsuid, c.uid);
+        capset(batch, [start.caps[0], all, all]);
+        file_system_id(batch, libc::SYS_setfsuid, c.uid);
     }
     if start.may(CAP_SETPCAP) {
         // What is inheritable may go beyond the bounding set only if it did before that was narrowed.
-        capset(&mut batch, [c.caps[0], all, all]);
+        capset(batch, [c.caps[0], all, all]);
         for capability in bits(c.caps[4]) {
             let args = [PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, capability, 0, 0];
             batch.call("prctl PR_CAP_AMBIENT_RAISE", libc::SYS_prctl, &args);
@@ -152,11 +155,10 @@ pub fn set(puppet: &mut Puppet, c: &Credentials, start: &Start) -> Result<(), Er
     if c.securebits != start.securebits {
         batch.call("prctl PR_SET_SECUREBITS", libc::SYS_prctl, &[PR_SET_SECUREBITS, u64::from(c.securebits)]);
     }
-    capset(&mut batch, [c.caps[0], c.caps[1], c.caps[2]]);
+    capset(batch, [c.caps[0], c.caps[1], c.caps[2]]);
     if c.no_new_privs {
         batch.call("prctl", libc::SYS_prctl, &[PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0]);
     }
-    puppet.run(batch).map(drop)
 }
 
 /// setfsuid(2) or setfsgid(2), which return what was before and nothing else.

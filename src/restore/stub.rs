@@ -58,6 +58,11 @@ impl Batch {
         Addr(self.data.0 + offset as u64)
     }
 
+    /// How many calls there are.
+    pub fn len(&self) -> usize {
+        self.calls.len()
+    }
+
     /// Puts bytes where calls of this batch can point to them.
     pub fn data(&mut self, bytes: &[u8]) -> Addr {
         self.bytes.resize(self.bytes.len().next_multiple_of(16), 0);

@@ -10,10 +10,11 @@ use crate::sys::{cpu, ptrace, sched};
 
 use super::Error;
 use super::build::clone_into;
+use super::credentials::{self, Start};
 use super::mempolicy;
 use super::pinned::Pinned;
 use super::process::{directories, set_name};
-use super::stub::Puppet;
+use super::stub::{Batch, Puppet};
 use super::switches;
 
 const PR_SET_PDEATHSIG: u64 = 1;
@@ -26,25 +27,38 @@ const THREAD: u64 = (libc::CLONE_VM
     | libc::CLONE_THREAD
     | libc::CLONE_SYSVSEM) as u64;
 
-/// Makes a thread beside `leader`.
-pub fn create(leader: &mut Puppet, thread: &Thread, choose: bool) -> Result<Puppet, Error> {
+/// So many threads are made in one go.
+const AT_ONCE: usize = 500;
+
+/// Makes threads beside `leader`.
+pub fn create(leader: &mut Puppet, threads: &[Thread], choose: bool) -> Result<Vec<Puppet>, Error> {
     let base = Addr(leader.data().0 - 4096);
-    let mut batch = leader.batch();
-    let own = if thread.directories.is_some() { libc::CLONE_FS as u64 } else { 0 };
-    clone_into(&mut batch, THREAD & !own, 0, choose.then_some(thread.tid));
-    let (_, births) = leader.run_with_births(batch)?;
-    let born = births.into_iter().next();
-    let task = born.ok_or_else(|| Error::step("making a thread", thread.tid.0, io::Error::other("no birth")))?;
-    Puppet::adopt(task, base)
+    let mut made = Vec::with_capacity(threads.len());
+    for threads in threads.chunks(AT_ONCE) {
+        let mut batch = leader.batch();
+        for thread in threads {
+            let own = if thread.directories.is_some() { libc::CLONE_FS as u64 } else { 0 };
+            clone_into(&mut batch, THREAD & !own, 0, choose.then_some(thread.tid));
+        }
+        let (_, births) = leader.run_with_births(batch)?;
+        if births.len() != threads.len() {
+            return Err(Error::step("making threads", leader.host(), io::Error::other("no birth")));
+        }
+        for task in births {
+            made.push(Puppet::adopt(task, base)?);
+        }
+    }
+    Ok(made)
 }
 
-/// All of a thread but its registers, mask and signals.
+/// All of a thread but its registers, mask and signals; with its last settings if `last` says from what they start.
 pub fn set_up(
     puppet: &mut Puppet,
     process: &Process,
     (thread, own): (&Thread, Option<(&Directories, [Name; 2])>),
     fresh: bool,
     pinned: &Pinned,
+    last: Option<&Start>,
     notes: &mut Vec<String>,
 ) -> Result<(), Error> {
     let host = puppet.host();
@@ -74,7 +88,10 @@ pub fn set_up(
     if thread.timer_slack != 0 {
         batch.call("prctl", libc::SYS_prctl, &[PR_SET_TIMERSLACK, thread.timer_slack]);
     }
-    puppet.run(batch)?;
+    match last {
+        Some(start) => run_with_last_settings(puppet, batch, thread, start, notes)?,
+        None => puppet.run(batch).map(drop)?,
+    }
     mempolicy::of_thread(puppet, thread, notes)?;
     if fresh {
         // The C library keeps a thread's id where the kernel is to clear it at its end.
@@ -89,19 +106,37 @@ pub fn set_up(
     ptrace::set_xstate(host, &area).map_err(|e| Error::step("setting the extended state", host, e))
 }
 
-/// What a change of credentials would have undone, and what is better not in force before.
-pub fn last_settings(puppet: &mut Puppet, thread: &Thread, notes: &mut Vec<String>) -> Result<(), Error> {
-    let mut batch = puppet.batch();
+/// Its credentials, what changing them would have undone, and what is better not in force before.
+pub fn last_settings(
+    puppet: &mut Puppet,
+    thread: &Thread,
+    start: &Start,
+    notes: &mut Vec<String>,
+) -> Result<(), Error> {
+    let batch = puppet.batch();
+    run_with_last_settings(puppet, batch, thread, start, notes)
+}
+
+fn run_with_last_settings(
+    puppet: &mut Puppet,
+    mut batch: Batch,
+    thread: &Thread,
+    start: &Start,
+    notes: &mut Vec<String>,
+) -> Result<(), Error> {
+    credentials::set(&mut batch, &thread.credentials, start);
+    let before = batch.len();
     switches::speculation(&mut batch, &thread.switches);
-    if puppet.run(batch)?.iter().any(|&result| result != 0) {
-        notes.push(format!("thread {}: its speculation controls could not be set as they were", thread.tid));
-    }
-    let mut batch = puppet.batch();
+    let speculation = before..batch.len();
     switches::of_thread(&mut batch, &thread.switches);
     if thread.pdeath_signal != 0 {
         batch.call("prctl", libc::SYS_prctl, &[PR_SET_PDEATHSIG, thread.pdeath_signal as u64]);
     }
-    puppet.run(batch).map(drop)
+    let results = puppet.run(batch)?;
+    if results.get(speculation).is_some_and(|results| results.iter().any(|&result| result != 0)) {
+        notes.push(format!("thread {}: its speculation controls could not be set as they were", thread.tid));
+    }
+    Ok(())
 }
 
 /// An xsave area as this processor wants it: as it is where the size is the same; where it is not, its components
