@@ -59,11 +59,52 @@ pub(super) struct Rule {
     users: HashSet<u32>,
     /// Not made before: seconds since 1970.
     since: i64,
+    /// When the first of its processes started, likewise.
+    born: i64,
+    /// What lets us look at an object; `None`: everything does.
+    ours: Option<Ours>,
     /// Kind and id of what threads of the tree wait for.
     waited: HashSet<(&'static str, i32)>,
 }
 
+/// Who we are, where that matters.
+#[derive(Debug)]
+struct Ours {
+    uid: u32,
+    groups: Vec<u32>,
+}
+
+impl Ours {
+    fn new() -> Result<Option<Ours>, Error> {
+        const CAP_IPC_OWNER: u64 = 1 << 15;
+        let me = std::process::id() as i32;
+        let status = proc::status(me).map_err(Error::proc(me))?;
+        let groups = std::iter::once(status.gid[3]).chain(status.groups).collect();
+        Ok((status.caps[2] & CAP_IPC_OWNER == 0).then_some(Ours { uid: status.uid[1], groups }))
+    }
+
+    /// Whether we may read an object (ipc/util.c, ipcperms).
+    fn may_read(&self, perm: &Perm) -> bool {
+        let shift = if [perm.uid, perm.cuid].contains(&self.uid) {
+            6
+        } else if [perm.gid, perm.cgid].iter().any(|group| self.groups.contains(group)) {
+            3
+        } else {
+            0
+        };
+        perm.mode >> shift & 4 != 0
+    }
+}
+
 impl Rule {
+    /// Whether an object that was last used at `touched` can be the tree's, as far as is known without asking for it: to
+    /// ask takes an agent and time, while the tree stands still.
+    pub fn can_cover(&self, perm: &Perm, touched: i64) -> bool {
+        self.whole
+            || self.ours.as_ref().is_none_or(|ours| ours.may_read(perm))
+                && (self.users.contains(&perm.cuid) || touched >= self.born)
+    }
+
     /// Whether one of these processes is of the tree, or all objects are its. `touched`: the last time that anybody used
     /// the object, which belongs to the tree's user or to another: another's from before the process started was used by
     /// one that had the same pid. (The tree's own user gets the benefit of the doubt: somebody may have set the clock.)
@@ -139,7 +180,9 @@ impl Space {
     fn new(held: &Held, root: &HeldProcess) -> Result<Space, Error> {
         let number = |pid| proc::namespace(pid, "ipc").map_err(Error::proc(pid));
         let foreign = number(root.live())? != number(std::process::id() as i32)?;
-        let mut rule = Rule { whole: foreign, since: started(root.host)? - 1, ..Rule::default() };
+        let first = held.processes.iter().map(|p| p.stat.start_time).min().unwrap_or_default();
+        let (since, born) = (started(root.host)? - 1, seconds(first)? - 1);
+        let mut rule = Rule { whole: foreign, since, born, ours: Ours::new()?, ..Rule::default() };
         for p in held.processes.iter().filter(|p| !p.threads.is_empty()) {
             rule.members.insert(p.host);
             for t in &p.threads {
@@ -212,11 +255,15 @@ impl Space {
 
 /// When a process started, in seconds since 1970.
 fn started(pid: i32) -> Result<i64, Error> {
+    seconds(proc::stat(pid).map_err(Error::proc(pid))?.start_time)
+}
+
+/// Ticks since this host started, in seconds since 1970.
+fn seconds(ticks: u64) -> Result<i64, Error> {
     const TICK: i64 = 10_000_000;
-    let ticks = proc::stat(pid).map_err(Error::proc(pid))?.start_time as i64;
     let clock = |id| tasks::clock(id).map_err(Error::io("reading", "a clock"));
     let (now, up) = (clock(libc::CLOCK_REALTIME)?, clock(libc::CLOCK_BOOTTIME)?);
-    Ok(now.0.saturating_sub(up.0).saturating_add(ticks.saturating_mul(TICK)) / Nanos::PER_SECOND)
+    Ok(now.0.saturating_sub(up.0).saturating_add((ticks as i64).saturating_mul(TICK)) / Nanos::PER_SECOND)
 }
 
 #[cfg(test)]
@@ -246,5 +293,23 @@ mod tests {
         assert!(!rule.covers(&perm(9), (100, 100), &[0]), "it is another user's");
         rule.whole = true;
         assert!(rule.covers(&perm(9), (5, 5), &[1]));
+    }
+
+    #[test]
+    fn what_is_not_asked_for() {
+        let ours = Some(Ours { uid: 7, groups: vec![70, 71] });
+        let mut rule = Rule { users: [7, 8].into(), born: 100, ours, ..Rule::default() };
+        let perm = |mode, uid, cuid, gid| Perm { id: 1, key: 0, mode, uid, gid, cuid, cgid: 1, used: false };
+        assert!(rule.can_cover(&perm(0o600, 9, 7, 1), 5), "it was made by one of the tree's users");
+        assert!(!rule.can_cover(&perm(0o600, 9, 9, 1), 200), "we may not look at it");
+        assert!(!rule.can_cover(&perm(0o040, 7, 7, 71), 200), "nor at this, as its owner");
+        assert!(rule.can_cover(&perm(0o040, 9, 9, 71), 200));
+        assert!(rule.can_cover(&perm(0o604, 9, 9, 1), 100));
+        assert!(!rule.can_cover(&perm(0o604, 9, 9, 1), 99), "nobody has used it since the tree began");
+        assert!(!rule.can_cover(&perm(0o600, 8, 8, 1), 200));
+        rule.ours = None;
+        assert!(rule.can_cover(&perm(0, 8, 8, 1), 5));
+        rule.whole = true;
+        assert!(rule.can_cover(&perm(0, 9, 9, 1), 5));
     }
 }

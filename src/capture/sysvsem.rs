@@ -34,6 +34,9 @@ pub(super) fn look(
         .map_err(|e| Error::Proc(proc::Error::Malformed { path: "/proc/sysvipc/sem".to_owned(), what: e.0 }))?;
     for row in rows {
         let waited = seen.space.rule().waited("sem", row.perm.id);
+        if !waited && !seen.space.rule().can_cover(&row.perm, row.touched) {
+            continue;
+        }
         match set(seen, &row, inside) {
             Ok((mut set, users)) => {
                 set.perm.used = waited || seen.space.rule().uses(&row.perm, row.touched, &users);
