@@ -147,6 +147,7 @@ pub fn hold(request: &HoldRequest<'_>) -> Result<Held, Error> {
         known: HashSet::new(),
         sleepers,
         workers,
+        finder: Finder::ahead(request.root),
         since: None,
         grown: false,
     };
@@ -183,6 +184,7 @@ struct Hunt<'a> {
     sleepers: HashMap<i32, Sleeper>,
     /// Whether a thread is the kernel's own, of those that were looked at before the hold.
     workers: HashMap<i32, bool>,
+    finder: Finder,
     since: Option<Instant>,
     /// Whether this round has seized anything: others may have died meanwhile, so their number does not tell.
     grown: bool,
@@ -404,7 +406,7 @@ impl Hunt<'_> {
     }
 
     fn finish(mut self) -> Result<Held, Error> {
-        let finder = Arc::new(Mutex::new(Finder::default()));
+        let finder = Arc::new(Mutex::new(std::mem::take(&mut self.finder)));
         let stood = sys::tasks::clock(libc::CLOCK_MONOTONIC).map_err(|e| Error::from_io("reading a clock", 0, e))?;
         let tids: Vec<(i32, i32)> =
             self.stopped.keys().map(|&tid| (self.seized.get(&tid).copied().unwrap_or(tid), tid)).collect();
