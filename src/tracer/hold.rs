@@ -156,6 +156,7 @@ pub fn hold(request: &HoldRequest<'_>) -> Result<Held, Error> {
         for process in found {
             hunt.seize_process(&process)?;
         }
+        hunt.interrupt();
         hunt.wait_all()?;
         if !hunt.grown {
             break;
@@ -195,6 +196,8 @@ struct Quarry {
     task: Running,
     /// It shares its parent's memory and keeps the parent from stopping: it runs on to its exec.
     to_exec: bool,
+    /// It has been asked to stop.
+    asked: bool,
 }
 
 impl Hunt<'_> {
@@ -216,13 +219,9 @@ impl Hunt<'_> {
                 continue;
             }
             if let Some(task) = self.seize(pid, tid)? {
-                self.since.get_or_insert_with(Instant::now);
                 self.seized.insert(tid, pid);
                 self.grown = true;
-                if let Some(sleeper) = self.sleepers.remove(&tid).and_then(|s| s.still(tid)) {
-                    self.sleepers.insert(tid, sleeper);
-                }
-                self.pursue(task, false);
+                self.running.push(Quarry { task, to_exec: false, asked: false });
             }
         }
         // A thread that we did not find any more may have called exec, and be the first now.
@@ -233,6 +232,22 @@ impl Hunt<'_> {
         Ok(())
     }
 
+    /// Asks all that have been seized to stop.
+    fn interrupt(&mut self) {
+        for Quarry { task, asked, .. } in &mut self.running {
+            let tid = task.tid();
+            if std::mem::replace(asked, true) {
+                continue;
+            }
+            self.since.get_or_insert_with(Instant::now);
+            if let Some(sleeper) = self.sleepers.remove(&tid).and_then(|s| s.still(tid)) {
+                self.sleepers.insert(tid, sleeper);
+            }
+            // A failure means that it has just died, which waiting will tell.
+            let _ = task.interrupt();
+        }
+    }
+
     fn wait_all(&mut self) -> Result<(), Error> {
         let mut round = 0;
         while !self.running.is_empty() {
@@ -240,10 +255,10 @@ impl Hunt<'_> {
                 return Err(Error::Cancelled);
             }
             let mut progress = false;
-            for Quarry { task, to_exec } in std::mem::take(&mut self.running) {
+            for Quarry { task, to_exec, .. } in std::mem::take(&mut self.running) {
                 let tid = task.tid();
                 match task.poll()? {
-                    Outcome::Running(task) => self.running.push(Quarry { task, to_exec }),
+                    Outcome::Running(task) => self.running.push(Quarry { task, to_exec, asked: true }),
                     Outcome::Dead => {
                         progress = true;
                         self.buried(tid)?;
@@ -299,15 +314,12 @@ impl Hunt<'_> {
         self.grown |= !tids.is_empty();
     }
 
-    /// Has a seized thread stop. One that took over another's id may have been asked to, and stopped, under its old one: asked
-    /// once more, it would stop a second time when it is to go on.
-    fn pursue(&mut self, task: Running, taken_over: bool) {
+    /// Has a thread stop that took over another's id. It may have been asked to, and stopped, under its old one: asked once
+    /// more, it would stop a second time when it is to go on.
+    fn pursue(&mut self, task: Running) {
         let tid = task.tid();
-        if !taken_over || !proc::task_stat(tid, tid).is_ok_and(|stat| stat.state == b't') {
-            // A failure means that it has just died, which waiting will tell.
-            let _ = task.interrupt();
-        }
-        self.running.push(Quarry { task, to_exec: false });
+        let asked = proc::task_stat(tid, tid).is_ok_and(|stat| stat.state == b't');
+        self.running.push(Quarry { task, to_exec: false, asked });
     }
 
     /// A main thread that stands still may have been ended by the exec of another, which has its id now.
@@ -325,7 +337,7 @@ impl Hunt<'_> {
             Outcome::Running(_) if ptrace::get_regs(pid).is_ok() => drop(self.stopped.insert(pid, task)),
             Outcome::Running(task) => {
                 self.grown = true;
-                self.pursue(task, true);
+                self.pursue(task);
                 self.forget_replaced();
             }
             Outcome::Stopped(task) => self.stopped_one(task, false)?,
@@ -350,7 +362,7 @@ impl Hunt<'_> {
             // The parent is free now. From here on it is a process like any other.
             let running = task.cont(0)?;
             running.interrupt()?;
-            Quarry { task: running, to_exec: false }
+            Quarry { task: running, to_exec: false, asked: true }
         } else if task.is_parked() && !to_exec {
             // Here and now: whatever becomes of this hold, the program must not see that it was stopped.
             let mut regs = ptrace::get_regs(tid).ok();
@@ -363,7 +375,7 @@ impl Hunt<'_> {
         } else {
             // A signal on its way to the program is delivered as it would have been; the interrupt then stops the
             // thread at the first instruction of the handler, or where the signal kills or stops it.
-            Quarry { task: task.on_to_interrupt()?, to_exec }
+            Quarry { task: task.on_to_interrupt()?, to_exec, asked: true }
         };
         self.running.push(running);
         Ok(())
@@ -384,7 +396,7 @@ impl Hunt<'_> {
                     if let Some((task, _)) = self.stopped.remove(&thread) {
                         ptrace::set_options(thread, ptrace::OPT_SYSGOOD | ptrace::OPT_EXEC)
                             .map_err(|e| Error::from_io("setting options", thread, e))?;
-                        self.running.push(Quarry { task: task.cont(0)?, to_exec: true });
+                        self.running.push(Quarry { task: task.cont(0)?, to_exec: true, asked: true });
                     }
                 }
             }
