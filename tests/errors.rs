@@ -995,7 +995,7 @@ fn kernel_objects_that_cannot_be_saved() {
         ("cork", "UDP socket", "bytes are held back in it (UDP_CORK or MSG_MORE)"),
         ("icmp", "UDP socket", "an error waits in it, in front of its datagrams"),
         ("netlink", "netlink socket", "messages of the kernel wait in it that the program has not read yet"),
-        ("packet", "packet socket", "packet sockets see what others receive"),
+        ("packet", "packet socket", "it has a ring of packets"),
         ("notify", "message queue /ckpt-guest-", "a process waits to be notified of a message"),
         ("shm", "shared memory segment ", "processes outside the tree have it attached, too"),
     ] {

@@ -126,7 +126,7 @@ fn attached(name: &str, build: Build) {
 }
 
 /// What an ordinary user can't set up.
-const FOR_ROOT: [&str; 5] = ["credentials", "deadline", "jail", "rawip", "seccomp"];
+const FOR_ROOT: [&str; 6] = ["credentials", "deadline", "jail", "packetsocks", "rawip", "seccomp"];
 
 macro_rules! guests {
     ($($name:ident: $replay:literal,)*) => {$(
@@ -203,6 +203,7 @@ guests! {
     udp: true,
     rawip: true,
     netlink: true,
+    packetsocks: true,
     devices: true,
     eventfd: true,
     timerfd: true,

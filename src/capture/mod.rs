@@ -38,6 +38,7 @@ mod nameless;
 mod namespaces;
 mod netlink;
 mod opath;
+mod packet;
 mod packets;
 mod pages;
 mod pidfd;

@@ -8,8 +8,8 @@ use nix::sys::signal::{SigSet, Signal};
 use crate::image::{Part, Sink, Writer, process_part, shared_part};
 use crate::model::fd::Kind;
 use crate::model::manifest::{
-    DELETED_DIRECTORIES, EARLY_DATA, HUGE_PAGES, INHERITED_PAGES, INOTIFY_EVENTS, Manifest, SPARSE_FILES, UNIX_SOCKETS,
-    URGENT_DATA,
+    DELETED_DIRECTORIES, EARLY_DATA, HUGE_PAGES, INHERITED_PAGES, INOTIFY_EVENTS, Manifest, PACKET_SOCKETS,
+    SPARSE_FILES, UNIX_SOCKETS, URGENT_DATA,
 };
 use crate::model::memory::{self, SharedObjects};
 use crate::model::process::Process;
@@ -265,6 +265,9 @@ fn take(held: &mut Held, looked: Looked, mut manifest: Manifest, request: &Reque
     early::take(&mut contents, &mut fds.files)?;
     if waits {
         manifest.requires.push(EARLY_DATA.to_owned());
+    }
+    if fds.files.iter().any(|file| matches!(&file.kind, Kind::Socket(socket) if socket.is_packet())) {
+        manifest.requires.push(PACKET_SOCKETS.to_owned());
     }
     let nameless = std::mem::take(&mut contents.nameless).into_list();
     if !nameless.is_empty() {

@@ -21,7 +21,7 @@ use crate::tracer::{Held, Remote};
 
 use super::fd::{Group, SeenFd, TableOf, Work};
 use super::flight::{self, Waiting};
-use super::{Error, Inside, datagram, netlink, tcp, unix};
+use super::{Error, Inside, datagram, netlink, packet, tcp, unix};
 
 /// Why a socket is refused whose options can't all be seen.
 pub(super) const EBPF: &str = "a socket with an eBPF program attached is not supported";
@@ -98,7 +98,8 @@ pub(super) fn find(held: &Held, seen: &mut Vec<SeenFd>, root: usize) -> Result<F
     for (index, s) in seen.iter().enumerate().filter(|(_, s)| is_socket(s) && !found.unix.contains_key(&s.meta.ino())) {
         found.holders.entry(s.meta.ino()).or_insert(index);
     }
-    let known = |made: &Made| tcp::is(*made) || datagram::is(*made).is_some() || netlink::is(*made);
+    let known =
+        |made: &Made| tcp::is(*made) || datagram::is(*made).is_some() || netlink::is(*made) || packet::is(*made);
     let mut news = found.holders.clone();
     news.retain(|inode, _| !kinds.contains_key(inode));
     kinds.extend(made(held, seen, &news)?);
@@ -206,6 +207,8 @@ pub(super) fn capture(
             datagram::capture(work, s, &s.copy(work.held)?, made, found, inside)?
         } else if let Some(made) = made.filter(|made| netlink::is(*made)) {
             netlink::capture(work, s, &s.copy(work.held)?, made, inside)?
+        } else if let Some(made) = made.filter(|made| packet::is(*made)) {
+            packet::capture(work, s, &s.copy(work.held)?, made, inside)?
         } else if let Some(reading) = of_tcp.remove(&s.meta.ino()) {
             tcp::capture(work, s, reading, found, inside, &file_of_inode)
         } else {
@@ -232,6 +235,8 @@ impl FreshOnes {
         }
         let particular = if netlink::is(made) {
             netlink::OPTIONS.to_vec()
+        } else if packet::is(made) {
+            packet::OPTIONS.to_vec()
         } else if tcp::is(made) {
             tcp::options_of()
         } else if made.is_internet() {
@@ -306,7 +311,6 @@ pub(super) fn model(
 /// Why a socket that is not ours to save is refused.
 pub(super) fn unsupported(copy: &OwnedFd) -> &'static str {
     match socket::number(copy.as_fd(), libc::SOL_SOCKET, libc::SO_DOMAIN) {
-        Ok(libc::AF_PACKET) => "packet sockets see what others receive: not supported",
         Ok(libc::AF_UNIX | libc::AF_INET | libc::AF_INET6) | Err(_) => {
             "sockets that lead outside the tree are not supported"
         }

@@ -236,6 +236,10 @@ fn socket(socket: &Socket) -> String {
         Family::Netlink(netlink) => {
             format!("netlink, protocol {}, address {}, {} groups", netlink.protocol, netlink.port, netlink.groups.len())
         }
+        Family::Packet(packet) => {
+            let interface = packet.interface.as_deref().unwrap_or("any interface");
+            format!("packets of protocol {:#x} of {interface}", packet.protocol)
+        }
         Family::Datagram(datagram) => format!("{}, {held} in it", self::datagram(socket.kind, datagram)),
     }
 }

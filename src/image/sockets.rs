@@ -5,7 +5,8 @@ use std::collections::HashMap;
 use crate::model::datagram::DatagramSocket;
 use crate::model::fd::Kind;
 use crate::model::files::Content;
-use crate::model::manifest::{EARLY_DATA, UNIX_SOCKETS, URGENT_DATA};
+use crate::model::manifest::{EARLY_DATA, PACKET_SOCKETS, UNIX_SOCKETS, URGENT_DATA};
+use crate::model::packet::PacketSocket;
 use crate::model::sockets::{Family, Socket};
 use crate::model::tcp::{Link as TcpLink, MOST_EARLY, State, TcpSocket};
 use crate::model::unix::{Link, UnixSocket};
@@ -45,7 +46,26 @@ pub(super) fn check(c: &Checkpoint, index: usize, socket: &Socket) -> Result<(),
         Family::Datagram(datagram) => check_datagram(socket, datagram),
         Family::Netlink(_) if [2, 3].contains(&socket.kind) && socket.queue.is_empty() => Ok(()),
         Family::Netlink(_) => Err("it is no netlink socket".to_owned()),
+        Family::Packet(packet) => check_packet(c, socket, packet),
     }
+}
+
+fn check_packet(c: &Checkpoint, socket: &Socket, packet: &PacketSocket) -> Result<(), String> {
+    /// As much as the kernel has room for (MAX_ADDR_LEN), and more than anybody asks for.
+    const LONGEST: usize = 32;
+    const MOST: usize = 1024;
+    if ![2, 3].contains(&socket.kind) || !socket.queue.is_empty() {
+        return Err("it is no packet socket".to_owned());
+    }
+    let all = &packet.memberships;
+    let counts = all.iter().fold(0, |sum: usize, m| sum.saturating_add(m.count as usize));
+    if all.len() > MOST || counts > MOST || all.iter().any(|m| m.address.0.len() > LONGEST) {
+        return Err("a packet socket with too many memberships, or too long addresses".to_owned());
+    }
+    if !c.manifest.requires.iter().any(|name| name == PACKET_SOCKETS) {
+        return Err(format!("there is a packet socket, and {PACKET_SOCKETS} is not required"));
+    }
+    Ok(())
 }
 
 fn check_datagram(socket: &Socket, datagram: &DatagramSocket) -> Result<(), String> {

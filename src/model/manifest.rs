@@ -17,6 +17,7 @@ pub const KNOWN_FEATURES: &[&str] = &[
     URGENT_DATA,
     INOTIFY_EVENTS,
     EARLY_DATA,
+    PACKET_SOCKETS,
 ];
 
 /// In `requires` where a process has [`super::memory::Memory::inherits`].
@@ -45,6 +46,9 @@ pub const INOTIFY_EVENTS: &str = "inotify-events";
 
 /// In `requires` where a TCP socket has [`super::tcp::TcpSocket::early`].
 pub const EARLY_DATA: &str = "early-data";
+
+/// In `requires` where there is a socket of [`super::sockets::Family::Packet`].
+pub const PACKET_SOCKETS: &str = "packet-sockets";
 
 /// First member of an image.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -24,6 +24,7 @@ pub mod mqueue;
 pub mod nameless;
 pub mod netlink;
 pub mod opath;
+pub mod packet;
 pub mod pidfd;
 pub mod pipes;
 pub mod process;

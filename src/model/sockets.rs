@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::datagram::DatagramSocket;
 use super::files::Content;
 use super::netlink::NetlinkSocket;
+use super::packet::PacketSocket;
 use super::tcp::TcpSocket;
 use super::unix::{Link, UnixSocket};
 use super::{Hex, Name, Pid};
@@ -37,12 +38,17 @@ impl Socket {
             || self.queue.iter().any(|m| m.from.is_some() || !m.rights.is_empty())
     }
 
+    /// Whether it is a packet socket ([`super::manifest::PACKET_SOCKETS`]).
+    pub fn is_packet(&self) -> bool {
+        matches!(self.family, Family::Packet(_))
+    }
+
     /// Whether it has urgent data, or a mark where some was ([`super::manifest::URGENT_DATA`]).
     pub fn has_urgent(&self) -> bool {
         match &self.family {
             Family::Tcp(tcp) => tcp.urgent.is_some(),
             Family::Unix(unix) => unix.urgent.is_some() || !unix.marks.is_empty(),
-            Family::Datagram(_) | Family::Netlink(_) => false,
+            Family::Datagram(_) | Family::Netlink(_) | Family::Packet(_) => false,
         }
     }
 }
@@ -59,6 +65,8 @@ pub enum Family {
     Datagram(DatagramSocket),
     /// AF_NETLINK.
     Netlink(NetlinkSocket),
+    /// AF_PACKET ([`super::manifest::PACKET_SOCKETS`]).
+    Packet(PacketSocket),
 }
 
 /// A message that waits to be read.

@@ -6,6 +6,7 @@ pub mod inflight;
 pub mod multicast;
 pub mod options;
 pub mod outside;
+pub mod packet;
 pub mod queue;
 pub mod stream;
 mod tables;

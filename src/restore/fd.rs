@@ -124,7 +124,10 @@ pub fn open_all(image: &Image, options: &Options, changed: &Changed, view: &View
             (None, _, Some(end)) => end,
             (
                 None,
-                Kind::Socket(Socket { family: Family::Tcp(_) | Family::Datagram(_) | Family::Netlink(_), .. }),
+                Kind::Socket(Socket {
+                    family: Family::Tcp(_) | Family::Datagram(_) | Family::Netlink(_) | Family::Packet(_),
+                    ..
+                }),
                 _,
             ) => sockets::take(&mut networked, index)?,
             (None, Kind::Uring(ring), _) => uring::open(image, ring, file.flags, options.cancel)?,

@@ -38,6 +38,7 @@ mod netlink;
 pub mod network;
 mod numbers;
 mod opath;
+mod packet;
 mod pidfd;
 mod pinned;
 mod pipes;

@@ -14,7 +14,7 @@ use super::namespaces::{self, Wanted};
 use super::tree::{Order, order};
 use super::{
     Error, Options, Pids, Sockets, credentials, datagram, fanotify, fd, hugetlb, inotify, ipc, limits, locks, manifest,
-    memory, mqueue, netlink, opath, procfs, seccomp, sockets, tcp, thread, uring, vdso,
+    memory, mqueue, netlink, opath, packet, procfs, seccomp, sockets, tcp, thread, uring, vdso,
 };
 
 /// A complete plan.
@@ -82,6 +82,7 @@ pub fn plan(image: &Image, options: &Options) -> Result<Plan, Error> {
     memory::conflicts(checkpoint, &mut conflicts);
     datagram::conflicts(checkpoint, &mut conflicts);
     netlink::conflicts(checkpoint, &mut conflicts);
+    packet::conflicts(checkpoint, &mut conflicts);
     pids(checkpoint, options, wanted, &mut conflicts);
     seccomp::conflicts(checkpoint, wanted, &mut conflicts);
     if let Some((needed, hard)) = fd::no_room(checkpoint) {
@@ -96,6 +97,7 @@ pub fn plan(image: &Image, options: &Options) -> Result<Plan, Error> {
     }
     outside(checkpoint, options, &mut conflicts, &mut notes);
     notes.extend(datagram::notes(checkpoint));
+    notes.extend(packet::notes(checkpoint));
     credentials::plan(checkpoint, wanted, &mut conflicts, &mut notes);
     limits::plan(checkpoint, wanted, &mut conflicts, &mut notes);
     for thread in checkpoint.processes.iter().flat_map(|p| &p.threads) {

@@ -20,7 +20,7 @@ use super::build::clone_into;
 use super::fd::{Sources, source};
 use super::socketfiles::{self, Elsewhere, Files};
 use super::stub::{Expect, Puppet};
-use super::{Error, Options, Pids, datagram, netlink, stdio, tcp, unix};
+use super::{Error, Options, Pids, datagram, netlink, packet, stdio, tcp, unix};
 
 const CLONE_FILES: u64 = 0x400;
 const WALL: u64 = 0x4000_0000;
@@ -79,6 +79,7 @@ pub fn networked(image: &Image, options: &Options, notes: &mut Vec<String>) -> R
     let mut made = tcp::make(image, options.sockets)?;
     made.extend(datagram::make(image, notes)?);
     made.extend(netlink::make(image.checkpoint())?);
+    made.extend(packet::make(image.checkpoint())?);
     Ok(made)
 }
 

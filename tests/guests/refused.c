@@ -5,6 +5,7 @@
 #include <linux/aio_abi.h>
 #include <linux/bpf.h>
 #include <linux/filter.h>
+#include <linux/if_packet.h>
 #include <linux/io_uring.h>
 #include <linux/netlink.h>
 #include <linux/perf_event.h>
@@ -106,9 +107,12 @@ int main(int argc, char **argv) {
         struct { struct nlmsghdr head; struct rtgenmsg body; } request = {
             {sizeof request, RTM_GETLINK, NLM_F_REQUEST | NLM_F_DUMP, 1, 0}, {AF_UNSPEC}};
         CHECK(send(fd, &request, sizeof request, 0) == sizeof request, "send");
-    } else if (!strcmp(kind, "packet")) fd = socket(AF_PACKET, SOCK_RAW, 0);
-    // What the kernel or an administrator does not permit here is told by "fd -1".
-    else if (!strncmp(kind, "io_uring", 8)) {
+    } else if (!strcmp(kind, "packet")) {
+        fd = socket(AF_PACKET, SOCK_RAW, 0);
+        struct tpacket_req ring = {.tp_block_size = 4096, .tp_block_nr = 1, .tp_frame_size = 2048, .tp_frame_nr = 2};
+        if (fd >= 0) MUST(setsockopt(fd, SOL_PACKET, PACKET_RX_RING, &ring, sizeof ring));
+        // What the kernel or an administrator does not permit here is told by "fd -1".
+    } else if (!strncmp(kind, "io_uring", 8)) {
         const char *more = kind + 8;
         struct io_uring_params params = {.flags = !strcmp(more, "-thread") ? 1 << 1 : 0};
         fd = syscall(SYS_io_uring_setup, 4, &params);
