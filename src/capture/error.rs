@@ -86,14 +86,16 @@ impl Error {
     /// The same with an object of a process, which may have gone.
     pub(super) fn of(pid: i32, step: &'static str) -> impl FnOnce(io::Error) -> Error {
         move |source| match source.raw_os_error() {
-            Some(libc::ESRCH) => Error::Vanished { pid },
+            Some(libc::ESRCH) => tracer::Error::vanished(step, pid).into(),
             _ => Error::Io { step, object: format!("of pid {pid}"), source },
         }
     }
 
     /// A file of /proc could not be read.
     pub(super) fn proc(pid: i32) -> impl FnOnce(proc::Error) -> Error {
-        move |error| if error.is_gone() { Error::Vanished { pid } } else { Error::Proc(error) }
+        move |error| {
+            if error.is_gone() { tracer::Error::vanished("reading /proc", pid).into() } else { Error::Proc(error) }
+        }
     }
 }
 

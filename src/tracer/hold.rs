@@ -278,7 +278,10 @@ impl Hunt<'_> {
             // 50 yields have passed without a stop: perhaps somebody waits in vfork, or a main thread has just ended,
             // of which the kernel tells nobody before its other threads have (kernel/exit.c, delay_group_leader).
             if round % 60 == 59 {
-                self.running.retain(|q| !is_dead_leader(q.task.tid()));
+                // Others that have died are still to be waited for: of them an exec would wait, for ever.
+                let seized = &self.seized;
+                let first = |tid| seized.get(&tid).is_none_or(|&pid| pid == tid);
+                self.running.retain(|q| !(first(q.task.tid()) && is_dead_leader(q.task.tid())));
                 self.forget_replaced();
                 self.bury_the_dead()?;
                 self.free_vfork_children()?;
@@ -294,8 +297,8 @@ impl Hunt<'_> {
     fn buried(&mut self, tid: i32) -> Result<(), Error> {
         // Or its process lives on as another thread, which had called exec: see `seize`.
         self.grown = true;
-        if tid == self.request.root && is_own_child(tid) && is_zombie(tid) && !is_dead_leader(tid) {
-            return Err(Error::Vanished { pid: tid });
+        if tid == self.request.root && is_own_child(tid) && has_ended(tid) {
+            return Err(Error::vanished("waiting for its stop", tid));
         }
         // Of a thread that is not the first nobody else hears.
         if !is_own_child(tid) || self.seized.get(&tid).is_some_and(|&pid| pid != tid) {
@@ -459,7 +462,7 @@ impl Hunt<'_> {
         match failure {
             Some(error) => Err(error),
             None if held.processes.iter().any(|p| p.host == self.request.root && !p.threads.is_empty()) => Ok(held),
-            None => Err(Error::Vanished { pid: self.request.root }),
+            None => Err(Error::vanished("looking at what was held", self.request.root)),
         }
     }
 }
@@ -530,6 +533,11 @@ fn is_zombie(pid: i32) -> bool {
     proc::stat(pid).is_ok_and(|s| s.state == b'Z')
 }
 
+/// Whether a whole process has. Looked at once: a main thread that has ended may have been taken over a moment later.
+fn has_ended(pid: i32) -> bool {
+    proc::stat(pid).is_ok_and(|s| s.state == b'Z' && s.threads <= 1)
+}
+
 fn is_own_child(pid: i32) -> bool {
     proc::stat(pid).is_ok_and(|s| s.ppid == std::process::id() as i32)
 }
@@ -565,7 +573,7 @@ fn describe(
     let gone = |e: proc::Error| Error::from_proc("reading status", host, e);
     let (Ok(pidfd), Ok(mut stat)) = (sys::tasks::pidfd_open(host), proc::stat(host)) else { return Ok(None) };
     if threads.is_empty() && (stat.state != b'Z' || stat.threads > 1) {
-        return Err(Error::Vanished { pid: host });
+        return Err(Error::vanished("looking for its threads", host));
     }
     let mut status_of = |tid| statuses.remove(&tid).unwrap_or_else(|| proc::task_status(host, tid)).map_err(gone);
     let status = status_of(host)?;

@@ -104,10 +104,16 @@ pub enum Error {
 }
 
 impl Error {
+    /// A task has gone, found out at this step.
+    pub(crate) fn vanished(step: &'static str, pid: i32) -> Error {
+        tracing::debug!(pid, step, "gone");
+        Error::Vanished { pid }
+    }
+
     /// Tells a task that has gone from other failures.
     pub(crate) fn from_io(step: &'static str, pid: i32, source: io::Error) -> Error {
         match source.raw_os_error() {
-            Some(libc::ESRCH) => Error::Vanished { pid },
+            Some(libc::ESRCH) => Error::vanished(step, pid),
             _ => Error::Io { step, pid, source },
         }
     }
@@ -115,7 +121,7 @@ impl Error {
     /// The same for what comes out of /proc.
     pub(crate) fn from_proc(step: &'static str, pid: i32, source: proc::Error) -> Error {
         if source.is_gone() {
-            Error::Vanished { pid }
+            Error::vanished(step, pid)
         } else {
             Error::Io { step, pid, source: io::Error::other(source) }
         }

@@ -224,7 +224,8 @@ impl Scene {
     /// One of our programs, as a command.
     pub fn ckpt(&self, program: &str, args: &[&str]) -> Command {
         let mut command = self.command(bin(program));
-        command.args(args);
+        // What they say then is shown when a test fails.
+        command.args(args).envs(std::env::var_os("CKPT_VERBOSE").map(|value| ("CKPT_VERBOSE", value)));
         command
     }
 
