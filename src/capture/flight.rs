@@ -9,11 +9,12 @@ use std::os::unix::fs::MetadataExt;
 use crate::model::fd::Kind;
 use crate::net::diag::Unix;
 use crate::net::queue::{self, Of, Queue};
+use crate::proc::many;
 use crate::tracer::Held;
 
 use super::Error;
 use super::fd::{Group, SeenFd, Work};
-use super::sockets::is_socket;
+use super::sockets::{FEW, is_socket};
 
 const STREAM: u8 = 1;
 
@@ -41,18 +42,20 @@ pub(super) fn look(
     let mut out = HashMap::new();
     let mut inodes: HashSet<u64> = seen.iter().filter(|s| is_socket(s)).map(|s| s.meta.ino()).collect();
     // A socket that has come to light may be the reason why another is ours.
-    let mut known = 0;
-    while known < seen.len() {
-        known = seen.len();
-        let mut at = 0;
-        while let Some(s) = seen.get(at) {
-            at += 1;
-            let (inode, pid) = (s.meta.ino(), s.pid);
-            let Some(socket) = unix.get(&inode).filter(|_| is_socket(s) && !out.contains_key(&inode)) else { continue };
-            if !ours(inode, &inodes) {
-                continue;
-            }
-            let mut waiting = messages(held, s, socket)?;
+    loop {
+        let mut listed = HashSet::new();
+        let list: Vec<(u64, &SeenFd, &Unix)> = seen
+            .iter()
+            .filter(|s| is_socket(s))
+            .filter_map(|s| Some((s.meta.ino(), s, unix.get(&s.meta.ino())?)))
+            .filter(|(inode, ..)| !out.contains_key(inode) && ours(*inode, &inodes) && listed.insert(*inode))
+            .collect();
+        if list.is_empty() {
+            return Ok(out);
+        }
+        let looked =
+            many::each(&list, FEW, |(inode, s, socket)| Ok::<_, Error>((*inode, s.pid, messages(held, s, socket)?)))?;
+        for (inode, pid, mut waiting) in looked {
             if let Waiting::Messages(queue, rights) = &mut waiting {
                 for message in &mut queue.messages {
                     let from = seen.len();
@@ -66,7 +69,6 @@ pub(super) fn look(
             out.insert(inode, waiting);
         }
     }
-    Ok(out)
 }
 
 fn messages(held: &Held, s: &SeenFd, socket: &Unix) -> Result<Waiting, Error> {
