@@ -2,13 +2,16 @@
 
 use std::collections::HashMap;
 use std::fs::File;
+use std::sync::Arc;
 
 use crate::image::{Blob, BlobSource, MemoryPiece};
 use crate::model::files::Content;
 use crate::model::memfd::Memfd;
 use crate::model::sparse::Sparse;
+use crate::sys::bytes::Bytes;
 
 use super::nameless::NamelessObjects;
+use super::reserve::Reserve;
 use super::{early, inotify, mqueue, pty, sparse};
 
 /// The contents collected so far.
@@ -29,10 +32,17 @@ pub(super) struct Contents {
     pub ptys: Vec<pty::Seen>,
     /// Queues of TCP connections that are yet to be looked into.
     pub queues: Vec<early::Seen>,
+    /// Memory for what waits in sockets.
+    pub reserve: Arc<Reserve>,
     files: HashMap<(u64, u64), Content>,
 }
 
 impl Contents {
+    /// None yet, and memory for those to come.
+    pub fn new(reserve: Arc<Reserve>) -> Contents {
+        Contents { reserve, ..Contents::default() }
+    }
+
     fn push(&mut self, size: u64, source: BlobSource) -> Content {
         let id = self.blobs.len() as u32;
         self.blobs.push(Blob { id, size, source });
@@ -40,7 +50,8 @@ impl Contents {
     }
 
     /// Bytes in hand.
-    pub fn bytes(&mut self, bytes: Vec<u8>) -> Content {
+    pub fn bytes(&mut self, bytes: impl Into<Bytes>) -> Content {
+        let bytes = bytes.into();
         self.push(bytes.len() as u64, BlobSource::Bytes(bytes))
     }
 

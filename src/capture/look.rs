@@ -1,5 +1,6 @@
 //! The first half of a save: all that can be seen of a held tree from outside, and all that stands in the way.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::model::tree::Tree;
@@ -10,6 +11,7 @@ use super::contents::Contents;
 use super::mapped::Mapped;
 use super::memory::{SharedAnon, Whole};
 use super::refusals::Refusals;
+use super::reserve::Reserve;
 use super::{
     Error, Inside, Request, SaveFiles, aio, fanotify, fd, gone, ipc, keep, memory, namespaces, process, sharing,
     thread, tree, uring,
@@ -49,7 +51,7 @@ pub(super) fn root_of(held: &Held, host: i32) -> Result<(usize, &HeldProcess), E
 }
 
 /// Looks at everything. `last`: what is gone in a moment is not waited for any more.
-pub(super) fn look(held: &Held, request: &Request<'_>, last: bool) -> Result<Looked, Error> {
+pub(super) fn look(held: &Held, request: &Request<'_>, reserve: &Arc<Reserve>, last: bool) -> Result<Looked, Error> {
     let (cancel, keep) = (request.cancel, &request.keep);
     let (root_index, root) = root_of(held, request.root)?;
     let mut refusals = Refusals::default();
@@ -59,7 +61,7 @@ pub(super) fn look(held: &Held, request: &Request<'_>, last: bool) -> Result<Loo
     fanotify::first(held, &seen_fds, &mut refusals)?;
     let mut mapped = Mapped::new(keep.files != SaveFiles::None);
     let mut shared = SharedAnon::default();
-    let mut contents = Contents::default();
+    let mut contents = Contents::new(Arc::clone(reserve));
     let (mut maps_of_gone, mut aio_rings, mut rings) = (Vec::new(), Vec::new(), Vec::new());
     let mut processes = Vec::new();
     let alive: Vec<(usize, &HeldProcess)> =

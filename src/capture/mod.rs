@@ -47,6 +47,7 @@ mod process;
 mod procfs;
 mod pty;
 mod refusals;
+mod reserve;
 mod save;
 mod search;
 mod seccomp;

@@ -1,6 +1,7 @@
 //! A save from beginning to end.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{SigSet, Signal};
@@ -25,6 +26,7 @@ use super::contents::Contents;
 use super::ipc::Space;
 use super::look::{Looked, LookedProcess, look, unless_cancelled};
 use super::pages::{Origin, Pages};
+use super::reserve::Reserve;
 use super::{
     After, Error, Output, Request, Saved, aio, datagram, early, fanotify, inherits, inotify, jobcontrol, manifest,
     mempolicy, mqnotify, mqueue, netlink, process, procfs, pty, seccomp, shared, sockets, sysvsem, tcp, thread,
@@ -127,6 +129,7 @@ fn hold_and_look(request: &Request<'_>) -> Result<(Held, Looked), Error> {
     /// So many are for a program that reads a file of /proc; it may as well be in the middle of one for good.
     const HALF_READ: u32 = 4;
     const PAUSE: Duration = Duration::from_millis(5);
+    let reserve = Arc::new(Reserve::ahead(&request.hold()));
     let mut tries = 0;
     const PASSING: [&str; 14] = [
         procfs::OUTSIDE,
@@ -146,7 +149,7 @@ fn hold_and_look(request: &Request<'_>) -> Result<(Held, Looked), Error> {
     ];
     loop {
         let held = hold(&request.hold())?;
-        let looked = look(&held, request, tries + 1 == TRIES)?;
+        let looked = look(&held, request, &reserve, tries + 1 == TRIES)?;
         let refusals = &looked.refusals.0;
         if refusals.is_empty() && (!looked.fds.half_read || tries >= HALF_READ) {
             return Ok((held, looked));

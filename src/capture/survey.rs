@@ -1,5 +1,7 @@
 //! A dry run: what a save would hold, and what stands in its way.
 
+use std::sync::Arc;
+
 use crate::model::{Name, Pid, Refusal};
 use crate::net::outside;
 use crate::tracer::{HeldProcess, apart, hold};
@@ -45,7 +47,7 @@ pub fn check(request: &Request<'_>) -> Result<Survey, Error> {
 
 fn survey(request: &Request<'_>) -> Result<Survey, Error> {
     let held = hold(&request.hold())?;
-    let looked = look(&held, request, true)?;
+    let looked = look(&held, request, &Arc::default(), true)?;
     let mut processes = Vec::new();
     for (index, p) in held.processes.iter().enumerate() {
         if !super::tree::belongs(&held, p) {

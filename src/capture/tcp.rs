@@ -92,7 +92,9 @@ fn peer_of<'a>(own: &Inet, all: &'a [Inet]) -> Option<&'a Inet> {
 
 /// The connections of a host by their two addresses.
 pub(super) fn by_ends(all: &[Inet]) -> HashMap<(std::net::SocketAddr, std::net::SocketAddr), Inet> {
-    all.iter().filter(|t| t.state != state::LISTEN).map(|t| ((t.local, t.remote), *t)).collect()
+    let mut ends = HashMap::with_capacity(all.len());
+    ends.extend(all.iter().filter(|t| t.state != state::LISTEN).map(|t| ((t.local, t.remote), *t)));
+    ends
 }
 
 /// What a TCP socket says of itself.
@@ -191,7 +193,7 @@ fn look(
         // The end of the stream is counted there.
         let told = told.map(|bytes| u64::from(bytes).saturating_sub(deaf.into()));
         let known = stream::Known { urgent: events & libc::POLLPRI != 0, waiting: told, peeks };
-        waiting = match stream::look(fd, known) {
+        waiting = match stream::look(fd, known, |len| work.contents.reserve.take(len)) {
             Ok(stream) if stream.bytes.is_empty() => None,
             Ok(stream) => Some(stream),
             Err(e) if e.kind() == std::io::ErrorKind::Unsupported => {

@@ -5,6 +5,7 @@ use std::io;
 use std::os::unix::fs::FileExt;
 
 use crate::model::sparse::Piece;
+use crate::sys::bytes::Bytes;
 
 /// The content of a file or pipe, kept as member `files/ID.data`.
 #[derive(Debug)]
@@ -21,7 +22,7 @@ pub struct Blob {
 #[derive(Debug)]
 pub enum BlobSource {
     /// They are here; exactly `size` of them.
-    Bytes(Vec<u8>),
+    Bytes(Bytes),
     /// The first `size` bytes of a file. Only ever read by position: its offset may belong to the program too.
     File(File),
     /// `size` bytes of a file from this position on.

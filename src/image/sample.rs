@@ -217,8 +217,8 @@ pub(super) fn parts() -> Vec<Part> {
 
 pub(super) fn blobs() -> Vec<Blob> {
     vec![
-        Blob { id: 0, size: 5, source: BlobSource::Bytes(b"hello".to_vec()) },
-        Blob { id: 7, size: 3, source: BlobSource::Bytes(b"abc".to_vec()) },
+        Blob { id: 0, size: 5, source: BlobSource::Bytes(b"hello".to_vec().into()) },
+        Blob { id: 7, size: 3, source: BlobSource::Bytes(b"abc".to_vec().into()) },
     ]
 }
 

@@ -369,7 +369,7 @@ mod tests {
         let blobs = || {
             let bytes: Vec<u8> = (0..2_000_000u32).map(|i| (i % 241) as u8).collect();
             let mut all = blobs();
-            all.push(Blob { id: 8, size: bytes.len() as u64, source: BlobSource::Bytes(bytes) });
+            all.push(Blob { id: 8, size: bytes.len() as u64, source: BlobSource::Bytes(bytes.into()) });
             all
         };
         let mut writer = Writer::create(Sink::File(path.clone())).unwrap();

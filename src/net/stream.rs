@@ -7,7 +7,8 @@ use std::io;
 use std::os::fd::BorrowedFd;
 
 use crate::model::tcp::Urgent;
-use crate::sys::{fds, mem, socket};
+use crate::sys::bytes::Bytes;
+use crate::sys::{fds, socket};
 
 use super::queue::{Looking, Of};
 use super::urgent::at_mark;
@@ -16,7 +17,7 @@ use super::urgent::at_mark;
 #[derive(Debug)]
 pub struct Stream {
     /// All bytes, the urgent one among them.
-    pub bytes: Vec<u8>,
+    pub bytes: Bytes,
     /// Which that is.
     pub urgent: Option<Urgent>,
 }
@@ -32,33 +33,33 @@ pub struct Known {
     pub peeks: bool,
 }
 
-/// Looks at all of it.
+/// Looks at all of it. `room` gives none, with room for so many.
 ///
 /// # Errors
 /// What ioctl(2), setsockopt(2) and recv(2) say; `Unsupported` if there is an urgent byte, and no way to look beyond it
 /// (before Linux 6.9).
-pub fn look(fd: BorrowedFd<'_>, known: Known) -> io::Result<Stream> {
+pub fn look(fd: BorrowedFd<'_>, known: Known, room: impl Fn(usize) -> Bytes) -> io::Result<Stream> {
     let marked = known.urgent || at_mark(fd)?;
     let total = fds::readable(fd)?;
     // Another look would begin at the beginning again.
-    let whole = |bytes: &mut Vec<u8>, left| match socket::peek(fd, bytes, left)? {
+    let whole = |bytes: &mut Bytes, left| match socket::peek(fd, bytes, left)? {
         got if got < left => Err(io::ErrorKind::UnexpectedEof.into()),
         got => Ok(got),
     };
     if !marked && !known.peeks && known.waiting == Some(total as u64) {
-        return Ok(Stream { bytes: fill(total, whole)?, urgent: None });
+        return Ok(Stream { bytes: fill(room(total), total, whole)?, urgent: None });
     }
     let mut looking = match Looking::begin(fd, Of::Stream) {
         Ok(looking) => looking,
         // More than can be read for now is behind an urgent byte that has been read out of band.
         Err(_) if !marked && known.waiting.is_none_or(|waiting| waiting <= total as u64) => {
-            return Ok(Stream { bytes: fill(total, whole)?, urgent: None });
+            return Ok(Stream { bytes: fill(room(total), total, whole)?, urgent: None });
         }
         Err(_) => return Err(io::ErrorKind::Unsupported.into()),
     };
     let mut mark = at_mark(fd)?.then_some(0);
     let total = fds::readable(fd)?;
-    let bytes = fill(total, |bytes, left| {
+    let bytes = fill(room(total), total, |bytes, left| {
         looking.at(bytes.len())?;
         let got = socket::peek(fd, bytes, left)?;
         if got < left && mark.is_none() {
@@ -70,9 +71,12 @@ pub fn look(fd: BorrowedFd<'_>, known: Known) -> io::Result<Stream> {
     Ok(Stream { bytes, urgent: mark.filter(|at| *at < total).map(|at| Urgent { at: at as u64, read }) })
 }
 
-/// `len` bytes; `more` is told how many are missing, and appends some.
-fn fill(len: usize, mut more: impl FnMut(&mut Vec<u8>, usize) -> io::Result<usize>) -> io::Result<Vec<u8>> {
-    let mut bytes = mem::with_pages(len);
+/// `bytes` with `len` of them; `more` is told how many are missing, and appends some.
+fn fill(
+    mut bytes: Bytes,
+    len: usize,
+    mut more: impl FnMut(&mut Bytes, usize) -> io::Result<usize>,
+) -> io::Result<Bytes> {
     while bytes.len() < len {
         let left = len - bytes.len();
         if more(&mut bytes, left)? == 0 {
@@ -98,8 +102,8 @@ mod tests {
 
     fn seen(of: &TcpStream) -> (Vec<u8>, Option<Urgent>) {
         let known = Known { urgent: super::super::queue::has_urgent(of.as_fd()).unwrap(), waiting: None, peeks: false };
-        let Stream { bytes, urgent } = look(of.as_fd(), known).unwrap();
-        (bytes, urgent)
+        let Stream { bytes, urgent } = look(of.as_fd(), known, Bytes::with_room).unwrap();
+        (bytes.to_vec(), urgent)
     }
 
     #[test]
@@ -141,7 +145,7 @@ mod tests {
         let option = super::super::options::SO_PEEK_OFF;
         socket::set_option(b.as_fd(), libc::SOL_SOCKET, option, &3i32.to_ne_bytes()).unwrap();
         let known = Known { urgent: false, waiting: Some(7), peeks: true };
-        assert_eq!(look(b.as_fd(), known).unwrap().bytes, b"content");
+        assert_eq!(look(b.as_fd(), known, Bytes::with_room).unwrap().bytes[..], b"content"[..]);
         assert_eq!(socket::number(b.as_fd(), libc::SOL_SOCKET, option).unwrap(), 3);
     }
 }

@@ -154,22 +154,3 @@ pub fn pagemap_scan(
     }
     Ok(out)
 }
-
-/// An empty vector for `len` bytes, whose memory is there already if it is much, in huge pages as far as these fit: page by
-/// page as the kernel writes to it, that takes as long as the bytes themselves.
-pub fn with_pages(len: usize) -> Vec<u8> {
-    const HUGE: usize = 2 << 20;
-    const PAGE: usize = 4096;
-    let mut bytes: Vec<u8> = Vec::with_capacity(len);
-    let from = bytes.as_mut_ptr().addr().next_multiple_of(PAGE);
-    let to = (bytes.as_ptr().addr() + len) & !(PAGE - 1);
-    if len >= HUGE && to > from {
-        let start = bytes.as_mut_ptr().with_addr(from).cast();
-        // SAFETY: whole pages of memory that is ours and holds nothing yet. That either fails is no matter.
-        unsafe {
-            libc::madvise(start, to - from, libc::MADV_HUGEPAGE);
-            libc::madvise(start, to - from, libc::MADV_POPULATE_WRITE);
-        }
-    }
-    bytes
-}

@@ -7,6 +7,7 @@
 
 pub mod agent;
 pub mod backlog;
+pub mod bytes;
 pub mod child;
 pub mod cpu;
 pub mod fanotify;

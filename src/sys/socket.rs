@@ -7,6 +7,7 @@
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
+use super::bytes::Bytes;
 use super::check;
 
 /// Room for every control message one message can have: 253 descriptors (SCM_MAX_FD), credentials, a label.
@@ -166,18 +167,15 @@ pub fn receive(fd: BorrowedFd<'_>, buf: &mut [u8], flags: i32) -> io::Result<Rec
     Ok(Received { len, from, flags: message.msg_flags, fds, credentials, control: others })
 }
 
-/// recv(2) with MSG_PEEK, never waiting: at most `len` bytes, into memory that nobody has touched before, behind those
-/// that are in `bytes`.
-pub fn peek(fd: BorrowedFd<'_>, bytes: &mut Vec<u8>, len: usize) -> io::Result<usize> {
-    bytes.reserve_exact(len);
+/// recv(2) with MSG_PEEK, never waiting: at most `len` bytes, as many as there is room for, behind those that are in
+/// `bytes`.
+pub fn peek(fd: BorrowedFd<'_>, bytes: &mut Bytes, len: usize) -> io::Result<usize> {
     let flags = libc::MSG_PEEK | libc::MSG_DONTWAIT;
-    let room = bytes.spare_capacity_mut();
-    let len = len.min(room.len());
-    // SAFETY: there is room for `len` bytes, of which the kernel has filled as many as it returns.
+    // SAFETY: the kernel writes at most as many bytes as it is told, and says how many these were.
     unsafe {
-        let got = check(libc::recv(fd.as_raw_fd(), room.as_mut_ptr().cast(), len, flags) as libc::c_long)? as usize;
-        bytes.set_len(bytes.len() + got);
-        Ok(got)
+        bytes.append(len, |at, most| {
+            check(libc::recv(fd.as_raw_fd(), at.cast(), most, flags) as libc::c_long).map(|got| got as usize)
+        })
     }
 }
 
