@@ -28,6 +28,8 @@ const O_CLOEXEC: u32 = 0o2_000_000;
 const O_PATH: u32 = 0o10_000_000;
 const F_GETSIG: i32 = 11;
 
+/// The step that [`owner`] is.
+pub(super) const OWNER: &str = "asking for a descriptor's owner";
 /// So many descriptors are worth a thread.
 const LEAST: usize = 32;
 
@@ -80,17 +82,16 @@ impl SeenFd {
 
     fn at((process, thread): TableOf, host: i32, pid: Pid, fd: i32) -> Result<SeenFd, Error> {
         let path = format!("{host}/fd/{fd}");
-        Ok(SeenFd {
-            process,
-            thread,
-            host,
-            pid,
-            fd,
-            info: proc::fdinfo(host, fd).map_err(Error::proc(host))?,
-            link: proc::link(&path).map_err(Error::proc(host))?,
-            meta: meta(host, &path).map_err(Error::of(host, "looking at a descriptor"))?,
-            own: None,
-        })
+        let meta = meta(host, &path).map_err(Error::of(host, "looking at a descriptor"))?;
+        let info = proc::fdinfo(host, fd).map_err(Error::proc(host))?;
+        // What can be read and written to is no socket's file, but the socket (net/socket.c, sockfs_dname).
+        let socket = meta.mode() & libc::S_IFMT == libc::S_IFSOCK && info.flags & O_PATH == 0;
+        let link = if socket {
+            format!("socket:[{}]", meta.ino()).into_bytes()
+        } else {
+            proc::link(&path).map_err(Error::proc(host))?
+        };
+        Ok(SeenFd { process, thread, host, pid, fd, info, link, meta, own: None })
     }
 
     /// The table that it is in.
@@ -298,20 +299,24 @@ pub(super) fn capture(
             file_of.insert(holder, index as u32);
         }
     }
-    let (sockets, asks) = sockets::capture(&mut work, &groups, &mut found, inside, &file_of)?;
-    settled.extend(sockets);
-    out.asks = asks;
+    let mut sockets = sockets::capture(&mut work, &groups, &mut found, inside, &file_of)?;
+    sockets.kinds.extend(settled);
+    let mut settled = std::mem::take(&mut sockets.kinds);
+    out.asks = sockets.asks;
     let firsts: Vec<(&Group, &SeenFd)> =
         groups.iter().filter_map(|group| Some((group, seen.get(*group.holders.first()?)?))).collect();
-    let owners = many::each(&firsts, LEAST, |(_, first)| {
-        owner(&first.copy(held)?, inside).map_err(Error::of(first.host, "asking for a descriptor's owner"))
+    let owners = many::each(&firsts, LEAST, |(group, first)| {
+        match group.holders.first().and_then(|first| sockets.owners.get(first)) {
+            Some(owner) => Ok(*owner),
+            None => owner(&first.copy(held)?, inside).map_err(Error::of(first.host, OWNER)),
+        }
     })?;
     for ((group, first), owner) in firsts.into_iter().zip(owners) {
         // A socket that is ours and not settled was refused.
         if sockets::is_socket(first) && found.ours.contains(&first.meta.ino()) && !group.is_in(&settled) {
             continue;
         }
-        if let Some(kind) = kind(&mut work, group, first, &roles, &settled, &file_of)? {
+        if let Some(kind) = kind(&mut work, group, first, &roles, &mut settled, &file_of)? {
             flight::check(&mut work, group, first, &kind);
             out.files.push(OpenFile { flags: files::flags(first), owner, kind });
         }
@@ -334,15 +339,15 @@ fn kind(
     group: &Group,
     s: &SeenFd,
     roles: &stdio::Roles,
-    settled: &HashMap<usize, Kind>,
+    settled: &mut HashMap<usize, Kind>,
     file_of: &HashMap<usize, u32>,
 ) -> Result<Option<Kind>, Error> {
     if s.only_path() {
         return opath::capture(work, s);
     }
     // Pipes and sockets are settled as a whole.
-    if let Some(kind) = group.holders.first().and_then(|i| settled.get(i)) {
-        return Ok(Some(kind.clone()));
+    if let Some(kind) = group.holders.first().and_then(|i| settled.remove(i)) {
+        return Ok(Some(kind));
     }
     match s.file_type() {
         libc::S_IFIFO => Ok(None),
@@ -381,7 +386,7 @@ fn anonymous(work: &mut Work<'_>, s: &SeenFd, file_of: &HashMap<usize, u32>) -> 
 }
 
 /// Who gets SIGIO, if somebody of the tree does.
-fn owner(copy: &OwnedFd, inside: &Inside) -> std::io::Result<Option<Owner>> {
+pub(super) fn owner(copy: &OwnedFd, inside: &Inside) -> std::io::Result<Option<Owner>> {
     let (kind, host) = match fds::owner(copy.as_fd()) {
         Ok(owner) => owner,
         // Descriptors without a file to speak of.

@@ -8,7 +8,7 @@ use std::os::unix::fs::MetadataExt;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::model::Pid;
-use crate::model::fd::{Kind, OpenFile};
+use crate::model::fd::{Kind, OpenFile, Owner};
 use crate::model::sockets::{Credentials, Family, Message, Socket, SocketOption};
 use crate::net::inet::{self, Inet};
 use crate::net::multicast::{self, Groups};
@@ -84,7 +84,7 @@ pub(super) fn find(held: &Held, seen: &mut Vec<SeenFd>, root: usize) -> Result<F
     if inodes.is_empty() {
         return Ok(Found::default());
     }
-    let (unix, mut kinds) = all_unix(held, seen)?;
+    let All { unix, tcp, others: mut kinds } = all(held, seen)?;
     let streams: HashSet<u64> = seen
         .iter()
         .filter(|s| s.process == root && (0..=2).contains(&s.fd) && is_socket(s))
@@ -107,10 +107,7 @@ pub(super) fn find(held: &Held, seen: &mut Vec<SeenFd>, root: usize) -> Result<F
     found.made = kinds;
     found.holders.retain(|inode, _| found.made.contains_key(inode));
     if found.made.values().any(|&made| tcp::is(made)) {
-        found.tcp = match inet::all(libc::IPPROTO_TCP) {
-            Err(e) if e.kind() == io::ErrorKind::NotFound => Vec::new(),
-            other => other.map_err(Error::io("asking the kernel for", "TCP sockets"))?,
-        };
+        found.tcp = tcp.map_or_else(all_tcp, Ok)?;
     }
     let mut protocols = HashSet::new();
     for (&inode, &made) in &found.made {
@@ -135,32 +132,57 @@ pub(super) fn find(held: &Held, seen: &mut Vec<SeenFd>, root: usize) -> Result<F
     Ok(found)
 }
 
-/// All UNIX sockets there are, those of `seen` among them. While others come and go the kernel's list may lack one that
-/// was there all the time: it goes on behind so many of a hash bucket (net/unix/diag.c, `unix_diag_dump`). And what those of
-/// `seen` that are none were made as, by inode.
-fn all_unix(held: &Held, seen: &[SeenFd]) -> Result<(ByInode<diag::Unix>, ByInode<Made>), Error> {
+/// Sockets of which the kernel has lists.
+#[derive(Debug, Default)]
+struct All {
+    /// All UNIX sockets there are.
+    unix: ByInode<diag::Unix>,
+    /// All TCP sockets there are, if they have been asked for already.
+    tcp: Option<Vec<Inet>>,
+    /// What those of the tree that are no UNIX sockets were made as.
+    others: ByInode<Made>,
+}
+
+fn all_tcp() -> Result<Vec<Inet>, Error> {
+    match inet::all(libc::IPPROTO_TCP) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        other => other.map_err(Error::io("asking the kernel for", "TCP sockets")),
+    }
+}
+
+/// All UNIX sockets there are, those of `seen` among them, and what the others are. While others come and go the kernel's
+/// list may lack one that was there all the time: it goes on behind so many of a hash bucket (net/unix/diag.c,
+/// `unix_diag_dump`).
+fn all(held: &Held, seen: &[SeenFd]) -> Result<All, Error> {
     const TRIES: usize = 10;
-    let (mut unix, mut others) = (HashMap::new(), HashMap::new());
+    let mut all = All::default();
     let mut unsure: HashMap<u64, usize> = HashMap::new();
     for (index, s) in seen.iter().enumerate().filter(|(_, s)| is_socket(s)) {
         unsure.entry(s.meta.ino()).or_insert(index);
     }
     for _ in 0..TRIES {
-        unix = match diag::unix() {
+        all.unix = match diag::unix() {
             // A kernel without it (CONFIG_UNIX_DIAG): then sockets lead outside, for all we know.
-            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok((unix, others)),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(all),
             other => other.map_err(Error::io("asking the kernel for", "UNIX sockets"))?,
         };
-        unsure.retain(|inode, _| !unix.contains_key(inode));
+        unsure.retain(|inode, _| !all.unix.contains_key(inode));
+        // Of many it pays to see first which of them are TCP sockets.
+        if unsure.len() > FEW && all.tcp.is_none() {
+            let tcp = all_tcp()?;
+            let there = tcp.iter().filter(|t| unsure.remove(&t.inode).is_some());
+            all.others.extend(there.map(|t| (t.inode, tcp::made(t.family))));
+            all.tcp = Some(tcp);
+        }
         let mut made = made(held, seen, &unsure)?;
         unsure.retain(|inode, _| made.get(inode).is_some_and(|made| made.domain == libc::AF_UNIX));
         made.retain(|inode, _| !unsure.contains_key(inode));
-        others.extend(made);
+        all.others.extend(made);
         if unsure.is_empty() {
             break;
         }
     }
-    Ok((unix, others))
+    Ok(all)
 }
 
 /// What the sockets among `holders` were made as, by inode; those that do not say are missing.
@@ -173,15 +195,25 @@ fn made(held: &Held, seen: &[SeenFd], holders: &HashMap<u64, usize>) -> Result<H
     Ok(made.into_iter().flatten().collect())
 }
 
-/// What each socket of the tree is, by its first holder, and whose credentials are still to be asked for; refused ones
-/// are missing. `file_of`: the index of each holder's description.
+/// Sockets of the tree; refused ones are missing.
+#[derive(Debug, Default)]
+pub(super) struct Captured {
+    /// What each is, by its first holder.
+    pub kinds: HashMap<usize, Kind>,
+    /// Who gets signals of some, likewise.
+    pub owners: HashMap<usize, Option<Owner>>,
+    /// Whose credentials are still to be asked for.
+    pub asks: Vec<Ask>,
+}
+
+/// Looks at each socket of the tree. `file_of`: the index of each holder's description.
 pub(super) fn capture(
     work: &mut Work<'_>,
     groups: &[Group],
     found: &mut Found,
     inside: &Inside,
     file_of: &HashMap<usize, u32>,
-) -> Result<(HashMap<usize, Kind>, Vec<Ask>), Error> {
+) -> Result<Captured, Error> {
     let seen = work.seen;
     let file_of_inode: HashMap<u64, u32> = seen
         .iter()
@@ -189,17 +221,18 @@ pub(super) fn capture(
         .filter(|(_, s)| is_socket(s))
         .filter_map(|(index, s)| Some((s.meta.ino(), *file_of.get(&index)?)))
         .collect();
-    let (mut out, mut asks) = (HashMap::new(), Vec::new());
     let all: Vec<(usize, &SeenFd)> = groups
         .iter()
         .filter_map(|group| Some((*group.holders.first()?, seen.get(*group.holders.first()?)?)))
         .filter(|(_, s)| is_socket(s) && found.ours.contains(&s.meta.ino()))
         .collect();
-    let mut of_tcp = tcp::read(work, &all, found, &file_of_inode)?;
-    let mut of_unix = unix::read(work, &all, &found.unix)?;
+    let mut out = Captured { kinds: HashMap::with_capacity(all.len()), ..Captured::default() };
+    let mut of_tcp = tcp::read(work, &all, found, inside, &file_of_inode)?;
+    let mut of_unix = unix::read(work, &all, &found.unix, inside)?;
     for (first, s) in all {
         let made = found.made.get(&s.meta.ino()).copied();
         let socket = if let Some(reading) = of_unix.remove(&s.meta.ino()) {
+            out.owners.insert(first, reading.owner);
             let waiting = found.waiting.remove(&s.meta.ino());
             let indices = unix::Indices { by_inode: &file_of_inode, by_place: file_of };
             unix::capture(work, s, reading, waiting, found, inside, &indices)
@@ -210,17 +243,18 @@ pub(super) fn capture(
         } else if let Some(made) = made.filter(|made| packet::is(*made)) {
             packet::capture(work, s, &s.copy(work.held)?, made, inside)?
         } else if let Some(reading) = of_tcp.remove(&s.meta.ino()) {
+            out.owners.insert(first, reading.owner);
             tcp::capture(work, s, reading, found, inside, &file_of_inode)
         } else {
             None
         };
         let Some(socket) = socket else { continue };
         if let Some(&file) = file_of.get(&first).filter(|_| s.own.is_none() && unix::has_credentials(&socket)) {
-            asks.push(Ask { file, table: s.table(), fd: s.fd });
+            out.asks.push(Ask { file, table: s.table(), fd: s.fd });
         }
-        out.insert(first, Kind::Socket(socket));
+        out.kinds.insert(first, Kind::Socket(socket));
     }
-    Ok((out, asks))
+    Ok(out)
 }
 
 /// New sockets to compare others with, one of each kind.
@@ -256,8 +290,9 @@ impl FreshOnes {
         copy: BorrowedFd<'_>,
         made: Made,
         without: &[(i32, i32)],
+        told: impl Fn(i32, i32) -> Option<i32>,
     ) -> io::Result<Option<Vec<SocketOption>>> {
-        match options::read(copy, &*self.of(made)?, without) {
+        match options::read(copy, &*self.of(made)?, without, told) {
             Err(e) if e.kind() == io::ErrorKind::PermissionDenied => Ok(None),
             other => other.map(Some),
         }
@@ -271,7 +306,7 @@ pub(super) fn options(
     copy: &OwnedFd,
     made: Made,
 ) -> Result<Option<Vec<SocketOption>>, Error> {
-    let options = work.fresh.compare(copy.as_fd(), made, &[]);
+    let options = work.fresh.compare(copy.as_fd(), made, &[], |_, _| None);
     let options = options.map_err(Error::of(s.host, "asking for a socket's options"))?;
     if options.is_none() {
         refuse(work, s, EBPF, "");

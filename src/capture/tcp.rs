@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
 
-use crate::model::fd::{Descriptor, Kind, OpenFile};
+use crate::model::fd::{Descriptor, Kind, OpenFile, Owner};
 use crate::model::process::Process;
 use crate::model::sockets::{Family, Message, Socket, SocketOption};
 use crate::model::tcp::{Link, State, TcpSocket};
@@ -20,7 +20,7 @@ use crate::sys::{socket, tasks};
 use crate::tracer::Held;
 
 use super::early;
-use super::fd::{SeenFd, Work};
+use super::fd::{OWNER, SeenFd, Work, owner};
 use super::sockets::{EBPF, FEW, Found, model, refuse};
 use super::{Error, Inside};
 
@@ -80,6 +80,11 @@ pub(super) fn is(made: Made) -> bool {
     made.is_internet() && made.kind == libc::SOCK_STREAM && made.protocol == libc::IPPROTO_TCP
 }
 
+/// What one of this family was made as.
+pub(super) fn made(family: i32) -> Made {
+    Made { domain: family, kind: libc::SOCK_STREAM, protocol: libc::IPPROTO_TCP }
+}
+
 /// Whether a standard stream of the root leads to the tree.
 pub(super) fn leads_to_tree(inode: u64, all: &[Inet], tree: impl Fn(u64) -> bool) -> bool {
     let Some(own) = all.iter().find(|t| t.inode == inode) else { return false };
@@ -110,6 +115,7 @@ pub(super) struct Reading {
     waiting: Option<Stream>,
     options: Vec<SocketOption>,
     end: End,
+    pub owner: Option<Owner>,
 }
 
 /// Sees to it that all that was sent to the TCP sockets among `all` can be read there, then looks at each; by inode.
@@ -118,32 +124,47 @@ pub(super) fn read(
     work: &mut Work<'_>,
     all: &[(usize, &SeenFd)],
     found: &Found,
+    inside: &Inside,
     file_of: &HashMap<u64, u32>,
 ) -> Result<HashMap<u64, Reading>, Error> {
-    let mut settled = Vec::new();
+    let mut ends = Vec::new();
     let early = if work.last { early::find(work, found, file_of)? } else { HashMap::new() };
     for &(_, s) in all {
         let Some(&made) = found.made.get(&s.meta.ino()).filter(|made| is(**made)) else { continue };
         let mut end = other_end(s, found, file_of);
         if let End::Early(listener) = end {
-            match early.get(&s.meta.ino()) {
-                Some(Ok(())) => end = End::Waiting(listener),
-                Some(Err(why)) => {
-                    refuse(work, s, &early::reason(why), LATER);
-                    continue;
-                }
-                None => {}
+            let reason = match early.get(&s.meta.ino()) {
+                Some(Ok(())) => None,
+                Some(Err(why)) => Some(early::reason(why)),
+                None => Some(EARLY.to_owned()),
+            };
+            if let Some(reason) = reason {
+                refuse(work, s, &reason, LATER);
+                continue;
             }
+            end = End::Waiting(listener);
         }
-        let told = found.tcp_by_inode(s.meta.ino()).map(|own| own.readable);
-        match settle(work, s, found, end)? {
-            Settled::Already => settled.push((s, made, end, told)),
-            Settled::Now => settled.push((s, made, end, None)),
-            Settled::Refused => {}
+        ends.push((s, made, end));
+    }
+    // The two directions of a connection change different options of its ends.
+    let came = many::each(&ends, FEW, |&(s, _, end)| settle(work, s, found, end))?;
+    let mut settled = Vec::new();
+    for ((s, made, end), came) in ends.into_iter().zip(came) {
+        match came {
+            Settled::Already => settled.push((s, made, end, true)),
+            Settled::Now => settled.push((s, made, end, false)),
+            Settled::TooMuch => refuse(
+                work,
+                s,
+                "more bytes are on their way to it than its buffer may hold",
+                "raise the third number of net.ipv4.tcp_rmem, or save it when it has read more",
+            ),
         }
     }
     // What each socket says is read only now: to settle one changes options of its peer for the moment.
-    let readings = many::each(&settled, FEW, |&(s, made, end, told)| look(work, s, made, end, told))?;
+    let readings = many::each(&settled, FEW, |&(s, made, end, as_told)| {
+        look(work, s, inside, (made, end), found.tcp_by_inode(s.meta.ino()), as_told)
+    })?;
     let mut out = HashMap::new();
     for ((s, ..), reading) in settled.iter().zip(readings) {
         match reading {
@@ -162,13 +183,14 @@ struct Unable {
     hint: &'static str,
 }
 
-/// `told`: bytes that wait by sock_diag(7), if none have come since.
+/// `own`: what sock_diag(7) has told of it; as many bytes wait still, if that is `as_told`.
 fn look(
     work: &Work<'_>,
     s: &SeenFd,
-    made: Made,
-    end: End,
-    told: Option<u32>,
+    inside: &Inside,
+    (made, end): (Made, End),
+    own: Option<&Inet>,
+    as_told: bool,
 ) -> Result<Result<Reading, Unable>, Error> {
     let failed = |step| Error::of(s.host, step);
     let copy = s.copy(work.held)?;
@@ -185,13 +207,16 @@ fn look(
         return Ok(Err(Unable { reason: EARLY, hint: LATER }));
     }
     let without = if connected { &OF_CONNECTIONS[..] } else { &[] };
-    let options = work.fresh.compare(fd, made, without).map_err(failed("asking for a socket's options"))?;
+    let options = work
+        .fresh
+        .compare(fd, made, without, |level, name| own?.option(level, name))
+        .map_err(failed("asking for a socket's options"))?;
     let Some(options) = options else { return Ok(Err(Unable { reason: EBPF, hint: "" })) };
     let mut waiting = None;
     if connected {
         let peeks = options.iter().any(|o| (o.level, o.name) == (libc::SOL_SOCKET, SO_PEEK_OFF));
         // The end of the stream is counted there.
-        let told = told.map(|bytes| u64::from(bytes).saturating_sub(deaf.into()));
+        let told = own.filter(|_| as_told).map(|own| u64::from(own.readable).saturating_sub(deaf.into()));
         let known = stream::Known { urgent: events & libc::POLLPRI != 0, waiting: told, peeks };
         waiting = match stream::look(fd, known, |len| work.contents.reserve.take(len)) {
             Ok(stream) if stream.bytes.is_empty() => None,
@@ -212,6 +237,7 @@ fn look(
         waiting,
         options,
         end,
+        owner: owner(&copy, inside).map_err(failed(OWNER))?,
     }))
 }
 
@@ -224,7 +250,7 @@ pub(super) fn capture(
     inside: &Inside,
     file_of: &HashMap<u64, u32>,
 ) -> Option<Socket> {
-    let Reading { made, state: now, local, peer, deaf, error, waiting, options, end } = reading;
+    let Reading { made, state: now, local, peer, deaf, error, waiting, options, end, .. } = reading;
     let own = found.tcp_by_inode(s.meta.ino());
     let mut shutdown = 0;
     let state = match now {
@@ -309,20 +335,16 @@ fn other_end(s: &SeenFd, found: &Found, file_of: &HashMap<u64, u32>) -> End {
 enum Settled {
     Already,
     Now,
-    Refused,
+    TooMuch,
 }
 
-fn settle(work: &mut Work<'_>, s: &SeenFd, found: &Found, end: End) -> Result<Settled, Error> {
+fn settle(work: &Work<'_>, s: &SeenFd, found: &Found, end: End) -> Result<Settled, Error> {
     let failed = Error::of(s.host, "waiting for bytes on their way");
     // What sock_diag(7) has shown was so when everybody stood still.
     let under_way = match end {
         End::To(inode) => found.tcp_by_inode(inode).is_some_and(|peer| peer.sent > 0),
         End::Closed => true,
-        End::Early(_) => {
-            refuse(work, s, EARLY, LATER);
-            return Ok(Settled::Refused);
-        }
-        End::Waiting(_) | End::Outside | End::Asked => false,
+        End::Early(_) | End::Waiting(_) | End::Outside | End::Asked => false,
     };
     if !under_way {
         return Ok(Settled::Already);
@@ -337,16 +359,7 @@ fn settle(work: &mut Work<'_>, s: &SeenFd, found: &Found, end: End) -> Result<Se
         }
         _ => inflight::settle_end(copy.as_fd()),
     };
-    if !settled.map_err(failed)? {
-        refuse(
-            work,
-            s,
-            "more bytes are on their way to it than its buffer may hold",
-            "raise the third number of net.ipv4.tcp_rmem, or save it when it has read more",
-        );
-        return Ok(Settled::Refused);
-    }
-    Ok(Settled::Now)
+    Ok(if settled.map_err(failed)? { Settled::Now } else { Settled::TooMuch })
 }
 
 /// What the program itself has shut down. That it receives nothing more is also so when the other end is gone, and then

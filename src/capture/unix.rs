@@ -4,6 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 
+use crate::model::fd::Owner;
 use crate::model::sockets::{Family, Socket, SocketOption};
 use crate::model::unix::{Bound, Link, Listening, SocketFile, UnixSocket};
 use crate::model::{Name, Pid};
@@ -15,7 +16,7 @@ use crate::proc::many;
 use crate::sys::socket;
 use crate::tracer::{HeldProcess, Remote};
 
-use super::fd::{SeenFd, Work};
+use super::fd::{OWNER, SeenFd, Work, owner};
 use super::flight::Waiting;
 use super::sockets::{EBPF, FEW, Found, credentials, model, refuse, remote_option};
 use super::{Error, Inside};
@@ -53,6 +54,7 @@ pub(super) struct Reading {
     peer_address: Option<Vec<u8>>,
     /// Missing if there is a program of eBPF.
     options: Option<Vec<SocketOption>>,
+    pub owner: Option<Owner>,
 }
 
 /// Asks the UNIX sockets among `all`; by inode.
@@ -60,6 +62,7 @@ pub(super) fn read(
     work: &Work<'_>,
     all: &[(usize, &SeenFd)],
     unix: &HashMap<u64, Unix>,
+    inside: &Inside,
 ) -> Result<HashMap<u64, Reading>, Error> {
     let list: Vec<_> = all.iter().filter_map(|(_, s)| Some((*s, unix.get(&s.meta.ino())?))).collect();
     let readings = many::each(&list, FEW, |(s, seen)| {
@@ -71,7 +74,11 @@ pub(super) fn read(
                 .map_err(failed("asking for a socket's peer"))?,
             address: socket::name(fd).map_err(failed("asking for a socket's name"))?,
             peer_address: socket::peer_name(fd).ok(),
-            options: work.fresh.compare(fd, made(seen), &[]).map_err(failed("asking for a socket's options"))?,
+            options: work
+                .fresh
+                .compare(fd, made(seen), &[], |_, _| None)
+                .map_err(failed("asking for a socket's options"))?,
+            owner: owner(&copy, inside).map_err(failed(OWNER))?,
         };
         Ok::<_, Error>((s.meta.ino(), reading))
     })?;

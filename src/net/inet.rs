@@ -5,6 +5,8 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
 use std::ops::RangeInclusive;
 
+use crate::proc::many;
+
 use super::diag::{attributes, dump};
 
 /// States (include/net/tcp_states.h).
@@ -25,6 +27,8 @@ pub mod state {
 /// A TCP or UDP socket. IPv4 addresses mapped into IPv6 are shown as IPv4.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Inet {
+    /// AF_INET or AF_INET6: what it was made as.
+    pub family: i32,
     /// One of [`state`], or 6 (TIME_WAIT).
     pub state: u8,
     /// Its own address and port.
@@ -39,6 +43,27 @@ pub struct Inet {
     pub inode: u64,
     /// What was shut down: receiving 1, sending 2; `None` where the kernel does not tell.
     pub shutdown: Option<u8>,
+    /// The bits of `struct inet_diag_sockopt` (Linux ≥ 5.10).
+    pub options: Option<u16>,
+}
+
+impl Inet {
+    /// What an option of IPv4 is set to, as far as the kernel has told.
+    pub fn option(&self, level: i32, name: i32) -> Option<i32> {
+        const BITS: [(i32, u16); 9] = [
+            (11, 0), // IP_RECVERR
+            (15, 2), // IP_FREEBIND
+            (3, 3),  // IP_HDRINCL
+            (34, 4), // IP_MULTICAST_LOOP
+            (19, 5), // IP_TRANSPARENT
+            (49, 6), // IP_MULTICAST_ALL
+            (22, 7), // IP_NODEFRAG
+            (24, 8), // IP_BIND_ADDRESS_NO_PORT
+            (26, 9), // IP_RECVERR_RFC4884
+        ];
+        let (_, bit) = BITS.iter().find(|(of, _)| (level, name) == (libc::IPPROTO_IP, *of))?;
+        self.options.map(|options| (options >> bit & 1).into())
+    }
 }
 
 /// All sockets of a protocol (TCP 6, UDP 17, UDP-Lite 136) in our network namespace that have an address.
@@ -46,19 +71,22 @@ pub struct Inet {
 /// # Errors
 /// `NotFound` where the kernel lacks `tcp_diag` or `udp_diag`; else what socket(2), send(2) and recv(2) say.
 pub fn all(protocol: i32) -> io::Result<Vec<Inet>> {
-    let mut out = Vec::new();
-    for family in [libc::AF_INET, libc::AF_INET6] {
+    // The kernel walks through all its tables for each family.
+    let all = many::each(&[libc::AF_INET, libc::AF_INET6], 1, |&family| {
         // `struct inet_diag_req_v2`: family, protocol, extensions, padding, states, identity.
         let mut request = vec![family as u8, protocol as u8, 0, 0];
         request.extend(u32::MAX.to_ne_bytes());
         request.resize(56, 0);
+        let mut out = Vec::new();
         dump(&request, |payload| out.extend(parse(payload)))?;
-    }
-    Ok(out)
+        Ok::<_, io::Error>(out)
+    })?;
+    Ok(all.concat())
 }
 
 const MESSAGE: usize = 72;
 const INET_DIAG_SHUTDOWN: u16 = 8;
+const INET_DIAG_SOCKOPT: u16 = 22;
 
 /// One `inet_diag_msg` with its attributes (include/uapi/linux/inet_diag.h).
 fn parse(payload: &[u8]) -> Option<Inet> {
@@ -74,9 +102,25 @@ fn parse(payload: &[u8]) -> Option<Inet> {
     };
     let local = canonical(SocketAddr::new(address(8)?, port(4)?));
     let remote = canonical(SocketAddr::new(address(24)?, port(6)?));
-    let shutdown = attributes(payload.get(MESSAGE..)?).find(|(kind, _)| *kind == INET_DIAG_SHUTDOWN);
-    let shutdown = shutdown.and_then(|(_, value)| value.first().copied());
-    Some(Inet { state, local, remote, readable: word(56)?, sent: word(60)?, inode: word(68)?.into(), shutdown })
+    let (mut shutdown, mut options) = (None, None);
+    for (kind, value) in attributes(payload.get(MESSAGE..)?) {
+        match kind {
+            INET_DIAG_SHUTDOWN => shutdown = value.first().copied(),
+            INET_DIAG_SOCKOPT => options = value.first_chunk().map(|b| u16::from_ne_bytes(*b)),
+            _ => {}
+        }
+    }
+    Some(Inet {
+        family: family.into(),
+        state,
+        local,
+        remote,
+        readable: word(56)?,
+        sent: word(60)?,
+        inode: word(68)?.into(),
+        shutdown,
+        options,
+    })
 }
 
 /// An address by which the two ends of a connection can be matched: IPv4 as IPv4, and no scope.
@@ -171,6 +215,27 @@ mod tests {
         let waits = of(inode(&unaccepted));
         let ahead = all.iter().find(|t| (t.local, t.remote) == (waits.remote, waits.local)).unwrap();
         assert_eq!((ahead.inode, ahead.state), (0, state::ESTABLISHED));
+        if one.options.is_some() {
+            use crate::sys::socket::{number, set_option};
+            let ask = |name| number(client.as_fd(), libc::IPPROTO_IP, name).unwrap();
+            for name in 1..64 {
+                assert!(one.option(0, name).is_none_or(|told| told == ask(name)), "{name}");
+            }
+            let told: Vec<i32> = (1..64).filter(|name| one.option(0, *name).is_some()).collect();
+            assert_eq!(told.len(), 9);
+            // Some can't be set on such a socket.
+            let may = |name| set_option(client.as_fd(), 0, name, &(1 - ask(name)).to_ne_bytes()).is_ok();
+            let changed: Vec<i32> = told.into_iter().filter(|&name| may(name)).collect();
+            assert!(changed.len() > 4, "{changed:?}");
+            let now = *super::all(libc::IPPROTO_TCP).unwrap().iter().find(|t| t.inode == inode(&client)).unwrap();
+            for name in changed {
+                assert_eq!(
+                    (now.option(0, name), one.option(0, name)),
+                    (Some(ask(name)), Some(1 - ask(name))),
+                    "{name}"
+                );
+            }
+        }
         let name = crate::sys::socket::name(server.as_fd()).unwrap();
         assert_eq!((name.len(), matching(&name)), (28, Some(other.local)));
     }

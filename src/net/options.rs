@@ -192,14 +192,24 @@ impl Fresh {
     }
 }
 
-/// The options in which `fd` differs from a new socket of the same kind, but for those of `without`.
+/// The options in which `fd` differs from a new socket of the same kind, but for those of `without`. `told`: numbers that
+/// some are known to be.
 ///
 /// # Errors
 /// What getsockopt(2) says, other than that there is no such option.
-pub fn read(fd: BorrowedFd<'_>, fresh: &Fresh, without: &[(i32, i32)]) -> io::Result<Vec<SocketOption>> {
+pub fn read(
+    fd: BorrowedFd<'_>,
+    fresh: &Fresh,
+    without: &[(i32, i32)],
+    told: impl Fn(i32, i32) -> Option<i32>,
+) -> io::Result<Vec<SocketOption>> {
     let mut out = Vec::new();
     let mut room = [0; ROOM];
-    for (level, name, usual) in fresh.values.iter().filter(|(level, name, _)| !without.contains(&(*level, *name))) {
+    for (level, name, usual) in &fresh.values {
+        let as_usual = || told(*level, *name).is_some_and(|value| value.to_ne_bytes() == usual[..]);
+        if without.contains(&(*level, *name)) || as_usual() {
+            continue;
+        }
         match value(fd, *level, *name, &mut room)? {
             Some(value) if value != usual => out.push(option(*level, *name, value)),
             _ => {}
