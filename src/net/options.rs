@@ -373,18 +373,35 @@ pub fn receive_buffer(fd: BorrowedFd<'_>) -> io::Result<(i32, Option<i32>)> {
     Ok((socket::number(fd, SOL_SOCKET, libc::SO_RCVBUF)?, socket::number(fd, SOL_SOCKET, SO_BUF_LOCK).ok()))
 }
 
-/// The sizes of buffers among `options` that this process may not give: the `sysctl` that stands in the way and what
-/// it would have to be.
-pub fn too_large(options: &[SocketOption]) -> Option<(&'static str, i64)> {
-    const CAP_NET_ADMIN: u64 = 1 << 12;
-    let caps = crate::proc::status(std::process::id() as i32).map_or(0, |s| s.caps[2]);
-    options.iter().filter(|o| o.level == SOL_SOCKET).find_map(|o| {
-        let (sysctl, max) = match o.name {
-            libc::SO_SNDBUF => ("net.core.wmem_max", crate::proc::number("sys/net/core/wmem_max")),
-            libc::SO_RCVBUF => ("net.core.rmem_max", crate::proc::number("sys/net/core/rmem_max")),
-            _ => return None,
+/// The largest sizes of buffers that this process may give.
+#[derive(Debug)]
+pub struct Largest {
+    send: i64,
+    receive: i64,
+}
+
+impl Largest {
+    /// Those of this host.
+    pub fn read() -> Largest {
+        const CAP_NET_ADMIN: u64 = 1 << 12;
+        let caps = crate::proc::status(std::process::id() as i32).map_or(0, |s| s.caps[2]);
+        let max = |name| match crate::proc::number(name) {
+            Ok(max) if caps & CAP_NET_ADMIN == 0 => max,
+            _ => i64::MAX,
         };
-        let half = i64::from(o.value.0.first_chunk().map_or(0, |b| i32::from_ne_bytes(*b))) / 2;
-        (half > max.unwrap_or(i64::MAX) && caps & CAP_NET_ADMIN == 0).then_some((sysctl, half))
-    })
+        Largest { send: max("sys/net/core/wmem_max"), receive: max("sys/net/core/rmem_max") }
+    }
+
+    /// Of a size among `options` that is larger: the `sysctl` that stands in the way and what it would have to be.
+    pub fn exceeded(&self, options: &[SocketOption]) -> Option<(&'static str, i64)> {
+        options.iter().filter(|o| o.level == SOL_SOCKET).find_map(|o| {
+            let (sysctl, max) = match o.name {
+                libc::SO_SNDBUF => ("net.core.wmem_max", self.send),
+                libc::SO_RCVBUF => ("net.core.rmem_max", self.receive),
+                _ => return None,
+            };
+            let half = i64::from(o.value.0.first_chunk().map_or(0, |b| i32::from_ne_bytes(*b))) / 2;
+            (half > max).then_some((sysctl, half))
+        })
+    }
 }

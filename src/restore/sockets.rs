@@ -54,8 +54,10 @@ pub fn holder(checkpoint: &Checkpoint, index: u32) -> (Pid, String) {
 
 /// What this host will not give a socket.
 pub fn conflicts(checkpoint: &Checkpoint, conflicts: &mut Vec<Refusal>) {
+    let mut largest = None;
     for (index, socket) in all(checkpoint) {
-        if let Some((sysctl, needed)) = options::too_large(&socket.options) {
+        let largest = largest.get_or_insert_with(options::Largest::read);
+        if let Some((sysctl, needed)) = largest.exceeded(&socket.options) {
             let (pid, fd) = holder(checkpoint, index);
             conflicts.push(Refusal {
                 pid,

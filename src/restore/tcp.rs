@@ -15,6 +15,7 @@ use crate::model::sockets::{Family, Socket, SocketOption};
 use crate::model::tcp::{Early, Link, MOST_EARLY, State, TcpSocket};
 use crate::model::{Checkpoint, Hex, Refusal};
 use crate::net::{inet, inflight, options};
+use crate::proc::many;
 use crate::sys::tasks::back_off;
 use crate::sys::{fds, socket};
 
@@ -23,6 +24,8 @@ use super::{Error, Sockets, sockets, unix};
 
 /// How long a new connection may take to take in what is sent over it.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// So many sockets with something in them are worth a thread.
+const FEW: usize = 8;
 const V6ONLY: (i32, i32) = (libc::IPPROTO_IPV6, libc::IPV6_V6ONLY);
 
 /// A TCP socket of the image.
@@ -47,14 +50,15 @@ pub fn make(image: &Image, outside: Sockets) -> Result<HashMap<u32, OwnedFd>, Er
     let list: Vec<Own<'_>> = all(checkpoint).collect();
     let (made, stand_ins) = (HashMap::new(), HashMap::new());
     let ports = Ephemeral::read();
-    let mut work = Work { image, outside, ports, list: &list, made, stand_ins, door: None };
+    let listening = list.iter().filter(|o| matches!(o.tcp.state, State::Listening { .. }));
+    let listening = listening.filter_map(|o| inet::matching(&o.tcp.local.0)).collect();
+    let mut work = Work { image, outside, ports, list: &list, listening, made, stand_ins, door: None };
     let failed = |own: &Own<'_>, e| Error::file("making the TCP socket", &name(own.tcp), e);
     for own in &list {
         work.connect(own).map_err(|e| failed(own, e))?;
     }
-    for own in &list {
-        work.fill(own).map_err(|e| failed(own, e))?;
-    }
+    let full: Vec<&Own<'_>> = list.iter().filter(|own| own.socket.content.is_some()).collect();
+    many::each(&full, FEW, |own| work.fill(own).map_err(|e| failed(own, e)))?;
     for own in &list {
         work.end(own).map_err(|e| failed(own, e))?;
     }
@@ -93,7 +97,10 @@ struct Work<'a> {
     image: &'a Image,
     outside: Sockets,
     ports: Ephemeral,
+    /// By their indices.
     list: &'a [Own<'a>],
+    /// Where sockets of the image listen.
+    listening: Vec<SocketAddr>,
     made: HashMap<u32, OwnedFd>,
     /// The other ends of connections whose other end is not in the image.
     stand_ins: HashMap<u32, OwnedFd>,
@@ -115,10 +122,8 @@ impl<'a> Work<'a> {
     /// Whether somebody of the image listens where a socket is: then that one was accepted.
     fn was_accepted(&self, own: &Own<'_>) -> bool {
         let Some(local) = inet::matching(&own.tcp.local.0) else { return false };
-        self.list.iter().filter(|o| matches!(o.tcp.state, State::Listening { .. })).any(|o| {
-            inet::matching(&o.tcp.local.0)
-                .is_some_and(|l| l.port() == local.port() && (l.ip() == local.ip() || l.ip().is_unspecified()))
-        })
+        let there = |l: &SocketAddr| l.port() == local.port() && (l.ip() == local.ip() || l.ip().is_unspecified());
+        self.listening.iter().any(there)
     }
 
     fn connect(&mut self, own: &Own<'a>) -> io::Result<()> {
@@ -133,9 +138,8 @@ impl<'a> Work<'a> {
                 self.made.insert(own.index, fd);
             }
             State::Connected { peer, link: Link::To(other) } => {
-                let Some(other) = self.list.iter().find(|o| o.index == *other).copied() else {
-                    return Err(io::ErrorKind::NotFound.into());
-                };
+                let place = self.list.binary_search_by_key(other, |o| o.index).map_err(|_| io::ErrorKind::NotFound)?;
+                let other = self.list.get(place).copied().ok_or(io::ErrorKind::NotFound)?;
                 let State::Connected { peer: back, .. } = &other.tcp.state else {
                     return Err(io::ErrorKind::NotConnected.into());
                 };
