@@ -543,3 +543,55 @@ fn another_working_directory() {
     assert_eq!(fs::read_link(format!("/proc/{pid}/cwd")).expect("a link"), scene.work("there"));
     scene.finish(&mut job);
 }
+
+/// What the program had open, mapped, executed and was in, and may not have any more: found before anything is made.
+#[test]
+fn files_that_are_no_longer_permitted() {
+    let Some(program) = compile("guests/surroundings.c", Build::Dynamic) else { return skip("forbidden", "no gcc") };
+    let scene = Scene::new("forbidden");
+    let copy = scene.work("program");
+    scene.must("cp", scene.command("cp").arg(&program).arg(&copy));
+    let mut guest = scene.start_alone(&[copy.as_ref()]);
+    scene.ready(&mut guest);
+    let image = scene.image("x.ckpt.tar");
+    scene.attach(guest.pid(), &image, &["--kill"]);
+    scene.end_of(&mut guest);
+    let set = |file: &str, mode| {
+        fs::set_permissions(scene.work(file), fs::Permissions::from_mode(mode)).expect("permissions");
+    };
+    let mut cases = vec![("program", 0o600, 0o755, "the mapped file may not be executed (Permission denied)")];
+    if !harness::root() {
+        cases.extend([
+            ("program", 0o100, 0o755, "the mapped file may not be read (Permission denied)"),
+            ("data", 0o200, 0o600, "the mapped file may not be read (Permission denied)"),
+            ("input", 0, 0o600, "the open file may not be read (Permission denied)"),
+            ("log", 0o400, 0o600, "the open file may not be written to (Permission denied)"),
+            ("fifo", 0o400, 0o600, "the FIFO may not be written to (Permission denied)"),
+            ("opened", 0o300, 0o700, "the open directory may not be read (Permission denied)"),
+        ]);
+    }
+    for (file, mode, before, reason) in cases {
+        set(file, mode);
+        for options in [&["--dry-run"][..], &[], &["--files", "strict"]] {
+            let output = scene.output("resume", scene.ckpt("ckpt-resume", options).arg(&image));
+            let said = String::from_utf8(output.stderr).expect("text");
+            let expected = format!("{}: {reason}", scene.work(file).display());
+            let fits = output.status.code() == Some(REFUSED) && said.contains(&expected);
+            assert!(fits && said.contains("\nhint: "), "{}, expected {expected} in: {said}", output.status);
+        }
+        set(file, before);
+    }
+    // In a user namespace of its own the tree may enter whatever is its user's.
+    set("here", 0o600);
+    let fresh = scene.output("plan", scene.ckpt("ckpt-resume", &["--dry-run", "--pids", "fresh"]).arg(&image));
+    let said = String::from_utf8(fresh.stderr).expect("text");
+    assert!(
+        harness::root() || said.contains("the working directory may not be entered (Permission denied)\n"),
+        "{said}"
+    );
+    scene.nobody_left();
+    let mut job = scene.start_resume(&image, &[]);
+    scene.beats(3, &mut job);
+    scene.finish(&mut job);
+    assert_eq!(scene.text("log"), "first\nsecond\n");
+}

@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
+use std::fs::FileType;
 use std::io;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
@@ -12,11 +13,13 @@ use nix::unistd::{AccessFlags, access};
 use crate::model::fd::Kind;
 use crate::model::files::{Content, Regular, Saved};
 use crate::model::memory::{Backing, FileStamp, MappedFile};
+use crate::model::pipes::{Fifo, PipeEnd};
 use crate::model::procfs;
 use crate::model::{Checkpoint, Hex, Name, Pid, Refusal};
 use crate::proc::elf;
 
-use super::Files;
+use super::permitted::{self, Forbidden, forbidden, not_to_enter, of_flags};
+use super::{Files, sockets};
 
 /// Files that a resume makes from the image, by the names they had.
 #[derive(Debug, Clone, Default)]
@@ -37,27 +40,49 @@ pub struct PutBack {
 }
 
 /// Looks at all files, directories and devices that the program needs and the image does not hold.
-pub fn look(checkpoint: &Checkpoint, policy: Files, conflicts: &mut Vec<Refusal>, notes: &mut Vec<String>) -> Changed {
+/// `user`: they are entered in a user namespace of the tree's own.
+pub fn look(
+    checkpoint: &Checkpoint,
+    policy: Files,
+    user: bool,
+    conflicts: &mut Vec<Refusal>,
+    notes: &mut Vec<String>,
+) -> Changed {
     let mut judge = Judge { policy, conflicts, notes, out: Changed::default() };
-    directories(checkpoint, judge.conflicts);
+    directories(checkpoint, user, judge.conflicts);
     mapped(checkpoint, &mut judge);
     open(checkpoint, &mut judge);
     judge.out
 }
 
 /// Directories that processes are in.
-fn directories(checkpoint: &Checkpoint, conflicts: &mut Vec<Refusal>) {
+fn directories(checkpoint: &Checkpoint, user: bool, conflicts: &mut Vec<Refusal>) {
     // In /proc there will be those of the tree's own processes.
     let to_come = |cwd: &Name| {
         let pid = procfs::ids(&cwd.0).map(|(pid, _)| pid);
         pid.is_some_and(|pid| checkpoint.tree.members.iter().any(|m| m.pid == pid))
     };
     for process in &checkpoint.processes {
-        let own = process.threads.iter().filter_map(|t| t.directories.as_ref().map(|d| &d.cwd));
-        let cwd = Some(&process.cwd).filter(|_| process.deleted.cwd.is_none());
-        for cwd in cwd.into_iter().chain(own).filter(|cwd| !cwd.as_path().is_dir() && !to_come(cwd)) {
-            let hint = "make it again, or choose another with --cwd";
-            conflicts.push(refusal(process.pid, cwd, "the working directory is gone", hint));
+        let own = process.threads.iter().filter_map(|t| t.directories.as_ref().map(|d| (&d.cwd, &d.root)));
+        let (cwd, root) = (&process.cwd, &process.root);
+        let cwd = Some(cwd).filter(|_| process.deleted.cwd.is_none());
+        let root = Some(root).filter(|_| process.deleted.root.is_none());
+        let cwds = cwd.into_iter().chain(own.clone().map(|(cwd, _)| cwd));
+        let roots = root.into_iter().chain(own.map(|(_, root)| root));
+        let all = cwds.map(|cwd| ("the working directory", cwd)).chain(roots.map(|root| ("the root directory", root)));
+        for (what, path) in all.filter(|(_, path)| !to_come(path)) {
+            let otherwise = if what == "the working directory" { ", or choose another with --cwd" } else { "" };
+            let (reason, hint) = match std::fs::metadata(path.as_path()) {
+                Ok(meta) if meta.is_dir() => match not_to_enter(path.as_path(), &meta, user) {
+                    Some(forbidden) => (forbidden.describe(what), permitted::HINT),
+                    None => continue,
+                },
+                found => match found.err().as_ref().and_then(Forbidden::to_reach) {
+                    Some(forbidden) => (forbidden.describe(what), permitted::HINT),
+                    None => (format!("{what} is gone"), "make it again"),
+                },
+            };
+            conflicts.push(refusal(process.pid, path, &reason, &format!("{hint}{otherwise}")));
         }
     }
 }
@@ -65,9 +90,10 @@ fn directories(checkpoint: &Checkpoint, conflicts: &mut Vec<Refusal>) {
 /// Mapped files and executables.
 fn mapped(checkpoint: &Checkpoint, judge: &mut Judge<'_>) {
     let mut used: HashMap<u32, Pid> = HashMap::new();
-    let mut written = BTreeSet::new();
+    let (mut written, mut executed) = (BTreeSet::new(), BTreeSet::new());
     for process in &checkpoint.processes {
         used.entry(process.exe.file).or_insert(process.pid);
+        executed.insert(process.exe.file);
         for vma in &process.memory.vmas {
             if let Backing::File { file, shared, may_write, .. } = vma.backing {
                 used.entry(file).or_insert(process.pid);
@@ -79,14 +105,18 @@ fn mapped(checkpoint: &Checkpoint, judge: &mut Judge<'_>) {
     }
     for (index, file) in (0u32..).zip(&checkpoint.shared.mapped) {
         if let Some(&pid) = used.get(&index).filter(|_| file.content.is_none()) {
-            judge.mapped(pid, file, written.contains(&index));
+            // An executable must be one to be a process's (kernel/sys.c, prctl_set_mm_exe_file).
+            let right = |is: bool, right| if is { right } else { AccessFlags::empty() };
+            let needed = AccessFlags::R_OK
+                | right(written.contains(&index), AccessFlags::W_OK)
+                | right(executed.contains(&index), AccessFlags::X_OK);
+            judge.mapped(pid, file, needed);
         }
     }
 }
 
 /// Open files, directories, devices and FIFOs.
 fn open(checkpoint: &Checkpoint, judge: &mut Judge<'_>) {
-    let root = checkpoint.tree.root;
     let written: BTreeSet<&Name> = checkpoint
         .files
         .iter()
@@ -95,32 +125,30 @@ fn open(checkpoint: &Checkpoint, judge: &mut Judge<'_>) {
         .collect();
     let embedded = checkpoint.shared.mapped.iter().filter_map(|m| Some((&m.path, m.embedded?)));
     let embedded: HashMap<&Name, Content> = embedded.collect();
-    for file in &checkpoint.files {
+    let both = AccessFlags::R_OK | AccessFlags::W_OK;
+    for (file, index) in checkpoint.files.iter().zip(0u32..) {
+        let holder = || sockets::holder(checkpoint, index).0;
+        let needed = of_flags(file.flags);
         match &file.kind {
             Kind::Regular(r) if r.content.is_none() => {
                 let written = written.contains(&r.path);
                 let copy = embedded.get(&r.path).copied().filter(|_| !written);
-                judge.open(root, r, written, copy);
+                judge.open(holder(), r, (needed, written), copy);
             }
-            Kind::Directory(d) if d.deleted.is_none() && !d.path.as_path().is_dir() => {
-                judge.conflicts.push(refusal(root, &d.path, "the open directory is gone", "make it again"));
+            Kind::Directory(d) if d.deleted.is_none() => {
+                judge.named(holder(), &d.path, "the open directory", needed, ("make it again", |t| t.is_dir()));
             }
-            Kind::Device(d) if !d.path.as_path().exists() => {
-                judge.conflicts.push(refusal(root, &d.path, "there is no such device", ""));
+            Kind::Device(d) => {
+                let hint = "load what makes it, or resume where there is one";
+                judge.named(holder(), &d.path, "the device", needed, (hint, |t| t.is_char_device()));
             }
-            Kind::Pipe(p) => {
-                if let Some(fifo) = p.fifo.as_ref().filter(|f| f.deleted.is_none() && !is_fifo(&f.path)) {
-                    let hint = "make it again with mkfifo";
-                    judge.conflicts.push(refusal(root, &fifo.path, "the FIFO is gone", hint));
-                }
+            Kind::Pipe(PipeEnd { fifo: Some(Fifo { path, deleted: None }), .. }) => {
+                // It is opened as a whole, to fill it.
+                judge.named(holder(), path, "the FIFO", both, ("make it again with mkfifo", |t| t.is_fifo()));
             }
             _ => {}
         }
     }
-}
-
-fn is_fifo(path: &Name) -> bool {
-    std::fs::metadata(path.as_path()).is_ok_and(|m| m.file_type().is_fifo())
 }
 
 fn refusal(pid: Pid, path: &Name, reason: &str, hint: &str) -> Refusal {
@@ -131,6 +159,7 @@ fn refusal(pid: Pid, path: &Name, reason: &str, hint: &str) -> Refusal {
 #[derive(Debug)]
 enum Change {
     Gone(io::Error),
+    Forbidden(Forbidden),
     NoFile,
     Shorter(u64),
     Longer(u64),
@@ -145,6 +174,8 @@ struct Subject<'a> {
     stamp: &'a FileStamp,
     /// Mapped, or open at this position.
     offset: Option<u64>,
+    /// What opening it needs.
+    needed: AccessFlags,
     /// The program writes to it.
     written: bool,
     saved: Option<Saved>,
@@ -160,10 +191,13 @@ impl Subject<'_> {
     fn change(&self, policy: Files) -> Option<Change> {
         let meta = match std::fs::metadata(self.path.as_path()) {
             Ok(meta) => meta,
-            Err(error) => return Some(Change::Gone(error)),
+            Err(error) => return Some(Forbidden::to_reach(&error).map_or(Change::Gone(error), Change::Forbidden)),
         };
         if !meta.is_file() && self.offset.is_some() {
             return Some(Change::NoFile);
+        }
+        if let Some(forbidden) = forbidden(self.path.as_path(), self.needed) {
+            return Some(Change::Forbidden(forbidden));
         }
         let size = meta.size();
         if size < self.stamp.size {
@@ -186,6 +220,7 @@ impl Subject<'_> {
         let kind = self.kind();
         match change {
             Change::Gone(error) => format!("the {kind} file is gone ({error})"),
+            Change::Forbidden(forbidden) => forbidden.describe(&format!("the {kind} file")),
             Change::NoFile => "it is no regular file any more".to_owned(),
             Change::Shorter(now) | Change::Longer(now) => {
                 format!("the {kind} file had {} bytes and has {now}", self.stamp.size)
@@ -198,6 +233,7 @@ impl Subject<'_> {
     fn hint(&self, policy: Files, change: &Change) -> String {
         let mut hint = match (self.offset, change) {
             (_, Change::Gone(_)) => "bring it back",
+            (_, Change::Forbidden(_)) => permitted::HINT,
             (None, _) => "the program goes on from memory that belongs to the old file: bring that back",
             (_, Change::NoFile) => "bring the file back",
             _ => "bring the old content back",
@@ -214,7 +250,7 @@ impl Subject<'_> {
     /// Whether the program can go on with the file as it is now. Memory beyond its end would be its death (SIGBUS).
     fn is_of_use(&self, change: &Change) -> bool {
         match change {
-            Change::Gone(_) | Change::NoFile => false,
+            Change::Gone(_) | Change::Forbidden(_) | Change::NoFile => false,
             Change::Shorter(_) => self.offset.is_some(),
             Change::Longer(_) | Change::Touched => true,
         }
@@ -239,14 +275,47 @@ struct Judge<'a> {
 }
 
 impl Judge<'_> {
-    fn mapped(&mut self, pid: Pid, file: &MappedFile, written: bool) {
-        let (saved, embedded) = (file.saved, file.embedded);
-        self.judge(&Subject { pid, path: &file.path, stamp: &file.stamp, offset: None, written, saved, embedded });
+    fn mapped(&mut self, pid: Pid, file: &MappedFile, needed: AccessFlags) {
+        let (saved, embedded, written) = (file.saved, file.embedded, needed.contains(AccessFlags::W_OK));
+        let (path, stamp) = (&file.path, &file.stamp);
+        self.judge(&Subject { pid, path, stamp, offset: None, needed, written, saved, embedded });
     }
 
-    fn open(&mut self, pid: Pid, file: &Regular, written: bool, embedded: Option<Content>) {
-        let (offset, saved) = (Some(file.offset), file.saved);
-        self.judge(&Subject { pid, path: &file.path, stamp: &file.stamp, offset, written, saved, embedded });
+    fn open(&mut self, pid: Pid, file: &Regular, (needed, written): (AccessFlags, bool), embedded: Option<Content>) {
+        let (offset, saved, path, stamp) = (Some(file.offset), file.saved, &file.path, &file.stamp);
+        self.judge(&Subject { pid, path, stamp, offset, needed, written, saved, embedded });
+    }
+
+    /// Something without content of which the name must lead to the same type; what is to be done where it doesn't.
+    fn named(
+        &mut self,
+        pid: Pid,
+        path: &Name,
+        what: &str,
+        needed: AccessFlags,
+        (hint, fits): (&str, impl Fn(FileType) -> bool),
+    ) {
+        let there = std::fs::metadata(path.as_path());
+        let forbidden = match &there {
+            Ok(meta) if fits(meta.file_type()) => match forbidden(path.as_path(), needed) {
+                None => return,
+                forbidden => forbidden,
+            },
+            Ok(_) => None,
+            Err(error) => Forbidden::to_reach(error),
+        };
+        match forbidden {
+            Some(forbidden) => self.conflict(pid, path, &forbidden.describe(what), permitted::HINT),
+            None => self.conflict(pid, path, &format!("{what} is gone"), hint),
+        }
+    }
+
+    /// Each once: many descriptors may lead to one file.
+    fn conflict(&mut self, pid: Pid, path: &Name, reason: &str, hint: &str) {
+        let conflict = refusal(pid, path, reason, hint);
+        if !self.conflicts.contains(&conflict) {
+            self.conflicts.push(conflict);
+        }
     }
 
     fn judge(&mut self, subject: &Subject<'_>) {
@@ -255,15 +324,15 @@ impl Judge<'_> {
         let no_harm = subject.written && matches!(change, Change::Longer(_) | Change::Touched);
         let path = subject.path.display();
         if self.policy == Files::Strict {
-            self.conflicts.push(refusal(subject.pid, subject.path, &reason, &subject.hint(self.policy, &change)));
+            self.conflict(subject.pid, subject.path, &reason, &subject.hint(self.policy, &change));
         } else if let (Files::Image, Some(saved)) = (self.policy, subject.saved) {
             match no_way_back(subject.path.as_path(), &change) {
-                Some(why) => self.conflicts.push(refusal(
+                Some(why) => self.conflict(
                     subject.pid,
                     subject.path,
                     &format!("{reason}, and can't be put back: {why}"),
                     "see that it can, or bring the old content back yourself",
-                )),
+                ),
                 None => {
                     let put_back = PutBack { saved, mtime: subject.stamp.mtime };
                     if self.out.put_back.insert(subject.path.clone(), put_back).is_none() {
@@ -284,7 +353,7 @@ impl Judge<'_> {
             };
             self.note(format_args!("{path}: {reason}; used as it is{beyond}"));
         } else if !no_harm {
-            self.conflicts.push(refusal(subject.pid, subject.path, &reason, &subject.hint(self.policy, &change)));
+            self.conflict(subject.pid, subject.path, &reason, &subject.hint(self.policy, &change));
         }
     }
 
@@ -328,6 +397,7 @@ mod tests {
             path: &path.as_path().into(),
             stamp: &NOW,
             offset: Some(4),
+            needed: AccessFlags::R_OK,
             written,
             saved: saved.then_some(Saved { content, mode: 0o644 }),
             embedded: embedded.then_some(content),

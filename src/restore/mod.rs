@@ -39,6 +39,7 @@ pub mod network;
 mod numbers;
 mod opath;
 mod packet;
+mod permitted;
 mod pidfd;
 mod pinned;
 mod pipes;

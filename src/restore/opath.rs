@@ -10,8 +10,9 @@ use nix::sys::stat::Mode;
 use crate::model::opath::{Object, Place};
 use crate::model::{Checkpoint, Refusal};
 
-use super::Error;
 use super::files::{Contents, NOFOLLOW, own_link};
+use super::permitted::Forbidden;
+use super::{Error, sockets};
 
 /// Opens one anew.
 pub fn open(place: &Place, flags: u32, contents: &mut Contents<'_>) -> Result<OwnedFd, Error> {
@@ -39,7 +40,7 @@ fn of(path: &Path, flags: u32) -> io::Result<OwnedFd> {
 /// What is gone, or something else by now.
 pub fn conflicts(checkpoint: &Checkpoint, conflicts: &mut Vec<Refusal>) {
     use std::os::unix::fs::MetadataExt;
-    for file in &checkpoint.files {
+    for (file, index) in checkpoint.files.iter().zip(0u32..) {
         let crate::model::fd::Kind::Path(Place { path, object: Object::Named { file_type } }) = &file.kind else {
             continue;
         };
@@ -47,9 +48,12 @@ pub fn conflicts(checkpoint: &Checkpoint, conflicts: &mut Vec<Refusal>) {
         let reason = match there {
             Ok(meta) if meta.mode() & libc::S_IFMT == *file_type => continue,
             Ok(_) => "what was opened with O_PATH is of another type now".to_owned(),
-            Err(e) => format!("what was opened with O_PATH is gone ({e})"),
+            Err(e) => match Forbidden::to_reach(&e) {
+                Some(forbidden) => forbidden.describe("what was opened with O_PATH"),
+                None => format!("what was opened with O_PATH is gone ({e})"),
+            },
         };
-        let (pid, hint) = (checkpoint.tree.root, "bring it back".to_owned());
+        let (pid, hint) = (sockets::holder(checkpoint, index).0, "bring it back, where it can be reached".to_owned());
         conflicts.push(Refusal { pid, object: path.display(), reason, hint });
     }
 }

@@ -68,7 +68,7 @@ pub fn plan(image: &Image, options: &Options) -> Result<Plan, Error> {
     uring::possible(checkpoint)?;
     let wanted = namespaces::wanted(options);
     let (mut conflicts, mut notes) = (Vec::new(), Vec::new());
-    let changed = changed::look(checkpoint, options.files, &mut conflicts, &mut notes);
+    let changed = changed::look(checkpoint, options.files, wanted.user, &mut conflicts, &mut notes);
     locks::conflicts(checkpoint, &mut conflicts);
     sockets::conflicts(checkpoint, &mut conflicts);
     inotify::conflicts(checkpoint, &mut conflicts);
