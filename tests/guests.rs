@@ -5,7 +5,7 @@
 mod harness;
 
 use std::ffi::OsStr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -470,6 +470,38 @@ fn a_crowd_of_threads() {
         scene.end_of(&mut job);
         scene.nobody_left();
         job = scene.start_resume(&image, &[]);
+    }
+    scene.beats(1, &mut job);
+    scene.finish(&mut job);
+    scene.nobody_left();
+}
+
+/// As many sockets as the limit of open files allows, saved and resumed under that limit.
+#[test]
+fn sockets_up_to_the_limit() {
+    let Some(program) = guest("manysockets", Build::Dynamic) else { return };
+    if !harness::installed("prlimit") {
+        return skip("sockets_up_to_the_limit", "no prlimit");
+    }
+    let scene = Scene::new("manysockets");
+    let limited = |label: &str, args: &[&OsStr], out: &Path| {
+        let mut command = scene.command("prlimit");
+        scene.start(label, command.arg("--nofile=1500").args(args), out)
+    };
+    let (run, resume) = (harness::bin("ckpt-run"), harness::bin("ckpt-resume"));
+    let name: [&OsStr; 2] = ["-n".as_ref(), scene.name.as_ref()];
+    let argv = [&[run.as_os_str()], &name[..], &["--".as_ref(), program.as_ref()]].concat();
+    let mut job = limited("ckpt-run", &argv, &scene.work("out"));
+    scene.ready(&mut job);
+    for generation in 1..=2 {
+        scene.beats(1, &mut job);
+        let image = scene.image(format!("{generation}.ckpt.tar"));
+        scene.save(&image, &["--keep-running"]);
+        let image = scene.image(format!("{generation}-last.ckpt.tar"));
+        scene.save(&image, &["--kill"]);
+        scene.end_of(&mut job);
+        let argv = [&[resume.as_os_str()], &name[..], &[image.as_ref()]].concat();
+        job = limited("ckpt-resume", &argv, &scene.work("resume.out"));
     }
     scene.beats(1, &mut job);
     scene.finish(&mut job);

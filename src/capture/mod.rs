@@ -77,6 +77,7 @@ use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
+use crate::sys::tasks;
 use crate::tracer::HoldRequest;
 
 pub use error::Error;
@@ -112,6 +113,11 @@ impl<'a> Request<'a> {
     fn hold(&self) -> HoldRequest<'a> {
         HoldRequest { root: self.root, reaper: self.reaper, timeout: self.timeout, cancel: self.cancel }
     }
+}
+
+/// Of some of the tree's descriptors this process has copies for as long as it looks at them.
+fn make_room() -> Result<(), Error> {
+    tasks::raise_limit(tasks::RLIMIT_NOFILE).map_err(Error::io("raising", "the limit of open files"))
 }
 
 /// Where an image goes.

@@ -43,6 +43,7 @@ pub fn save(request: &Request<'_>) -> Result<Saved, Error> {
     let mut too_large = SigSet::empty();
     too_large.add(Signal::SIGXFSZ);
     too_large.thread_block().map_err(|e| Error::io("blocking", "SIGXFSZ")(e.into()))?;
+    super::make_room()?;
     // What can fail or take its time without the tree goes first.
     let (sink, path) = match &request.output {
         Output::File(path) => (Sink::File(path.clone()), Some(path.clone())),

@@ -114,7 +114,7 @@ pub(super) fn capture(
                 ),
                 Some(Waiting::TooMany) => (
                     "more descriptors are on their way to it than we may have",
-                    "raise the limit of open files (ulimit -n)",
+                    "raise the hard limit of open files (ulimit -Hn)",
                 ),
                 _ => ("an error waits in it, in front of its messages", "save it when that has been read"),
             };

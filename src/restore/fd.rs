@@ -8,7 +8,6 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use crate::image::Image;
 use crate::model::fd::{Descriptor, Kind, OpenFile};
-use crate::model::process::Limit;
 use crate::model::pty::Session;
 use crate::model::sockets::{Family, Socket};
 use crate::model::{Checkpoint, Pid, memory::Backing};
@@ -22,10 +21,8 @@ use super::stub::{Expect, Puppet};
 use super::view::View;
 use super::{
     Error, Options, epoll, eventfd, fanotify, files, inotify, opath, pipes, pty, signalfd, sockets, stdio, timerfd,
-    uring,
+    unix, uring,
 };
-
-const RLIMIT_NOFILE: u32 = 7;
 
 /// Numbers under which every process under construction finds things.
 #[derive(Debug)]
@@ -175,10 +172,8 @@ pub fn open_all(image: &Image, options: &Options, changed: &Changed, view: &View
 /// its own limits: until then ours count, as far as they can be raised.
 fn raise_limits() -> Result<(), Error> {
     // RLIMIT_FSIZE, DATA, STACK, NPROC, NOFILE, MEMLOCK, AS, SIGPENDING.
-    for which in [1, 2, 3, 6, RLIMIT_NOFILE, 8, 9, 11] {
-        let limit = tasks::limit(0, which).map_err(|e| Error::step("reading a limit", 0, e))?;
-        tasks::set_limit(0, which, Limit { soft: limit.hard, hard: limit.hard })
-            .map_err(|e| Error::step("raising a limit", 0, e))?;
+    for which in [1, 2, 3, 6, tasks::RLIMIT_NOFILE, 8, 9, 11] {
+        tasks::raise_limit(which).map_err(|e| Error::step("raising a limit", 0, e))?;
     }
     Ok(())
 }
@@ -197,9 +192,9 @@ fn is_watching(file: &OpenFile) -> bool {
 pub fn no_room(checkpoint: &Checkpoint) -> Option<(u64, u64)> {
     /// Descriptors that come and go.
     const PASSING: usize = 100;
-    let hard = tasks::limit(0, RLIMIT_NOFILE).map_or(u64::MAX, |l| l.hard);
+    let hard = tasks::limit(0, tasks::RLIMIT_NOFILE).map_or(u64::MAX, |l| l.hard);
     let shared = &checkpoint.shared;
-    let others = 2 * shared.mapped.len() + shared.nameless.len() + PASSING;
+    let others = 2 * shared.mapped.len() + shared.nameless.len() + unix::passing(checkpoint) + PASSING;
     let numbers = Numbers::of(checkpoint);
     let watching = checkpoint.files.iter().filter(|file| is_watching(file)).count();
     let deleted =

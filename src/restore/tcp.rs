@@ -36,6 +36,13 @@ struct Own<'a> {
     tcp: &'a TcpSocket,
 }
 
+impl Own<'_> {
+    /// Whether it is connected to one of ours for the moment.
+    fn is_alone(&self) -> bool {
+        matches!(self.tcp.state, State::Connected { link: Link::Closed | Link::Outside, .. } | State::Ended { .. })
+    }
+}
+
 fn all(checkpoint: &Checkpoint) -> impl Iterator<Item = Own<'_>> {
     sockets::all(checkpoint).filter_map(|(index, socket)| match &socket.family {
         Family::Tcp(tcp) => Some(Own { index, socket, tcp }),
@@ -48,18 +55,22 @@ fn all(checkpoint: &Checkpoint) -> impl Iterator<Item = Own<'_>> {
 pub fn make(image: &Image, outside: Sockets) -> Result<HashMap<u32, OwnedFd>, Error> {
     let checkpoint = image.checkpoint();
     let list: Vec<Own<'_>> = all(checkpoint).collect();
-    let (made, stand_ins) = (HashMap::new(), HashMap::new());
     let ports = Ephemeral::read();
     let listening = list.iter().filter(|o| matches!(o.tcp.state, State::Listening { .. }));
     let listening = listening.filter_map(|o| inet::matching(&o.tcp.local.0)).collect();
-    let mut work = Work { image, outside, ports, list: &list, listening, made, stand_ins, door: None };
+    let made = HashMap::new();
+    let mut work = Work { image, outside, ports, list: &list, listening, made, stand_in: None, door: None };
     let failed = |own: &Own<'_>, e| Error::file("making the TCP socket", &name(own.tcp), e);
     for own in &list {
         work.connect(own).map_err(|e| failed(own, e))?;
+        // Of their other ends, which nobody is to have, one is open at a time: there may be as many as descriptors.
+        if own.is_alone() {
+            work.fill(own).and_then(|()| work.end(own)).map_err(|e| failed(own, e))?;
+        }
     }
-    let full: Vec<&Own<'_>> = list.iter().filter(|own| own.socket.content.is_some()).collect();
+    let full: Vec<&Own<'_>> = list.iter().filter(|own| own.socket.content.is_some() && !own.is_alone()).collect();
     many::each(&full, FEW, |own| work.fill(own).map_err(|e| failed(own, e)))?;
-    for own in &list {
+    for own in list.iter().filter(|own| !own.is_alone()) {
         work.end(own).map_err(|e| failed(own, e))?;
     }
     work.door = None;
@@ -102,8 +113,8 @@ struct Work<'a> {
     /// Where sockets of the image listen.
     listening: Vec<SocketAddr>,
     made: HashMap<u32, OwnedFd>,
-    /// The other ends of connections whose other end is not in the image.
-    stand_ins: HashMap<u32, OwnedFd>,
+    /// The other end of a connection whose other end is not in the image, until that is as it was.
+    stand_in: Option<OwnedFd>,
     /// The listening socket through which connections are made, one at a time: two can't listen at one address.
     door: Option<Door>,
 }
@@ -195,7 +206,7 @@ impl<'a> Work<'a> {
             Err(e) => return Err(e),
         };
         self.made.insert(own.index, near);
-        self.stand_ins.insert(own.index, far);
+        self.stand_in = Some(far);
         Ok(())
     }
 
@@ -218,7 +229,7 @@ impl<'a> Work<'a> {
         let Some(content) = &own.socket.content else { return Ok(()) };
         let (from, all) = match &own.tcp.state {
             State::Connected { link: Link::To(other), .. } => (self.fd(*other)?, false),
-            _ => (self.stand_ins.get(&own.index).ok_or(io::ErrorKind::NotConnected)?.as_fd(), true),
+            _ => (self.stand_in.as_ref().ok_or(io::ErrorKind::NotConnected)?.as_fd(), true),
         };
         let (at, size) = self.image.blob(content.id).ok_or(io::ErrorKind::NotFound)?;
         let file = self.image.file();
@@ -235,7 +246,7 @@ impl<'a> Work<'a> {
     fn end(&mut self, own: &Own<'_>) -> io::Result<()> {
         let Some(near) = self.made.get(&own.index) else { return Ok(()) };
         unix::shut(near.as_fd(), own.socket.shutdown)?;
-        let Some(far) = self.stand_ins.remove(&own.index) else { return Ok(()) };
+        let Some(far) = self.stand_in.take() else { return Ok(()) };
         match own.tcp.state {
             // Both sides have said that it is over, the other first: then none of its traces stay at our address.
             State::Ended { error: false } => {

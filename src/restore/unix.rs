@@ -8,9 +8,9 @@ use std::collections::{HashMap, HashSet};
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
-use crate::model::Name;
 use crate::model::sockets::{Credentials, Family, Message, Socket};
 use crate::model::unix::{Bound, Link, Listening, UnixSocket};
+use crate::model::{Checkpoint, Name};
 use crate::net::unix::{display, sockaddr};
 use crate::sys::{fds, socket};
 
@@ -40,6 +40,13 @@ impl<'a> Own<'a> {
         self.unix.bound.as_ref().map(|b| &b.name)
     }
 
+    /// Whether its peer is needed no longer once it is made: a connection whose other end is gone, with nothing on its way
+    /// that may have to be made first.
+    fn is_alone(&self) -> bool {
+        let peer = matches!(self.unix.link, Link::Closed | Link::Outside);
+        peer && !self.datagrams() && self.socket.queue.iter().all(|message| message.rights.is_empty())
+    }
+
     /// Who has the other end.
     fn peer(&self) -> Option<Which> {
         match self.unix.link {
@@ -61,6 +68,18 @@ pub fn has_its_name(socket: &Socket, unix: &UnixSocket) -> bool {
     socket.kind == libc::SOCK_DGRAM || matches!(unix.link, Link::None | Link::Waiting(_))
 }
 
+/// How many there are for a while beside those of the image.
+pub fn passing(checkpoint: &Checkpoint) -> usize {
+    let own = || unix(checkpoint).map(|(index, socket, unix)| Own { index, socket, unix });
+    let peers = own().filter(|own| matches!(own.peer(), Some(Which::PeerOf(_))) && !own.is_alone()).count();
+    let names: HashSet<Option<&Name>> =
+        own().filter(Own::datagrams).map(|own| own.name()).filter(Option::is_some).collect();
+    let queues = own().filter(Own::datagrams).flat_map(|own| &own.socket.queue);
+    let strangers: HashSet<Option<&Name>> =
+        queues.map(|m| m.from.as_ref()).filter(|from| !names.contains(from)).collect();
+    peers + strangers.len()
+}
+
 /// Makes all UNIX sockets of the image.
 pub fn make(work: &mut Work<'_>) -> Result<(), Error> {
     let list: HashMap<u32, Own<'_>> =
@@ -73,7 +92,7 @@ pub fn make(work: &mut Work<'_>) -> Result<(), Error> {
     }
     making.close_door()?;
     making.each(&all, Making::give_name)?;
-    making.each(&all, Making::fill)?;
+    making.each(&all, |m, own| if own.is_alone() { Ok(()) } else { m.fill(own) })?;
     making.reach_peers(&all)?;
     making.each(&all, |m, own| m.work.close(Which::PeerOf(own.index)))?;
     making.each(&all, Making::listen)
@@ -120,7 +139,15 @@ impl<'a> Making<'_, 'a> {
             return Ok(());
         }
         match own.peer() {
-            Some(peer) if !own.datagrams() => self.connect(own, peer),
+            Some(peer) if !own.datagrams() => {
+                self.connect(own, peer)?;
+                // There may be as many as descriptors: their peers are open one at a time.
+                if own.is_alone() {
+                    self.fill(own)?;
+                    self.work.close(peer)?;
+                }
+                Ok(())
+            }
             Some(Which::PeerOf(_)) if own.unix.peer.is_some() || own.unix.peer_name.is_none() => {
                 self.pair(own, Which::PeerOf(own.index))
             }

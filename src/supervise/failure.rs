@@ -114,6 +114,17 @@ impl From<Error> for Failure {
     }
 }
 
+/// What to do where an error comes from a limit that is too low; else nothing is known.
+fn want_of_room(error: &(dyn std::error::Error + 'static)) -> &'static str {
+    let causes = std::iter::successors(Some(error), |e| e.source());
+    let mut codes = causes.filter_map(|e| e.downcast_ref::<std::io::Error>()?.raw_os_error());
+    match codes.find_map(|code| (code != 0).then(|| nix::errno::Errno::from_raw(code))) {
+        Some(nix::errno::Errno::EMFILE) => "raise the hard limit of open files (ulimit -Hn) of this command",
+        Some(nix::errno::Errno::ENFILE) => "raise fs.file-max, or end other programs",
+        _ => "",
+    }
+}
+
 impl From<capture::Error> for Failure {
     fn from(error: capture::Error) -> Failure {
         use FailureKind as Kind;
@@ -132,7 +143,7 @@ impl From<capture::Error> for Failure {
             }
             capture::Error::Cancelled => Failure::new(Kind::Failed, "the save was cancelled; nothing was written", ""),
             capture::Error::Tracer(_) | capture::Error::Proc(_) | capture::Error::Io { .. } => {
-                Failure::new(Kind::Failed, text, "")
+                Failure::new(Kind::Failed, text, want_of_room(&error))
             }
         }
     }
@@ -151,7 +162,9 @@ impl From<restore::Error> for Failure {
             restore::Error::Cancelled => {
                 Failure::new(Kind::Failed, "the resume was cancelled; nothing is left of it", "")
             }
-            restore::Error::Step { .. } | restore::Error::Tracer { .. } => Failure::new(Kind::Failed, text, ""),
+            restore::Error::Step { .. } | restore::Error::Tracer { .. } => {
+                Failure::new(Kind::Failed, text, want_of_room(&error))
+            }
         }
     }
 }
@@ -182,6 +195,17 @@ impl From<image::Error> for Failure {
 mod tests {
     use super::*;
     use crate::model::Pid;
+
+    #[test]
+    fn a_limit_is_named_however_deep_its_error_is() {
+        let full = || std::io::Error::from_raw_os_error(nix::libc::EMFILE);
+        let inner = capture::Error::Io { step: "copying a descriptor", object: "of pid 7".into(), source: full() };
+        let outer = std::io::Error::other(inner);
+        let error = capture::Error::Io { step: "opening", object: "of pid 7".into(), source: outer };
+        assert!(Failure::from(error).messages[0].hint.contains("ulimit -Hn"));
+        let error = restore::Error::Step { step: "making", object: "x".into(), source: full() };
+        assert!(Failure::from(error).messages[0].hint.contains("ulimit -Hn"));
+    }
 
     #[test]
     fn refusals_name_pid_object_reason_and_way_out() {

@@ -94,6 +94,15 @@ pub fn set_limit(pid: i32, which: u32, limit: Limit) -> io::Result<()> {
     check(unsafe { libc::syscall(libc::SYS_prlimit64, pid, which, &raw const new, 0usize) }).map(drop)
 }
 
+/// Our own limit of open files.
+pub const RLIMIT_NOFILE: u32 = 7;
+
+/// Raises a soft limit of ours as far as it can be raised.
+pub fn raise_limit(which: u32) -> io::Result<()> {
+    let limit = limit(0, which)?;
+    set_limit(0, which, Limit { soft: limit.hard, ..limit })
+}
+
 /// get_robust_list(2): head and length; head 0 where there is none.
 pub fn robust_list(tid: i32) -> io::Result<(Addr, u64)> {
     let (mut head, mut len) = (0u64, 0u64);
