@@ -35,7 +35,7 @@ pub(super) fn capture(held: &Held, seen: &mut [LookedProcess], refusals: &mut Re
             }
             match context(p, vma).map_err(Error::of(p.host, "reading an AIO context"))? {
                 Ok(context) => memory.aio.push(context),
-                Err(reason) => refuse(reason, ""),
+                Err(reason) => refuse(reason, "have the context destroyed (io_destroy) before the save"),
             }
         }
     }

@@ -25,7 +25,8 @@ pub(super) fn capture(
         *turn += 1;
         let Some((index, holder)) = found else {
             let reason = format!("it watches a file, once fd {}, that nobody in the tree has open", watch.fd);
-            work.refusals.add(epoll.pid, epoll.object("epoll"), reason, "");
+            let hint = "have it taken out of the epoll (EPOLL_CTL_DEL), or save those who have it with the tree";
+            work.refusals.add(epoll.pid, epoll.object("epoll"), reason, hint);
             return Ok(None);
         };
         let Some(&file) = file_of.get(&index) else { continue };

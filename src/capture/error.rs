@@ -122,7 +122,9 @@ impl From<tracer::Error> for Error {
             tracer::Error::Traced { pid, tracer } => {
                 process(pid, format!("it is traced by pid {tracer}"), "end the debugger or tracer that holds it")
             }
-            tracer::Error::Unsupported { pid, what } => process(pid, what.to_owned(), ""),
+            tracer::Error::Unsupported { pid, what } => {
+                process(pid, what.to_owned(), "save it as root, or when it runs other code or under other limits")
+            }
             other @ (tracer::Error::Call { .. } | tracer::Error::Io { .. }) => Error::Tracer(other),
         }
     }

@@ -124,6 +124,9 @@ fn is_written(seen: &[SeenFd], on: Marked) -> bool {
     seen.iter().any(|s| s.key() == key && s.writes() && !s.only_path())
 }
 
+/// What to do about a mark that no path leads to.
+const REACH: &str = "unmount what lies over it, or have the mark removed (FAN_MARK_REMOVE) before the save";
+
 /// What is marked, with a path to it; or why there is none, and what to do about it.
 fn marked(
     work: &Work<'_>,
@@ -144,16 +147,19 @@ fn marked(
         },
         Marked::Mount(id) => match at(&|mount| mount.id == id) {
             Some(path) => Ok((fanotify::Marked::Mount, path)),
-            None => Err((format!("mount {id}, which it has marked, is not to be reached by a path"), "")),
+            None => Err((format!("mount {id}, which it has marked, is not to be reached by a path"), REACH)),
         },
         Marked::FileSystem(sdev) => match at(&|mount| mount.sdev == sdev) {
             Some(path) => Ok((fanotify::Marked::FileSystem, path)),
             None => Err((
                 format!("the file system on device {sdev:x}, which it has marked, is not to be reached by a path"),
-                "",
+                REACH,
             )),
         },
-        Marked::Namespace => Err(("marks on mount namespaces are not supported".to_owned(), "")),
+        Marked::Namespace => {
+            let hint = "have the mark removed (FAN_MARK_REMOVE) before the save";
+            Err(("marks on mount namespaces are not supported".to_owned(), hint))
+        }
     }
 }
 

@@ -16,7 +16,7 @@ use crate::tracer::Held;
 use super::contents::Contents;
 use super::keep::SaveFiles;
 use super::mapped::Mapped;
-use super::refusals::Refusals;
+use super::refusals::{CLOSE, Refusals};
 use super::sharing::Distinct;
 use super::view::View;
 use super::{
@@ -355,7 +355,7 @@ fn kind(
         _ if s.link.starts_with(b"anon_inode:") => anonymous(work, s, file_of),
         libc::S_IFREG | libc::S_IFDIR => files::capture(work, s),
         _ => {
-            work.refusals.add(s.pid, s.object(&s.name()), "block devices are not supported", "");
+            work.refusals.add(s.pid, s.object(&s.name()), "block devices are not supported", CLOSE);
             Ok(None)
         }
     }
@@ -379,7 +379,12 @@ fn anonymous(work: &mut Work<'_>, s: &SeenFd, file_of: &HashMap<usize, u32>) -> 
         (Detail::None, b"[io_uring]") => uring::capture(work, s, None, file_of)?,
         (_, name) => {
             let name = name.strip_prefix(b"[").and_then(|n| n.strip_suffix(b"]")).unwrap_or(name);
-            work.refusals.add(s.pid, s.object(&String::from_utf8_lossy(name)), "not supported", "");
+            let hint = match name {
+                b"perf_event" => "save it when its measurement (perf) has ended",
+                b"userfaultfd" => "run it without what serves its page faults, or save it when that is done",
+                _ => CLOSE,
+            };
+            work.refusals.add(s.pid, s.object(&String::from_utf8_lossy(name)), "not supported", hint);
             None
         }
     })

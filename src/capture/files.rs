@@ -14,6 +14,7 @@ use super::fd::{SeenFd, Work};
 use super::keep::{self, SaveFiles};
 use super::mapped::stamp;
 use super::nameless::is_deleted;
+use super::refusals::CLOSE;
 use super::view::Place;
 use super::{fd, linked, memfd, mqueue, procfs};
 
@@ -47,11 +48,8 @@ pub(super) fn capture(work: &mut Work<'_>, s: &SeenFd) -> Result<Option<Kind>, E
         work.refusals.add(s.pid, s.object(&s.name()), reason, hint);
         Ok(None)
     };
-    if let Some(reason) = special(&s.link) {
-        return refuse(reason, "");
-    }
-    if let Some(reason) = not_by_name(file_system) {
-        return refuse(reason, "");
+    if let Some(reason) = not_by_name(file_system).or_else(|| special(&s.link)) {
+        return refuse(reason, CLOSE);
     }
     let (dev, ino) = s.key();
     let place = work.view.find(&s.link, dev, ino);

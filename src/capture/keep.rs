@@ -125,7 +125,8 @@ pub(super) fn mapped<'a>(
             Ok((meta, file)) if (meta.dev(), meta.ino()) == key => (meta, file),
             Ok(_) => return Err(Error::io("opening", "a mapped file")(std::io::ErrorKind::NotFound.into())),
             Err(error) => {
-                refusals.add(pid, format!("mapped file {}", path.display()), format!("{UNREADABLE}: {error}"), "");
+                let hint = "save as a user who may read it, or without --save-files and --embed-files";
+                refusals.add(pid, format!("mapped file {}", path.display()), format!("{UNREADABLE}: {error}"), hint);
                 continue;
             }
         };

@@ -140,6 +140,9 @@ pub(super) fn read(p: &HeldProcess) -> Result<Read, Error> {
     Ok(Read { fields: fields(p)?, vdso: vdso(p, maps)?, runs, shared, huge, guards })
 }
 
+/// The way out where a mapping can't be saved.
+const UNMAP: &str = "have it unmapped before the save, or run the program without what uses it";
+
 /// Looks at the memory of process `index` of the held ones.
 pub(super) fn look(p: &HeldProcess, index: usize, read: Read, whole: &mut Whole<'_>) -> Seen {
     let maps = p.maps.get().map_or(&[][..], Vec::as_slice);
@@ -149,13 +152,13 @@ pub(super) fn look(p: &HeldProcess, index: usize, read: Read, whole: &mut Whole<
             continue;
         }
         if let Some(reason) = unsupported(m) {
-            whole.refusals.add(p.pid, describe(m), reason, "");
+            whole.refusals.add(p.pid, describe(m), reason, UNMAP);
             continue;
         }
         let backing = match backing(m, index, whole) {
             Ok(backing) => backing,
             Err(reason) => {
-                whole.refusals.add(p.pid, describe(m), reason, "");
+                whole.refusals.add(p.pid, describe(m), reason, UNMAP);
                 continue;
             }
         };

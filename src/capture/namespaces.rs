@@ -58,10 +58,14 @@ pub(super) fn look(held: &Held, root: &HeldProcess, refusals: &mut Refusals) -> 
         });
     }
     if its_pid == our_pid {
-        differ(root, &ours, &its, "from this command's", refusals);
+        let hint = format!("run ckpt in its namespaces (nsenter --all --preserve-credentials --target {})", root.host);
+        differ(root, &ours, &its, ("from this command's", &hint), refusals);
     }
     for p in held.processes.iter().filter(|p| !p.threads.is_empty() && p.host != root.host) {
-        differ(p, &its, &numbers(p.live())?, "from its root's", refusals);
+        // What isolates its own children, as browsers do.
+        let hint = "run the program without its sandbox or containers (Chromium: --no-sandbox), or save it when that \
+                    process has ended";
+        differ(p, &its, &numbers(p.live())?, ("from its root's", hint), refusals);
     }
     Ok(match init {
         Some(init) => View::of(init),
@@ -70,10 +74,10 @@ pub(super) fn look(held: &Held, root: &HeldProcess, refusals: &mut Refusals) -> 
     })
 }
 
-fn differ(process: &HeldProcess, want: &Numbers, have: &Numbers, whose: &str, refusals: &mut Refusals) {
+fn differ(process: &HeldProcess, want: &Numbers, have: &Numbers, (whose, hint): (&str, &str), refusals: &mut Refusals) {
     for ((want, have), (_, name)) in want.iter().zip(have).zip(KINDS) {
         if want != have {
-            refusals.add(process.pid, "process", format!("its {name} namespace differs {whose}"), "");
+            refusals.add(process.pid, "process", format!("its {name} namespace differs {whose}"), hint);
         }
     }
 }

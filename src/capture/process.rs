@@ -92,13 +92,14 @@ pub(super) fn look(
     let mut refuse = |reason: &str, hint: &str| refusals.add(p.pid, "process", reason, hint);
     let no_thread_fds = || pidfd_open_thread(host).is_err_and(|e| e.raw_os_error() == Some(libc::EINVAL));
     if p.ended_leader.is_some() && no_thread_fds() {
-        refuse("its main thread has ended while others live: its descriptors can't be had before Linux 6.9", "");
+        let reason = "its main thread has ended while others live: its descriptors can't be had before Linux 6.9";
+        refuse(reason, "save it under a newer kernel");
     }
     if p.threads.first().is_some_and(|t| t.status.shadow_stack) {
         refuse("it uses a shadow stack: not supported", "start it with GLIBC_TUNABLES=glibc.cpu.x86_shstk=off");
     }
     if p.threads.iter().any(|t| t.regs.cs == 0x23) {
-        refuse("it runs 32-bit code: not supported", "");
+        refuse("it runs 32-bit code: not supported", "run a 64-bit build of the program");
     }
     let mut deleted = nameless::Directories::default();
     let cwd = directory(p, host, "cwd", "working directory", view, Some((gone, &mut deleted.cwd)), refusals)?;

@@ -38,6 +38,9 @@ pub(super) fn look(p: &HeldProcess, refusals: &mut Refusals) -> Result<Seen, Err
     Ok(seen)
 }
 
+/// The way out where even root can't save a filter.
+const WITHOUT: &str = "run the program without its sandbox";
+
 fn one(
     p: &HeldProcess,
     t: &HeldThread,
@@ -57,7 +60,7 @@ fn one(
             return refuse(privilege, "save it as root");
         }
         Err(e) if e.raw_os_error() == Some(libc::EINVAL) => {
-            return refuse("it is under seccomp, and this kernel lacks CONFIG_CHECKPOINT_RESTORE", "");
+            return refuse("it is under seccomp, and this kernel lacks CONFIG_CHECKPOINT_RESTORE", WITHOUT);
         }
         Err(e) => return Err(failed(e)),
     }
@@ -73,12 +76,13 @@ fn one(
             Ok(program) => program,
             Err(e) if e.raw_os_error() == Some(libc::ENOENT) => break,
             Err(e) if e.raw_os_error() == Some(libc::EMEDIUMTYPE) => {
-                return refuse("it has a seccomp filter that the kernel does not give away", "");
+                return refuse("it has a seccomp filter that the kernel does not give away", WITHOUT);
             }
             Err(e) => return Err(failed(e)),
         };
         if asks_somebody(&program) {
-            return refuse("its seccomp filter asks another process (SECCOMP_RET_USER_NOTIF): not supported", "");
+            let reason = "its seccomp filter asks another process (SECCOMP_RET_USER_NOTIF): not supported";
+            return refuse(reason, WITHOUT);
         }
         let log = ptrace::seccomp_logs(t.host, nth).map_err(failed)?;
         let filter = Filter { log, program: Hex(program) };

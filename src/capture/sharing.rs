@@ -88,7 +88,7 @@ pub(super) fn look(held: &Held, refusals: &mut Refusals) -> Result<Shared, Error
             for (twin, (_, what)) in twins.iter().zip(KINDS) {
                 if let Some(other) = twin {
                     let reason = format!("it shares {what} with pid {other}, from which it could not be made again");
-                    refusals.add(p.pid, "process", reason, "");
+                    refusals.add(p.pid, "process", reason, "save it when one of the two has ended");
                 }
             }
         }
@@ -102,7 +102,7 @@ pub(super) fn look(held: &Held, refusals: &mut Refusals) -> Result<Shared, Error
             alone(p, t, Kcmp::Files, &mut tables, refusals)?;
             if pidfd_open_thread(t.host).is_err_and(|e| e.raw_os_error() == Some(libc::EINVAL)) {
                 let reason = "it has a descriptor table of its own, whose descriptors can't be had before Linux 6.9";
-                refusals.add(p.pid, format!("thread {}", t.tid), reason, "");
+                refusals.add(p.pid, format!("thread {}", t.tid), reason, "save it under a newer kernel");
             }
         }
         if apart(p, t, Kcmp::Fs)? {
@@ -125,7 +125,7 @@ fn alone(
     if let Some((_, other)) = twin.map_err(Error::of(t.host, "comparing objects"))? {
         let what = KINDS.iter().find(|(k, _)| *k == kind).map_or("something", |(_, what)| what);
         let reason = format!("it shares {what} with {other}, but not with its process");
-        refusals.add(p.pid, format!("thread {}", t.tid), reason, "");
+        refusals.add(p.pid, format!("thread {}", t.tid), reason, "save it when one of the two has ended");
     }
     Ok(())
 }

@@ -21,6 +21,7 @@ use crate::tracer::{Held, Remote};
 
 use super::fd::{Group, SeenFd, TableOf, Work};
 use super::flight::{self, Waiting};
+use super::refusals::CLOSE;
 use super::{Error, Inside, datagram, netlink, packet, tcp, unix};
 
 /// Why a socket is refused whose options can't all be seen.
@@ -309,7 +310,7 @@ pub(super) fn options(
     let options = work.fresh.compare(copy.as_fd(), made, &[], |_, _| None);
     let options = options.map_err(Error::of(s.host, "asking for a socket's options"))?;
     if options.is_none() {
-        refuse(work, s, EBPF, "");
+        refuse(work, s, EBPF, CLOSE);
     }
     Ok(options)
 }
@@ -353,7 +354,9 @@ pub(super) fn unsupported(copy: &OwnedFd) -> &'static str {
     }
 }
 
+/// Refuses a socket. `hint` may be empty: what helps with any socket is to have it closed.
 pub(super) fn refuse(work: &mut Work<'_>, s: &SeenFd, reason: &str, hint: &str) {
+    let hint = if hint.is_empty() { CLOSE } else { hint };
     let what = crate::net::describe(s.host, s.meta.ino());
     work.refusals.add(s.pid, s.object(&what), reason, hint);
 }

@@ -14,6 +14,7 @@ use crate::tracer::{Held, HeldProcess};
 
 use super::Error;
 use super::fd::{Group, SeenFd, Work};
+use super::refusals::CLOSE;
 use super::{files, sockets};
 
 /// Which standard stream each object outside is, by device and inode (of a terminal: by its device number).
@@ -130,14 +131,15 @@ pub(super) fn capture(work: &mut Work<'_>, group: &Group, s: &SeenFd, roles: &Ro
         }
         return Ok(Some(Kind::Stdio(stdio)));
     }
-    let (what, reason) = if is_socket {
-        (net::describe(s.host, s.meta.ino()), sockets::unsupported(&s.copy(work.held)?))
+    let (what, reason, hint) = if is_socket {
+        (net::describe(s.host, s.meta.ino()), sockets::unsupported(&s.copy(work.held)?), CLOSE)
     } else if is_terminal {
-        (s.name(), "a terminal is supported as a standard stream only")
+        let hint = "start the program at that terminal, or have the descriptor closed before the save";
+        (s.name(), "a terminal is supported as a standard stream only", hint)
     } else {
-        (s.name(), "this device is not supported")
+        (s.name(), "this device is not supported", CLOSE)
     };
-    work.refusals.add(s.pid, s.object(&what), reason, "");
+    work.refusals.add(s.pid, s.object(&what), reason, hint);
     Ok(None)
 }
 

@@ -23,15 +23,17 @@ const ARCH_GET_CPUID: u64 = 0x1011;
 /// Refuses what calls run in the program would suffer from, and what can't be set again.
 pub(super) fn look(p: &HeldProcess, refusals: &mut Refusals) -> Result<(), Error> {
     for t in &p.threads {
-        let mut refuse = |reason: &str| refusals.add(p.pid, format!("thread {}", t.tid), reason, "");
+        let mut refuse = |reason: &str, hint| refusals.add(p.pid, format!("thread {}", t.tid), reason, hint);
         if t.status.tagged_addresses {
-            refuse("it uses tagged addresses (LAM): not supported");
+            let hint = "run the program without what tags its addresses (a sanitizer, as a rule)";
+            refuse("it uses tagged addresses (LAM): not supported", hint);
         }
         if ptrace::dispatches_syscalls(t.host).map_err(Error::of(t.host, "asking for system call dispatch"))? {
-            refuse("it handles system calls itself (PR_SET_SYSCALL_USER_DISPATCH): not supported");
+            let hint = "run the program without what takes its system calls (an emulator, as a rule)";
+            refuse("it handles system calls itself (PR_SET_SYSCALL_USER_DISPATCH): not supported", hint);
         }
         if ptrace::has_io_ports(t.host).map_err(Error::of(t.host, "asking for I/O ports"))? {
-            refuse("it may use I/O ports (ioperm): not supported");
+            refuse("it may use I/O ports (ioperm): not supported", "have it give them back (ioperm) before the save");
         }
     }
     Ok(())

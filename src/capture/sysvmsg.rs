@@ -38,7 +38,10 @@ pub(super) fn look(seen: &mut Seen, root: Pid, refusals: &mut Refusals) -> Resul
             Err(e) => {
                 let (reason, hint) = match e.raw_os_error() {
                     Some(libc::ENOSYS) => ("this kernel can't copy messages".to_owned(), "save it when there are none"),
-                    Some(libc::E2BIG) => ("it has a message of more than 128 KiB: not supported".to_owned(), ""),
+                    Some(libc::E2BIG) => {
+                        let hint = "save it when that message has been received";
+                        ("it has a message of more than 128 KiB: not supported".to_owned(), hint)
+                    }
                     _ => (format!("it can't be read: {e}"), "save it as root"),
                 };
                 refusals.add(root, format!("message queue {}", row.perm.id), reason, hint);

@@ -89,7 +89,8 @@ fn one_undo_list(p: &HeldProcess, refusals: &mut Refusals) -> Result<(), Error> 
         let same = kcmp(first.host, t.host, Kcmp::Sysvsem, 0, 0).map_err(Error::of(t.host, "comparing objects"))?;
         if same.is_ne() {
             let reason = "it has semaphore undo values of its own: not supported";
-            refusals.add(p.pid, format!("thread {}", t.tid), reason, "");
+            let hint = "save it when that thread has ended, or have it made with CLONE_SYSVSEM, as pthread_create does";
+            refusals.add(p.pid, format!("thread {}", t.tid), reason, hint);
         }
     }
     Ok(())

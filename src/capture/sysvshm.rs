@@ -29,7 +29,8 @@ pub(super) fn look(seen: &mut Seen, root: Pid, shared: &mut SharedAnon, refusals
         .map_err(|e| Error::Proc(proc::Error::Malformed { path: "/proc/sysvipc/shm".to_owned(), what: e.0 }))?;
     for &(_, id, _) in &shared.segments {
         if !rows.iter().any(|row| row.perm.id == id) {
-            refusals.add(root, named(id), "it is attached, but of another IPC namespace: not supported", "");
+            let reason = "it is attached, but of another IPC namespace: not supported";
+            refusals.add(root, named(id), reason, "have it detached (shmdt) before the save");
         }
     }
     for row in rows {
@@ -86,7 +87,8 @@ fn segment(
         let maps = proc::smaps(agent).map_err(Error::proc(agent))?;
         let at = seen.attached.get(&object).map_or(0, |a| a.at.0);
         if maps.iter().any(|m| m.start == at && m.flags.has(*b"ht")) {
-            refusals.add(root, named(row.perm.id), "huge pages of hugetlbfs are not supported", "");
+            let reason = "huge pages of hugetlbfs are not supported";
+            refusals.add(root, named(row.perm.id), reason, "have it made without SHM_HUGETLB");
         }
     }
     if known.is_none() {

@@ -48,7 +48,8 @@ pub(super) fn look(p: &HeldProcess, read: &[Read], refusals: &mut Refusals) {
         let policy = read.sched.policy;
         if !POLICIES.contains(&policy) {
             let what = if policy == SCHED_EXT { "SCHED_EXT".to_owned() } else { format!("scheduling policy {policy}") };
-            refusals.add(p.pid, format!("thread {}", t.tid), format!("{what} is not supported"), "");
+            let hint = format!("give it another policy: chrt --other --pid 0 {}", t.host);
+            refusals.add(p.pid, format!("thread {}", t.tid), format!("{what} is not supported"), &hint);
         }
     }
 }

@@ -18,6 +18,7 @@ use crate::tracer::{HeldProcess, Remote};
 
 use super::fd::{OWNER, SeenFd, Work, owner};
 use super::flight::Waiting;
+use super::refusals::CLOSE;
 use super::sockets::{EBPF, FEW, Found, credentials, model, refuse, remote_option};
 use super::{Error, Inside};
 
@@ -101,7 +102,7 @@ pub(super) fn capture(
 ) -> Option<Socket> {
     let seen = found.unix.get(&s.meta.ino())?;
     let Some(options) = reading.options else {
-        refuse(work, s, EBPF, "");
+        refuse(work, s, EBPF, CLOSE);
         return None;
     };
     let (queue, rights) = match waiting {

@@ -383,7 +383,8 @@ pub fn conflicts(checkpoint: &Checkpoint, conflicts: &mut Vec<Refusal>) {
             }
             io::ErrorKind::AddrNotAvailable => {
                 let hint = local.map(|a| format!("give an interface of this host the address {}", a.ip()));
-                (format!("{shown} is no address of this host"), hint.unwrap_or_default())
+                let hint = hint.unwrap_or_else(|| "resume it on a host that has it".to_owned());
+                (format!("{shown} is no address of this host"), hint)
             }
             io::ErrorKind::NetworkUnreachable => {
                 let peer = own.datagram.peer.as_ref().and_then(|p| inet::address(&p.0));
@@ -397,7 +398,7 @@ pub fn conflicts(checkpoint: &Checkpoint, conflicts: &mut Vec<Refusal>) {
                 let hint = "add the group to net.ipv4.ping_group_range, or resume as root";
                 (format!("a {} is not permitted", own.name()), hint.to_owned())
             }
-            _ => (format!("it can't be made: {error}"), String::new()),
+            _ => (format!("it can't be made: {error}"), "resume it where it can be, or as root".to_owned()),
         };
         let (pid, object) = sockets::object(checkpoint, own.index, &own.name());
         conflicts.push(Refusal { pid, object, reason, hint });

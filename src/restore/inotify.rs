@@ -32,7 +32,9 @@ pub fn conflicts(checkpoint: &Checkpoint, conflicts: &mut Vec<Refusal>) {
                     pid: checkpoint.tree.root,
                     object: "inotify".to_owned(),
                     reason: format!("{} events wait in it, and can't be put back: {error}", events.len()),
-                    hint: String::new(),
+                    hint: "set fs.inotify.max_queued_events to 1048576 at most, and permit user namespaces (`ckpt check`), or \
+                           resume as root"
+                        .to_owned(),
                 });
             }
         }

@@ -23,7 +23,12 @@ pub fn conflicts(checkpoint: &Checkpoint, wanted: Wanted, conflicts: &mut Vec<Re
         let count = ipc.perms().filter(|(k, _)| *k == kind).count();
         if count > most {
             let reason = format!("there are {count}, a new IPC namespace takes {most}");
-            conflicts.push(conflict(root, format!("System V objects ({kind})"), reason, ""));
+            conflicts.push(conflict(
+                root,
+                format!("System V objects ({kind})"),
+                reason,
+                "remove those that nobody needs (ipcrm), and save it again",
+            ));
         }
     }
     for (kind, perm) in ipc.perms() {

@@ -246,7 +246,7 @@ fn step_error(step: Option<InitStep>, error: &io::Error) -> Error {
             "mounting /proc in a pid namespace",
             "parts of /proc are hidden here, as containers do; resume with --pids fresh, or outside the container",
         ),
-        _ => ("the first process", ""),
+        _ => ("the first process", "`ckpt check` says what this host allows"),
     };
     Error::NotPermitted { what: format!("{what}: {error}"), hint: hint.to_owned() }
 }

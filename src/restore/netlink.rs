@@ -65,7 +65,7 @@ pub fn conflicts(checkpoint: &Checkpoint, conflicts: &mut Vec<Refusal>) {
             io::ErrorKind::PermissionDenied => {
                 (format!("protocol {} or one of its groups needs privilege", netlink.protocol), "resume as root")
             }
-            _ => (format!("it can't be made: {error}"), ""),
+            _ => (format!("it can't be made: {error}"), "resume it under the kernel it was saved under, or as root"),
         };
         let (pid, object) = sockets::object(checkpoint, index, "netlink socket");
         conflicts.push(Refusal { pid, object, reason, hint: hint.to_owned() });

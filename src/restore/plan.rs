@@ -157,6 +157,7 @@ pub fn plan(image: &Image, options: &Options) -> Result<Plan, Error> {
         .collect(),
         notes,
     };
+    debug_assert!(conflicts.iter().all(|conflict| !conflict.hint.is_empty()), "{conflicts:?}");
     Ok(Plan { summary, conflicts, order, changed })
 }
 

@@ -182,7 +182,7 @@ fn taken(kind: i32, name: &Name) -> Option<(String, &'static str)> {
         io::ErrorKind::AddrInUse => {
             ("another program has this abstract name".to_owned(), "end that program, or the one that was saved")
         }
-        _ => (format!("its abstract name can't be had: {error}"), ""),
+        _ => (format!("its abstract name can't be had: {error}"), "resume in a network of its own: --net private"),
     })
 }
 

@@ -461,7 +461,9 @@ pub fn conflicts(checkpoint: &Checkpoint, conflicts: &mut Vec<Refusal>) {
             io::ErrorKind::PermissionDenied => {
                 (format!("{address} needs privilege"), "lower net.ipv4.ip_unprivileged_port_start".to_owned())
             }
-            _ => (format!("{address} can't be had: {error}"), String::new()),
+            _ => {
+                (format!("{address} can't be had: {error}"), "resume in a network of its own: --net private".to_owned())
+            }
         };
         let (pid, object) = sockets::object(checkpoint, own.index, "TCP socket");
         conflicts.push(Refusal { pid, object, reason, hint });
