@@ -985,6 +985,8 @@ fn kernel_objects_that_cannot_be_saved() {
         ("aio", "mapping at ", "IOCB_CMD_POLL"),
         ("pidfd", "pidfd", "is outside the tree"),
         ("proc", "/proc/1/status", "belongs to a process outside the tree"),
+        ("proc-net", "/proc/1/net/dev", "belongs to a process outside the tree"),
+        ("proc-net-task", "/proc/1/task/1/net/dev", "belongs to a process outside the tree"),
         ("socket", "UNIX stream socket", "urgent data (MSG_OOB) waits in it"),
         (
             "early-tcp",
@@ -998,6 +1000,10 @@ fn kernel_objects_that_cannot_be_saved() {
         ("packet", "packet socket", "it has a ring of packets"),
         ("notify", "message queue /ckpt-guest-", "a process waits to be notified of a message"),
         ("shm", "shared memory segment ", "processes outside the tree have it attached, too"),
+        ("gift-shm", "shared memory segment ", "it is of uid 0 gid "),
+        ("gift-sem", "semaphore set ", " gid 0, made by uid "),
+        ("gift-msg", "message queue ", "it is of uid 0 gid "),
+        ("gift-mqueue", "message queue /ckpt-guest-", "and could not make it anew"),
     ] {
         let scene = Scene::new(kind);
         let mut guest = alone(&scene, &program, &[kind]);
@@ -1008,7 +1014,7 @@ fn kernel_objects_that_cannot_be_saved() {
         }
         let mut command = scene.ckpt("ckpt-attach", &[&guest.pid().to_string(), "-o"]);
         let output = scene.output("save", command.arg(scene.image("x.ckpt.tar")));
-        failed(&scene, &output, REFUSED, &[&format!("pid {}", guest.pid()), object, reason]);
+        failed(&scene, &output, REFUSED, &[&format!("pid {}", guest.pid()), object, reason, "\nhint: "]);
         scene.no_half_image();
         unharmed(&scene, &mut guest);
     }
@@ -1060,7 +1066,7 @@ fn namespaces_of_a_members_own() {
         let mut command = scene.ckpt("ckpt-attach", &["--dry-run", &guest.pid().to_string()]);
         let output = scene.output("dry run", &mut command);
         let said = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
-        let wanted = format!("its {name} namespace differs from its root's");
+        let wanted = format!("its {name} namespace differs from its root's\nhint: run the program without its sandbox");
         if output.status.code() != Some(REFUSED) || !said.contains(&wanted) {
             scene.fail(&format!("{}, expected {wanted:?} in: {said}", output.status));
         }

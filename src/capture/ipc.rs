@@ -10,7 +10,7 @@ use std::os::fd::AsFd;
 
 use crate::image::Run;
 use crate::model::ipc::{Ipc, Perm};
-use crate::model::{Addr, Nanos};
+use crate::model::{Addr, Nanos, Pid};
 use crate::proc;
 use crate::sys::agent::{Agent, ROOM};
 use crate::sys::tasks;
@@ -143,7 +143,33 @@ pub(super) fn look(
     sysvshm::look(&mut seen, root.pid, shared, refusals)?;
     sysvsem::look(&mut seen, held, root.pid, inside, refusals)?;
     sysvmsg::look(&mut seen, root.pid, refusals)?;
+    others(&seen.model, root.pid, refusals);
     Ok(seen)
+}
+
+/// Refuses objects of users that a resume by us could not make: in its user namespace there is nobody but us.
+fn others(ipc: &Ipc, root: Pid, refusals: &mut Refusals) {
+    let (uid, gid) = (nix::unistd::geteuid(), nix::unistd::getegid());
+    if uid.is_root() {
+        return;
+    }
+    for (kind, perm) in ipc.perms() {
+        if [perm.uid, perm.cuid] == [uid.as_raw(); 2] && [perm.gid, perm.cgid] == [gid.as_raw(); 2] {
+            continue;
+        }
+        let (name, option) = match kind {
+            "shm" => ("shared memory segment", 'm'),
+            "sem" => ("semaphore set", 's'),
+            _ => ("message queue", 'q'),
+        };
+        let Perm { uid: owner, gid: group, cuid, cgid, .. } = perm;
+        let made =
+            if (owner, group) == (cuid, cgid) { String::new() } else { format!(", made by uid {cuid} gid {cgid}") };
+        let reason =
+            format!("it is of uid {owner} gid {group}{made}; we are uid {uid} gid {gid}, and could not make it anew");
+        let hint = format!("save it as root; or if nobody needs it, remove it: ipcrm -{option} {}", perm.id);
+        refusals.add(root, format!("{name} {}", perm.id), reason, &hint);
+    }
 }
 
 impl Seen {

@@ -56,6 +56,14 @@ pub(super) fn capture(work: &mut Work<'_>, s: &SeenFd) -> Result<Option<Kind>, E
         Some(Ok(seen)) => Some(seen),
         None => None,
     };
+    let (uid, gid) = (nix::unistd::geteuid(), nix::unistd::getegid());
+    let theirs = (s.meta.uid(), s.meta.gid());
+    if !uid.is_root() && theirs != (uid.as_raw(), gid.as_raw()) {
+        let (owner, group) = theirs;
+        let reason =
+            format!("it is of uid {owner} gid {group}; we are uid {uid} gid {gid}, and could not make it anew");
+        return refuse(reason, "save it as root, or have it closed before the save");
+    }
     // Each message is kept with a head of 8 bytes, and begins at a multiple of 8.
     if status.bytes.saturating_add(count.saturating_mul(16)).saturating_add(message_size) > ROOM as u64 - 16 {
         return refuse("it holds more than 1 MiB: not supported".to_owned(), "save it when it holds less");

@@ -54,11 +54,15 @@ pub(super) fn capture(work: &mut Work<'_>, s: &SeenFd) -> Result<Option<Kind>, E
                 Err(OUTSIDE)
             }
         }
+        // The network's file does not tell of whom it was opened.
+        Some((pid, tid)) if rest(path).starts_with(b"net/") && found(directory(pid, tid).as_bytes()).is_some() => {
+            Err(OUTSIDE)
+        }
         Some((_, Some(_))) => Err("it belongs to a thread that has ended"),
         Some(_) if PASSING.iter().any(|p| rest(path).starts_with(p.as_bytes())) => {
             Err("it is in /proc, and what it tells of is no longer there")
         }
-        Some((pid, None)) if found(format!("/proc/{pid}").as_bytes()).is_some() => {
+        Some((pid, None)) if found(directory(pid, None).as_bytes()).is_some() => {
             Err("it belongs to a process that has ended, and whose pid another has by now")
         }
         Some((_, None)) => Ok(Of::Ended),
@@ -74,6 +78,11 @@ pub(super) fn capture(work: &mut Work<'_>, s: &SeenFd) -> Result<Option<Kind>, E
             Ok(None)
         }
     }
+}
+
+/// Of a process, or of a thread of it.
+fn directory(pid: Pid, tid: Option<Pid>) -> String {
+    tid.map_or_else(|| format!("/proc/{pid}"), |tid| format!("/proc/{pid}/task/{tid}"))
 }
 
 /// Whether the process, or thread, will be in the image.
