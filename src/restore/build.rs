@@ -50,21 +50,34 @@ pub struct Built {
 }
 
 impl Built {
-    /// Lets everything go at once; the first process's pid.
-    pub fn go(mut self, mut init: Init) -> Result<i32, Error> {
-        init.tell(self.root_inside)?;
-        // From here on nobody dies with us: everything is complete, and goes on by itself even if we don't.
-        for puppet in &self.ready {
-            ptrace::set_options(puppet.host(), 0).map_err(|e| Error::step("letting go", puppet.host(), e))?;
+    /// Lets everything go at once; the first process's pid. If one can't be let go, all are ended.
+    pub fn go(self, mut init: Init) -> Result<i32, Error> {
+        let all: Vec<i32> = self.ready.iter().map(Puppet::host).collect();
+        match self.let_go(&mut init) {
+            Ok(()) => Ok(init.leave()),
+            Err(error) => {
+                // Some may be on their own already, and without a pid namespace nothing else would end them.
+                for host in all {
+                    let _ = tasks::kill(host, libc::SIGKILL);
+                }
+                Err(error)
+            }
         }
-        ptrace::set_options(init.host(), 0).map_err(|e| Error::step("letting go", init.host(), e))?;
-        let init = init.go()?;
-        self.socket_files.keep();
+    }
+
+    fn let_go(mut self, init: &mut Init) -> Result<(), Error> {
+        init.tell(self.root_inside)?;
         for puppet in &mut self.ready {
             if let Some(patience) = self.patient.get(&puppet.host()) {
                 puppet.go_on(patience)?;
             }
         }
+        // From here on nobody dies with us: everything is complete, and goes on by itself even if we don't.
+        for puppet in &self.ready {
+            puppet.outlive_us()?;
+        }
+        ptrace::set_options(init.host(), 0).map_err(|e| Error::step("letting go", init.host(), e))?;
+        init.go()?;
         // Those who go first may end others before we come to them (exit_group, a signal): that is their business. Of
         // a process its leader ends last, and stands before its threads in the list.
         let mut ended = Vec::new();
@@ -77,7 +90,8 @@ impl Built {
         for tid in ended.into_iter().rev() {
             let _ = wait::wait(tid).and_then(|_| wait::reap(tid));
         }
-        Ok(init)
+        self.socket_files.keep();
+        Ok(())
     }
 }
 

@@ -52,7 +52,7 @@ pub fn wanted(options: &Options) -> Wanted {
     Wanted { user: !privileged && pid, pid, time }
 }
 
-/// The first process of a resumed tree. Dropped before [`Init::go`], it dies and everything with it.
+/// The first process of a resumed tree. Dropped before [`Init::leave`], it dies and everything with it.
 #[derive(Debug)]
 pub struct Init {
     pid: i32,
@@ -159,14 +159,15 @@ impl Init {
         }
     }
 
-    /// Lets it go on by itself; its pid.
-    pub fn go(mut self) -> Result<i32, Error> {
-        if let Some(task) = self.task.take() {
-            task.detach().map_err(|e| Error::tracer("letting the first process go", e))?;
-        }
-        let pid = self.pid;
-        self.pid = 0;
-        Ok(pid)
+    /// Lets it go on by itself.
+    pub fn go(&mut self) -> Result<(), Error> {
+        let task = self.task.take();
+        task.map_or(Ok(()), |task| task.detach().map_err(|e| Error::tracer("letting the first process go", e)))
+    }
+
+    /// It is to outlive us; its pid.
+    pub fn leave(mut self) -> i32 {
+        std::mem::take(&mut self.pid)
     }
 }
 

@@ -410,6 +410,14 @@ impl Puppet {
         Ok(())
     }
 
+    /// It no longer dies with us. One that is on its own does not, either.
+    pub fn outlive_us(&self) -> Result<(), Error> {
+        if self.task.is_none() {
+            return Ok(());
+        }
+        ptrace::set_options(self.tid, 0).map_err(|e| Error::step("letting go", self.tid, e))
+    }
+
     /// Lets it go, unless it is on its own; whether it was still there.
     pub fn detach(self) -> Result<bool, Error> {
         let Some(task) = self.task else { return Ok(true) };
