@@ -141,6 +141,28 @@ fn a_job_in_the_foreground() {
     scene.nobody_left();
 }
 
+/// What we say while our terminal hands everything through ends its lines as on any other.
+#[test]
+fn words_of_ours_while_the_terminal_is_the_programs() {
+    let Some(program) = compile("guests/terminal.c", Build::Dynamic) else { return skip("terminal", "no gcc") };
+    let (scene, mut terminal) = (Scene::new("terminal"), Terminal::new());
+    let mut job = start_run(&scene, &terminal, &[program.to_str().expect("a path")]);
+    terminal.shows(&scene, "ready");
+    let image = scene.image("1.ckpt.tar");
+    scene.save(&image, &["--kill"]);
+    assert_eq!(scene.end_of(&mut job).code(), Some(85));
+    job = terminal.start(&scene, &bin("ckpt-resume"), &["-v", image.to_str().expect("a path")]);
+    terminal.shows(&scene, "size 24 80");
+    scene.save(&scene.image("2.ckpt.tar"), &["--keep-running"]);
+    for words in ["ckpt: looked after=", "ckpt: written after="] {
+        terminal.shows(&scene, words);
+        terminal.shows(&scene, "s\r\n");
+    }
+    terminal.press("q");
+    terminal.shows(&scene, "PASS");
+    assert!(scene.end_of(&mut job).success());
+}
+
 #[test]
 fn a_guest_at_a_terminal_can_fail() {
     let Some(program) = compile("guests/terminal.c", Build::Dynamic) else { return skip("terminal", "no gcc") };

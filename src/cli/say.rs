@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::io::{self, Write};
+use std::os::fd::AsFd;
 
 use clap::Args;
 use tracing::{Event, Subscriber};
@@ -11,6 +12,7 @@ use tracing_subscriber::registry::LookupSpan;
 
 use super::exit::{Exit, Outcome};
 use crate::supervise::Failure;
+use crate::sys::tty;
 
 /// How much to say.
 #[derive(Debug, Clone, Copy, Args)]
@@ -29,7 +31,7 @@ impl Talk {
         if self.verbose {
             tracing_subscriber::fmt()
                 .with_max_level(tracing::Level::DEBUG)
-                .with_writer(io::stderr)
+                .with_writer(|| Lines)
                 .event_format(Plain)
                 .init();
         }
@@ -57,14 +59,45 @@ where
     }
 }
 
+/// Standard error, for whole lines.
+struct Lines;
+
+impl Write for Lines {
+    fn write(&mut self, text: &[u8]) -> io::Result<usize> {
+        let error = io::stderr();
+        if tty::takes_lines(error.as_fd()) {
+            return error.lock().write(text);
+        }
+        error.lock().write_all(&with_returns(text)).map(|()| text.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        io::stderr().flush()
+    }
+}
+
+/// With a return in front of each newline: a terminal that is raw (we hand a program's own through, or it has set ours so) does
+/// not go back to the first column by itself.
+fn with_returns(text: &[u8]) -> Vec<u8> {
+    text.split_inclusive(|&b| b == b'\n')
+        .flat_map(|line| match line {
+            [.., b'\r', b'\n'] => [line, &b""[..]],
+            [start @ .., b'\n'] => [start, b"\r\n"],
+            _ => [line, b""],
+        })
+        .flatten()
+        .copied()
+        .collect()
+}
+
 /// Says a line. That nobody listens is no reason to fail.
 pub fn line(text: impl fmt::Display) {
     raw(&format!("ckpt: {text}\n")); // one write: several of us may share a terminal
 }
 
-/// Writes text to standard error as it is.
+/// Writes whole lines to standard error.
 pub fn raw(text: &str) {
-    let _ = io::stderr().write_all(text.as_bytes());
+    let _ = Lines.write_all(text.as_bytes());
 }
 
 /// Says what failed, and the way out.
@@ -102,4 +135,16 @@ pub fn with_schema<T: serde::Serialize>(schema: &str, value: &T) -> serde_json::
         object.extend(fields);
     }
     object.into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::with_returns;
+
+    #[test]
+    fn every_newline_has_one_return() {
+        for (text, expected) in [("", ""), ("a", "a"), ("a\nb\n", "a\r\nb\r\n"), ("\n\r\n", "\r\n\r\n")] {
+            assert_eq!(with_returns(text.as_bytes()), expected.as_bytes());
+        }
+    }
 }

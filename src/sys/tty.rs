@@ -69,6 +69,13 @@ pub fn settings(fd: BorrowedFd<'_>) -> io::Result<Termios> {
     Ok(out)
 }
 
+/// Whether a newline is all that ends a line: of a terminal that is not raw (ONLCR of termios(3)), and of all that is none.
+pub fn takes_lines(fd: BorrowedFd<'_>) -> bool {
+    let output = libc::OPOST | libc::ONLCR;
+    let flags = settings(fd).ok().and_then(|s| s.get(OFLAG..)?.first_chunk().map(|b| u32::from_ne_bytes(*b)));
+    flags.is_none_or(|flags| flags & output == output)
+}
+
 /// Sets them, at once.
 ///
 /// # Errors
