@@ -337,6 +337,9 @@ impl Scene {
             }
             self.text("out").contains("ready\n").then_some(())
         });
+        for part in self.text("out").lines().filter_map(|line| line.strip_prefix("SKIP ")) {
+            skip(&self.name, part);
+        }
     }
 
     /// The guest's beat; 0 before the first.
@@ -363,7 +366,9 @@ impl Scene {
     /// Takes back what a guest and the harness said since it was ready, for another run of the same program. The files
     /// themselves stay, as long as they were: an image may have been taken while they were open.
     pub fn forget(&self) {
-        fs::write(self.work("out"), "ready\n").expect("the output file");
+        let out = self.text("out");
+        let ready = out.find("ready\n").map_or(0, |at| at + "ready\n".len());
+        fs::write(self.work("out"), &out[..ready]).expect("the output file");
         fs::write(self.work("beat"), format!("{:020}\n", 0)).expect("the file of beats");
         let _ = fs::remove_file(self.work("go"));
     }
