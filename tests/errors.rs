@@ -836,6 +836,29 @@ fn a_limit_of_open_files() {
     );
 }
 
+/// System V shared memory that is to be locked again.
+#[test]
+fn a_limit_of_locked_memory() {
+    let (resume, program) = (resume!(), guest!("sysvshm"));
+    if !installed("prlimit") || root() {
+        return skip("a_limit_of_locked_memory", "no prlimit, or a user who may lock all memory");
+    }
+    let scene = Scene::new("memlock");
+    let image = saved(&scene, &program, &[]);
+    if scene.text("out").contains("SKIP") {
+        return;
+    }
+    let mut command = scene.command("prlimit");
+    command.arg("--memlock=4096").arg(&resume.adopter).arg(harness::bin("ckpt-resume")).arg(&image);
+    let output = scene.output("ckpt-resume", &mut command);
+    failed(
+        &scene,
+        &output,
+        REFUSED,
+        &["locked System V shared memory: it needs ", "our hard limit is 4096", "hint: raise"],
+    );
+}
+
 /// Where a script makes user namespaces impossible, and runs a command without any capability.
 const WITHOUT_NAMESPACES: &str = "echo 0 > /proc/sys/user/max_user_namespaces && \
     exec setpriv --bounding-set=-all --ambient-caps=-all --inh-caps=-all \"$@\"";

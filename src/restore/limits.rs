@@ -2,7 +2,7 @@
 
 use crate::model::fd::Kind;
 use crate::model::process::{Limit, Process};
-use crate::model::{Checkpoint, Refusal};
+use crate::model::{Checkpoint, Pid, Refusal};
 use crate::proc::{self, limits::NAMES};
 use crate::sys::tasks;
 
@@ -36,6 +36,21 @@ fn cut(wanted: Limit, ceiling: u64) -> Limit {
 /// Limits of ours that the program is beyond already, and those it will find lower than they were.
 pub fn plan(checkpoint: &Checkpoint, wanted: Wanted, conflicts: &mut Vec<Refusal>, notes: &mut Vec<String>) {
     let ceilings = ceilings(wanted);
+    let locks_all = !wanted.user && namespaces::may(CAP_IPC_LOCK);
+    let mut check = |pid: Pid, object: &str, which: usize, needed: u64| {
+        let ceiling = ceilings.get(which).copied().unwrap_or(u64::MAX);
+        if needed > ceiling && !(which == RLIMIT_MEMLOCK && locks_all) {
+            conflicts.push(Refusal {
+                pid,
+                object: object.to_owned(),
+                reason: format!("it needs {needed} bytes, our hard limit is {ceiling}"),
+                hint: "raise the hard limit, or resume as root".to_owned(),
+            });
+        }
+    };
+    let segments = checkpoint.shared.ipc.shm.iter().filter(|segment| segment.locked);
+    let locked = segments.fold(0, |sum: u64, segment| sum.saturating_add(segment.size));
+    check(checkpoint.tree.root, "locked System V shared memory", RLIMIT_MEMLOCK, locked);
     for process in &checkpoint.processes {
         for ((limit, &ceiling), name) in process.limits.iter().zip(&ceilings).zip(NAMES) {
             if cut(*limit, ceiling) != *limit {
@@ -56,17 +71,8 @@ pub fn plan(checkpoint: &Checkpoint, wanted: Wanted, conflicts: &mut Vec<Refusal
             });
         let pinned = rings.flat_map(|ring| ring.buffers.iter().flatten()).map(|(_, len)| u64::from(*len));
         let locked = pinned.fold(locked, u64::saturating_add);
-        let locks_all = !wanted.user && namespaces::may(CAP_IPC_LOCK);
-        for (which, needed, free) in [(RLIMIT_AS, mapped, false), (RLIMIT_MEMLOCK, locked, locks_all)] {
-            let ceiling = ceilings.get(which).copied().unwrap_or(u64::MAX);
-            if needed > ceiling && !free {
-                conflicts.push(Refusal {
-                    pid: process.pid,
-                    object: NAMES.get(which).copied().unwrap_or_default().to_lowercase(),
-                    reason: format!("it needs {needed} bytes, our hard limit is {ceiling}"),
-                    hint: "raise the hard limit, or resume as root".to_owned(),
-                });
-            }
+        for (which, needed) in [(RLIMIT_AS, mapped), (RLIMIT_MEMLOCK, locked)] {
+            check(process.pid, &NAMES.get(which).copied().unwrap_or_default().to_lowercase(), which, needed);
         }
     }
 }
