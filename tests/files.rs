@@ -595,3 +595,22 @@ fn files_that_are_no_longer_permitted() {
     scene.finish(&mut job);
     assert_eq!(scene.text("log"), "first\nsecond\n");
 }
+
+/// A directory that was moved, with a link in its old place: what is opened through it is on the program's own mounts.
+#[test]
+fn a_link_where_the_directory_was() {
+    let Some(program) = compile("guests/linking.c", Build::Dynamic) else { return skip("link", "no gcc") };
+    let scene = Scene::new("link");
+    let mut guest = scene.start_alone(&[program.as_ref()]);
+    scene.ready(&mut guest);
+    let image = scene.image("x.ckpt.tar");
+    scene.attach(guest.pid(), &image, &["--kill"]);
+    scene.end_of(&mut guest);
+    let (old, new) = (scene.work(""), scene.image("moved"));
+    let old = old.parent().expect("a directory").join("work");
+    fs::rename(&old, &new).expect("a directory to move");
+    std::os::unix::fs::symlink(&new, &old).expect("a link");
+    let mut job = scene.start_resume(&image, &[]);
+    scene.beats(3, &mut job);
+    scene.finish(&mut job);
+}

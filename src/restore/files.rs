@@ -89,9 +89,14 @@ impl<'a> Contents<'a> {
         Ok(Contents { image, changed, view, made, nameless, copies, returning, private: None })
     }
 
-    /// Where we find a path of the program.
+    /// Where we find a path of the program. What is there may be a symbolic link.
     pub fn path(&self, path: &Name) -> PathBuf {
         self.view.path(path.as_path())
+    }
+
+    /// The same of what a symbolic link there leads to.
+    pub fn followed(&self, path: &Name) -> PathBuf {
+        self.view.followed(path.as_path())
     }
 
     /// A deleted directory or symbolic link.
@@ -106,7 +111,7 @@ impl<'a> Contents<'a> {
         let source = self.source(&regular.path, regular.content.as_ref(), regular.mode)?;
         let reopened = match source {
             Some(made) => reopen(&own_link(made), flags & !NOFOLLOW),
-            None => reopen(&self.path(&regular.path), flags),
+            None => reopen(&self.followed(&regular.path), flags),
         };
         let own = regular.content.and_then(|c| self.made.get(&c.id)).filter(|m| m.temporary && regular.temporary);
         let mut file = match own {
@@ -127,7 +132,7 @@ impl<'a> Contents<'a> {
         // Without the right to execute it could not be anybody's executable.
         let file = match self.source(&mapped.path, mapped.content.as_ref(), 0o700)? {
             Some(made) => reopen(&own_link(made), flags),
-            None => reopen(&self.path(&mapped.path), flags),
+            None => reopen(&self.followed(&mapped.path), flags),
         };
         file.map(OwnedFd::from).map_err(|e| Error::file("opening", &mapped.path, e))
     }
@@ -218,7 +223,7 @@ impl<'a> Contents<'a> {
             _ => false,
         })?;
         let flags = libc::O_TMPFILE | libc::O_CLOEXEC | by.flags as i32 & AT_ONCE;
-        let directory = self.view.path(path.as_path().parent()?);
+        let directory = self.view.followed(path.as_path().parent()?);
         let opened = nix::fcntl::open(&directory, OFlag::from_bits_retain(flags), Mode::S_IRUSR | Mode::S_IWUSR);
         opened.ok().map(File::from)
     }
@@ -286,7 +291,7 @@ pub fn open_directory(directory: &Directory, flags: u32, contents: &Contents<'_>
     let fail = |e| Error::file("opening", &directory.path, e);
     let (path, flags) = match directory.deleted {
         Some(index) => (own_link(contents.nameless(index)?), flags & !NOFOLLOW),
-        None => (contents.path(&directory.path), flags),
+        None => (contents.followed(&directory.path), flags),
     };
     let mut file = reopen(&path, flags | libc::O_DIRECTORY as u32).map_err(fail)?;
     if directory.offset != 0 {
@@ -298,7 +303,7 @@ pub fn open_directory(directory: &Directory, flags: u32, contents: &Contents<'_>
 /// A device, if it still is the same one.
 pub fn open_device(device: &Device, flags: u32, contents: &Contents<'_>) -> Result<OwnedFd, Error> {
     let fail = |e| Error::file("opening", &device.path, e);
-    let file = reopen(&contents.path(&device.path), flags).map_err(fail)?;
+    let file = reopen(&contents.followed(&device.path), flags).map_err(fail)?;
     let rdev = file.metadata().map_err(fail)?.rdev();
     if (nix::sys::stat::major(rdev), nix::sys::stat::minor(rdev)) != (u64::from(device.major), u64::from(device.minor))
     {

@@ -18,7 +18,8 @@ use super::{Error, sockets};
 pub fn open(place: &Place, flags: u32, contents: &mut Contents<'_>) -> Result<OwnedFd, Error> {
     let fail = |e| Error::file("opening", &place.path, e);
     match place.object {
-        Object::Named { .. } => of(&contents.path(&place.path), flags).map_err(fail),
+        Object::Named { file_type: libc::S_IFLNK } => of(&contents.path(&place.path), flags).map_err(fail),
+        Object::Named { .. } => of(&contents.followed(&place.path), flags).map_err(fail),
         Object::Deleted { content, mode } => {
             let made = contents.make(&place.path, &content, mode)?;
             of(&own_link(made), flags & !NOFOLLOW).map_err(fail)

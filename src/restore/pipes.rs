@@ -109,7 +109,7 @@ impl Pipe {
 fn make(image: &Image, view: &View, end: &PipeEnd) -> io::Result<Pipe> {
     let pipe = match &end.fifo {
         Some(Fifo { path, deleted: None }) => {
-            Pipe { both: open_both(&view.path(path.as_path()))?, read: None, write: None }
+            Pipe { both: open_both(&view.followed(path.as_path()))?, read: None, write: None }
         }
         Some(Fifo { path, deleted: Some(mode) }) => {
             let both = without_name(path.as_path(), view, |p| {
