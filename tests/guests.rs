@@ -165,6 +165,7 @@ guests! {
     filemap: false,
     deletedmap: true,
     shmanon: true,
+    reordered: true,
     large: true,
     registers: true,
     threads: true,

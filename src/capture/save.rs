@@ -244,8 +244,12 @@ fn take(held: &mut Held, looked: Looked, mut manifest: Manifest, request: &Reque
             origins.push(Origin::Agent(ipc.space.agent()?.pid(), attached.at));
             continue;
         }
+        // A segment's whole is known otherwise.
+        let segment = shared.segments.iter().any(|(object, ..)| *object as usize == index);
+        let whole = if segment { None } else { shared::whole(held, sharers)? };
+        let sharers = whole.as_ref().map_or(sharers.as_slice(), std::slice::from_ref);
         let mut cover = shared::cover(sharers);
-        let runs = match pages.get(index).and_then(Option::as_ref) {
+        let runs = match pages.get(index).and_then(Option::as_ref).filter(|_| whole.is_none()) {
             Some(asked) => shared::answered(asked, &all),
             None => shared::resident(held, &cover, sharers.iter().any(|s| s.swapped))?,
         };

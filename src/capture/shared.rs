@@ -8,7 +8,7 @@ use nix::unistd::{Whence, lseek};
 
 use crate::image::Run;
 use crate::model::Addr;
-use crate::tracer::{Answers, Held, Job, Room, SCRATCH_LEN};
+use crate::tracer::{self, Answers, Held, Job, Room, SCRATCH_LEN};
 
 use super::Error;
 use super::memory::Sharer;
@@ -170,6 +170,51 @@ pub(super) fn uncover(held: &mut Held, cover: &mut [Sharer]) -> Result<(), Error
     Ok(())
 }
 
+/// Whether a process has pages of an object in another order than they have there, as after remap_file_pages(2), which the kernel
+/// does by a mapping for each piece. Then it may come back to pages that nobody has mapped now.
+fn is_reordered(sharers: &[Sharer]) -> bool {
+    let mut begins = HashMap::new();
+    sharers.iter().any(|s| {
+        let begin = s.addr.wrapping_sub(s.offset);
+        *begins.entry(s.process).or_insert(begin) != begin
+    })
+}
+
+/// Of an object whose pages are in another order somewhere: all of it, mapped in one of its processes until that is let go.
+/// `None` where that is not permitted, or there is no need.
+pub(super) fn whole(held: &mut Held, sharers: &[Sharer]) -> Result<Option<Sharer>, Error> {
+    let Some(first) = sharers.first().filter(|_| is_reordered(sharers)) else { return Ok(None) };
+    let Some(process) = held.processes.get_mut(first.process) else { return Ok(None) };
+    let known = size(sharers);
+    let mut len = known;
+    loop {
+        // Where the object ends is told by its mappings only, which end at first where it does; so beyond that, to see.
+        len = len.saturating_mul(2);
+        let at = match process.map_again(Addr(first.addr), len) {
+            Ok(at) => at,
+            Err(tracer::Error::Call { .. }) => return Ok(None),
+            Err(e) => return Err(e.into()),
+        };
+        // From its first page on, and without touching any (mm/mmap.c, remap_file_pages).
+        let args = [at.0, len, 0, 0, libc::MAP_NONBLOCK as u64, 0];
+        if process.remote(0)?.try_call(libc::SYS_remap_file_pages, args)?.is_err() {
+            return Ok(None);
+        }
+        let there = |page: u64| process.read(Addr(at.0 + page * PAGE), &mut [0]).is_ok();
+        let (mut low, mut high) = (known / PAGE, len / PAGE);
+        if there(high - 1) {
+            continue;
+        }
+        while low < high {
+            let middle = low + (high - low) / 2;
+            if there(middle) { low = middle + 1 } else { high = middle }
+        }
+        let (mapping, swapped) = ((at.0, at.0 + len), sharers.iter().any(|s| s.swapped));
+        let whole = Sharer { addr: at.0, offset: 0, len: low * PAGE, mapping, swapped, guarded: false, ..*first };
+        return Ok(Some(whole));
+    }
+}
+
 /// Where byte `offset` of an object is, and how many bytes follow it there.
 pub(super) fn locate(cover: &[Sharer], offset: u64) -> Option<(usize, Addr, u64)> {
     let at = cover.partition_point(|s| s.offset + s.len <= offset);
@@ -184,6 +229,14 @@ mod tests {
 
     fn sharer(process: usize, addr: u64, offset: u64, len: u64) -> Sharer {
         Sharer { process, addr, offset, len, mapping: (addr, addr + len), swapped: false, guarded: false }
+    }
+
+    #[test]
+    fn another_order_shows() {
+        let split = [sharer(0, 0x10000, 0x1000, 0x1000), sharer(0, 0x13000, 0x4000, 0x1000)];
+        assert!(!is_reordered(&split), "what is between was unmapped");
+        assert!(!is_reordered(&[split[0], sharer(1, 0x50000, 0, 0x4000)]), "each process has its own addresses");
+        assert!(is_reordered(&[split[0], sharer(0, 0x11000, 0, 0x1000)]));
     }
 
     #[test]
