@@ -48,6 +48,20 @@ impl Reserve {
     }
 }
 
+/// Bytes of memory that an image of a tree that still runs may have, about: pages that are in no file (proc_pid_statm(5)).
+/// What processes share is counted for each.
+pub(super) fn memory(request: &HoldRequest<'_>) -> u64 {
+    let of = |pid: i32| {
+        let text = proc::read(&format!("{pid}/statm")).unwrap_or_default();
+        let text = String::from_utf8_lossy(&text);
+        let mut pages = text.split_ascii_whitespace().filter_map(|word| word.parse::<u64>().ok()).skip(1);
+        let (resident, shared) = (pages.next().unwrap_or(0), pages.next().unwrap_or(0));
+        resident.saturating_sub(shared).saturating_mul(4096)
+    };
+    let members = tree::members(request.root, request.reaper, |_| false).unwrap_or_default();
+    members.iter().fold(0, |sum: u64, found| sum.saturating_add(of(found.pid)))
+}
+
 /// Whether the memory of all TCP sockets there are is enough for one that matters. The count is in pages.
 fn much_waits() -> bool {
     let text = proc::read("net/sockstat").unwrap_or_default();

@@ -26,7 +26,7 @@ use super::contents::Contents;
 use super::ipc::Space;
 use super::look::{Looked, LookedProcess, look, unless_cancelled};
 use super::pages::{Origin, Pages};
-use super::reserve::Reserve;
+use super::reserve::{self, Reserve};
 use super::{
     After, Error, Output, Request, Saved, aio, datagram, early, fanotify, inherits, inotify, jobcontrol, manifest,
     mempolicy, mqnotify, mqueue, netlink, process, procfs, pty, seccomp, shared, sockets, sysvsem, tcp, thread,
@@ -51,7 +51,8 @@ pub fn save(request: &Request<'_>) -> Result<Saved, Error> {
             (Sink::Stream(file.try_clone().map_err(Error::io("duplicating", "the output stream"))?), None)
         }
     };
-    let writer = Writer::create(sink)?;
+    let mut writer = Writer::create(sink)?;
+    writer.make_room(reserve::memory(&request.hold()).saturating_add(METADATA));
     let manifest = manifest::prepare(&request.name)?;
     let Draft { image, parts, contents, notes, processes, threads, stopped } =
         apart(|| draft(request, writer, manifest))?;
@@ -61,6 +62,9 @@ pub fn save(request: &Request<'_>) -> Result<Saved, Error> {
     };
     Ok(Saved { path, bytes, notes, processes, threads, stopped, took: begun.elapsed() })
 }
+
+/// Bytes of an image that are no pages, as a rule.
+const METADATA: u64 = 1 << 20;
 
 /// An image of a tree that has been let go, and what there is to say of it.
 struct Draft {

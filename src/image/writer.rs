@@ -7,6 +7,8 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 
+use nix::sys::statfs::{EXT4_SUPER_MAGIC, FsType, TMPFS_MAGIC, fstatfs};
+
 use super::blobs::Blob;
 use super::crew::{Crew, threads_for};
 use super::digest::{Digest, Hasher};
@@ -15,12 +17,20 @@ use super::layout::{Layout, Step, What};
 use super::pages::{PageSource, Part, Run};
 use super::partial::Partial;
 use super::stream::{self, Stream};
-use super::{CHUNK, check};
+use super::{CHUNK, PAGE, check};
 use crate::model::Checkpoint;
+use crate::proc::many;
+use crate::sys::window::Window;
 
 /// Bytes that are read and written at a time. Threads that write longer pieces wait asleep for the file's lock, not
 /// spinning; those of shorter ones take it too often.
 const PIECE: usize = 256 * 1024;
+
+/// Pages that are made before there is something to write: not for fewer bytes, and not for more.
+const LEAST_AHEAD: usize = 16 << 20;
+const MOST_AHEAD: usize = 256 << 20;
+/// Bytes that a thread makes at a time.
+const AHEAD_AT_ONCE: usize = 4 << 20;
 
 /// Where an image goes.
 #[derive(Debug)]
@@ -35,6 +45,8 @@ pub enum Sink {
 #[derive(Debug)]
 pub struct Writer {
     output: Output,
+    /// Where its first pages are already.
+    window: Option<Window>,
     progress: Progress,
 }
 
@@ -89,7 +101,35 @@ impl Writer {
             Sink::File(path) => Output::File(Partial::create(&path)?),
             Sink::Stream(file) => Output::Stream(Stream::new(file)),
         };
-        Ok(Writer { output, progress: Progress::Nothing })
+        Ok(Writer { output, window: None, progress: Progress::Nothing })
+    }
+
+    /// Makes the pages of a file for the first of `bytes` bytes, so that these are only to be copied later. Where that can't
+    /// be, they are written all the same.
+    pub fn make_room(&mut self, bytes: u64) {
+        let Output::File(partial) = &self.output else { return };
+        let len = usize::try_from(bytes.next_multiple_of(PAGE)).unwrap_or(usize::MAX).min(MOST_AHEAD);
+        if len >= LEAST_AHEAD && is_fast(partial.file()) {
+            self.open_window(len);
+        }
+    }
+
+    fn open_window(&mut self, len: usize) {
+        let Output::File(partial) = &self.output else { return };
+        let make = || {
+            partial.file().set_len(len as u64)?;
+            let window = Window::open(partial.file(), len)?;
+            let pieces: Vec<usize> = (0..len).step_by(AHEAD_AT_ONCE).collect();
+            many::each(&pieces, 1, |&from| window.populate(from, AHEAD_AT_ONCE))?;
+            Ok::<_, io::Error>(window)
+        };
+        match make() {
+            Ok(window) => self.window = Some(window),
+            Err(error) => {
+                tracing::debug!(%error, "no room ahead");
+                let _ = partial.file().set_len(0);
+            }
+        }
     }
 
     /// Writes everything, once; nothing is synced.
@@ -147,7 +187,8 @@ impl Writer {
         }
         let layout = Layout::new(&self.output.path().display().to_string(), checkpoint, parts, blobs)?;
         let crew = Crew::new(cancel);
-        let digests = Job { layout: &layout, output: &self.output, parts, source, blobs, crew: &crew }.run()?;
+        let (output, window) = (&self.output, self.window.as_ref());
+        let digests = Job { layout: &layout, output, window, parts, source, blobs, crew: &crew }.run()?;
         self.progress = Progress::Begun(layout, digests);
         Ok(())
     }
@@ -171,6 +212,10 @@ impl Writer {
         let Step { offset, what } = layout.finish(parts, digests)?;
         if let What::Bytes(tail) = what {
             self.output.write(&tail, offset, &crew)?;
+            if let (Some(_), Output::File(partial)) = (self.window.take(), &self.output) {
+                let cut = partial.file().set_len(offset + tail.len() as u64);
+                cut.map_err(|e| Error::writing(self.output.path(), "truncate", e))?;
+            }
             self.progress = Progress::Written(offset + tail.len() as u64);
         }
         Ok(())
@@ -198,6 +243,7 @@ impl Writer {
 struct Job<'a> {
     layout: &'a Layout,
     output: &'a Output,
+    window: Option<&'a Window>,
     parts: &'a [Part],
     source: &'a dyn PageSource,
     blobs: &'a [Blob],
@@ -259,6 +305,12 @@ impl Job<'_> {
         while at < len {
             self.crew.go_on()?;
             let now = (len - at).min(buf.len() as u64) as usize;
+            if let Some(mut piece) = self.window.and_then(|window| window.take(offset + at, now)) {
+                read(at, &mut piece)?;
+                hasher.update(&piece);
+                at += now as u64;
+                continue;
+            }
             let piece = buf.get_mut(..now).unwrap_or_default();
             read(at, piece)?;
             hasher.update(piece);
@@ -289,6 +341,12 @@ impl Job<'_> {
         }
         Ok(())
     }
+}
+
+/// Whether a file is on a file system that makes pages of a mapping as fast as by write(2), and takes shared ones.
+fn is_fast(file: &File) -> bool {
+    const XFS: FsType = FsType(0x5846_5342);
+    fstatfs(file).is_ok_and(|found| [TMPFS_MAGIC, EXT4_SUPER_MAGIC, XFS].contains(&found.filesystem_type()))
 }
 
 /// Writes a step whose bytes are here.
@@ -359,6 +417,23 @@ mod tests {
             assert_eq!(content, b"hello");
             image.verify(0, &NEVER).unwrap();
             assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
+        }
+    }
+
+    #[test]
+    fn room_ahead_makes_no_difference() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("image");
+        let plain = write(&path, &many()).unwrap();
+        let plain = (plain, std::fs::read(&path).unwrap());
+        // Room that ends among the pages, and for more than there is.
+        for room in [1 << 20, LEAST_AHEAD] {
+            let mut writer = Writer::create(Sink::File(path.clone())).unwrap();
+            writer.open_window(room);
+            assert!(writer.window.is_some());
+            writer.write(&checkpoint(), &many(), &Pattern, &blobs(), &NEVER).unwrap();
+            let bytes = writer.commit().unwrap();
+            assert!((bytes, std::fs::read(&path).unwrap()) == plain, "{room}");
         }
     }
 

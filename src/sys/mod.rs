@@ -30,6 +30,7 @@ pub mod tty;
 pub mod unixfd;
 pub mod uring;
 pub mod wait;
+pub mod window;
 
 use std::io;
 
