@@ -25,6 +25,8 @@ use super::{
 };
 
 const O_CLOEXEC: u32 = 0o2_000_000;
+/// Major numbers of /dev/pts/N (Documentation/admin-guide/devices.txt).
+const SLAVES: std::ops::RangeInclusive<u32> = 136..=143;
 const O_PATH: u32 = 0o10_000_000;
 const F_GETSIG: i32 = 11;
 
@@ -180,6 +182,8 @@ pub(super) struct Captured {
     pub rings: HashMap<u64, u32>,
     /// Credentials that only the program itself can ask for.
     pub asks: Vec<sockets::Ask>,
+    /// Descriptors of which only the program itself can tell whether they are closed on exec.
+    pub doubtful: Vec<(TableOf, i32)>,
     /// Whether somebody is in the middle of a file in /proc that is of a process.
     pub half_read: bool,
 }
@@ -327,10 +331,38 @@ pub(super) fn capture(
             out.rings.insert(s.meta.ino(), file);
         }
         let cloexec = s.info.flags & O_CLOEXEC != 0;
+        if cloexec && keeps_cloexec(held, s)? {
+            out.doubtful.push((s.table(), s.fd));
+        }
         out.descriptors.entry(s.table()).or_default().push(Descriptor { fd: s.fd, cloexec, file });
     }
     out.half_read = work.half_read;
     Ok(out)
+}
+
+/// Whether a description has O_CLOEXEC as a status flag, which /proc then shows of every descriptor: a slave that was
+/// opened with it through its master (ptm_open_peer in drivers/tty/pty.c).
+fn keeps_cloexec(held: &Held, s: &SeenFd) -> Result<bool, Error> {
+    let slave = s.file_type() == libc::S_IFCHR && SLAVES.contains(&libc::major(s.meta.rdev()));
+    if !slave {
+        return Ok(false);
+    }
+    let flags = fds::fcntl(s.copy(held)?.as_fd(), libc::F_GETFL, 0);
+    Ok(flags.map_err(Error::of(s.host, "asking for a descriptor's flags"))? as u32 & O_CLOEXEC != 0)
+}
+
+/// Asks the program itself which of the doubtful descriptors are closed on exec.
+pub(super) fn ask(held: &mut Held, captured: &mut Captured) -> Result<(), Error> {
+    for (table, fd) in &captured.doubtful {
+        let Some(process) = held.processes.get_mut(table.0) else { continue };
+        let args = [*fd as u64, libc::F_GETFD as u64, 0, 0, 0, 0];
+        let flags = process.remote(table.1.unwrap_or(0))?.call("fcntl F_GETFD", libc::SYS_fcntl, args)?;
+        let descriptors = captured.descriptors.get_mut(table).into_iter().flatten();
+        for descriptor in descriptors.filter(|d| d.fd == *fd) {
+            descriptor.cloexec = flags & libc::FD_CLOEXEC as u64 != 0;
+        }
+    }
+    Ok(())
 }
 
 /// What a description is; `None` if it was refused.

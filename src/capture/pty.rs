@@ -222,7 +222,7 @@ fn content(master: &OwnedFd, exclusive: Option<&OwnedFd>, pty: &Pty) -> std::io:
     }
     let exclusive = exclusive.filter(|_| pty.exclusive);
     exclusive.map_or(Ok(()), |fd| tty::set_exclusive(fd.as_fd(), false))?;
-    let slave = tty::open_slave(master, libc::O_RDWR | libc::O_NONBLOCK | libc::O_CLOEXEC);
+    let slave = tty::open_slave(master, libc::O_RDWR | libc::O_NONBLOCK);
     exclusive.map_or(Ok(()), |fd| tty::set_exclusive(fd.as_fd(), true))?;
     let mut slave = File::from(slave?);
     if pty.packets {

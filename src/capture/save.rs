@@ -28,7 +28,7 @@ use super::look::{Looked, LookedProcess, look, unless_cancelled};
 use super::pages::{Origin, Pages};
 use super::reserve::{self, Reserve};
 use super::{
-    After, Error, Output, Request, Saved, aio, datagram, early, fanotify, inherits, inotify, jobcontrol, manifest,
+    After, Error, Output, Request, Saved, aio, datagram, early, fanotify, fd, inherits, inotify, jobcontrol, manifest,
     mempolicy, mqnotify, mqueue, netlink, process, procfs, pty, seccomp, shared, sockets, sysvsem, tcp, thread,
     timerfd, unix, uring,
 };
@@ -192,6 +192,7 @@ fn take(held: &mut Held, looked: Looked, mut manifest: Manifest, request: &Reque
     let mut answers = all.iter();
     let mut news = HashMap::new();
     sockets::ask(held, &fds.asks, &mut fds.files)?;
+    fd::ask(held, &mut fds)?;
     uring::issuers(held, &mut fds.files, &fds.descriptors)?;
     let (mut processes, mut parts, mut origins) = (Vec::new(), Vec::new(), Vec::new());
     for (LookedProcess { index, seen: looked, memory }, asked) in seen.into_iter().zip(asked) {

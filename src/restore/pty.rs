@@ -88,16 +88,16 @@ fn furnish(c: &Checkpoint, number: usize, pty: &Pty, master: OwnedFd, made: &mut
         match end.end {
             End::Master => of_master = Some((index, file.flags)),
             End::Slave => {
-                made.fds.insert(index, tty::open_slave(master.as_fd(), file.flags as i32 | libc::O_CLOEXEC)?);
+                made.fds.insert(index, tty::open_slave(master.as_fd(), file.flags as i32)?);
             }
             End::Tty => {
-                let slave = tty::open_slave(master.as_fd(), libc::O_RDWR | libc::O_CLOEXEC)?;
+                let slave = tty::open_slave(master.as_fd(), libc::O_RDWR)?;
                 made.fds.insert(index, tty::open_as_controlling(slave.as_fd(), file.flags as i32)?);
             }
         }
     }
     if pty.mode.is_some() || pty.left {
-        let slave = tty::open_slave(master.as_fd(), libc::O_RDWR | libc::O_NONBLOCK | libc::O_CLOEXEC)?;
+        let slave = tty::open_slave(master.as_fd(), libc::O_RDWR | libc::O_NONBLOCK)?;
         let mut slave = File::from(slave);
         if let Some(mode) = pty.mode {
             // Another user's at a resume as another user: then it stays as it is made.

@@ -69,7 +69,7 @@ impl Terminal {
             tty::set(master.as_fd(), &settings.map_or_else(|| tty::settings(ours.as_fd()), Ok)?)?;
             tty::set_size(master.as_fd(), &tty::size(ours.as_fd())?)?;
             fds::fcntl(master.as_fd(), libc::F_SETFL, libc::O_NONBLOCK.into())?;
-            let slave = tty::open_slave(master.as_fd(), libc::O_RDWR | libc::O_CLOEXEC)?;
+            let slave = tty::open_slave(master.as_fd(), libc::O_RDWR)?;
             Ok(Terminal { master: File::from(master), slave, ours, session, device, opened: Vec::new() })
         })();
         made.map(Some).map_err(|e| Error::step("making a terminal", 0, e))
@@ -85,7 +85,7 @@ impl Terminal {
         if let Some((_, slave)) = self.opened.iter().find(|(its, _)| *its == flags) {
             return slave.try_clone().map(Some);
         }
-        let slave = tty::open_slave(self.master.as_fd(), flags | libc::O_CLOEXEC)?;
+        let slave = tty::open_slave(self.master.as_fd(), flags)?;
         let copy = slave.try_clone()?;
         self.opened.push((flags, slave));
         Ok(Some(copy))

@@ -5,7 +5,7 @@ use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
-use super::{check, child, socket};
+use super::{check, child, fds, socket};
 
 /// Bytes of `struct termios2` (include/uapi/asm-generic/termbits.h).
 pub const TERMIOS: usize = 44;
@@ -122,6 +122,15 @@ pub fn set_size(fd: BorrowedFd<'_>, size: &[u8; WINSIZE]) -> io::Result<()> {
     check(unsafe { libc::ioctl(fd.as_raw_fd(), libc::TIOCSWINSZ, size.as_ptr()) }.into()).map(drop)
 }
 
+/// The same with one row more.
+pub fn taller(size: &[u8; WINSIZE]) -> [u8; WINSIZE] {
+    let mut out = *size;
+    if let Some(rows) = out.first_chunk_mut() {
+        *rows = u16::from_ne_bytes(*rows).saturating_add(1).to_ne_bytes();
+    }
+    out
+}
+
 /// Whether the slave of this master is locked.
 ///
 /// # Errors
@@ -185,15 +194,20 @@ pub fn session(master: BorrowedFd<'_>) -> Option<(i32, i32)> {
     Some((leader, socket::ioctl_number(master, libc::TIOCGPGRP).unwrap_or(0)))
 }
 
-/// Opens the slave of a master.
+/// Opens the slave of a master; O_CLOEXEC is always set.
 ///
 /// # Errors
 /// As ioctl_tty(2) and open(2): `EIO` if it is locked.
 pub fn open_slave(master: BorrowedFd<'_>, flags: i32) -> io::Result<OwnedFd> {
+    // With O_CLOEXEC among the flags the description would keep it, and /proc/PID/fdinfo show it of every descriptor
+    // (ptm_open_peer in drivers/tty/pty.c).
+    let flags = flags & !libc::O_CLOEXEC | libc::O_NOCTTY;
     // SAFETY: takes flags by value.
-    let fd = check(unsafe { libc::ioctl(master.as_raw_fd(), TIOCGPTPEER, flags | libc::O_NOCTTY) }.into())?;
+    let fd = check(unsafe { libc::ioctl(master.as_raw_fd(), TIOCGPTPEER, flags) }.into())?;
     // SAFETY: a new descriptor, owned by nobody else.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
+    let slave = unsafe { OwnedFd::from_raw_fd(fd as i32) };
+    fds::fcntl(slave.as_fd(), libc::F_SETFD, libc::FD_CLOEXEC.into())?;
+    Ok(slave)
 }
 
 /// Opens a slave, nobody's controlling terminal, as /dev/tty: by a session that has it for that moment.
@@ -303,7 +317,8 @@ fn set_local(settings: &mut Termios, flags: u32) {
     }
 }
 
-fn by_lines(settings: &Termios) -> bool {
+/// Whether what is typed is read by lines.
+pub fn by_lines(settings: &Termios) -> bool {
     local(settings) & ICANON != 0
 }
 

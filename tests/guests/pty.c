@@ -15,6 +15,8 @@ static struct pair {
     int master, slave;
 } lines, raw, packets, session;
 static int left_master, orphan_slave;
+// Of one description, which has O_CLOEXEC as a flag of its own: closed on exec, not closed on exec.
+static int peer, peer_kept, lines_kept;
 static struct termios lines_settings, raw_settings;
 
 static struct pair open_pair(void) {
@@ -60,6 +62,9 @@ static void check(void) {
     number_fits(lines), number_fits(raw), number_fits(session);
     same_settings(lines.slave, &lines_settings), same_settings(lines.master, &lines_settings);
     same_settings(raw.slave, &raw_settings);
+    CHECK(fcntl(lines.slave, F_GETFD) == FD_CLOEXEC, "close-on-exec");
+    CHECK(fcntl(lines_kept, F_GETFD) == 0, "close-on-exec of a copy");
+    CHECK(fcntl(peer, F_GETFD) == FD_CLOEXEC && fcntl(peer_kept, F_GETFD) == 0, "close-on-exec of what was opened by its master");
     struct winsize w;
     MUST(ioctl(lines.slave, TIOCGWINSZ, &w));
     CHECK(w.ws_row == 33 && w.ws_col == 77 && w.ws_xpixel == 5 && w.ws_ypixel == 6, "size %d x %d", w.ws_row, w.ws_col);
@@ -179,6 +184,9 @@ int main(void) {
     MUST(ioctl(raw.slave, TIOCEXCL));
 
     int on = 1;
+    lines_kept = MUST(dup(lines.slave));
+    peer = MUST(ioctl(packets.master, TIOCGPTPEER, O_RDWR | O_NOCTTY | O_CLOEXEC));
+    peer_kept = MUST(dup(peer));
     MUST(ioctl(packets.master, TIOCPKT, &on));
     put(packets.slave, "data!", 5);
 
