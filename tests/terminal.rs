@@ -5,6 +5,7 @@ mod harness;
 use std::fs;
 use std::io::{Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -304,6 +305,44 @@ fn tmux() {
     }
     terminal.press("tmux kill-session\r");
     terminal.shows(&scene, "[exited]");
+    assert_eq!(scene.end_of(&mut job).code(), Some(0));
+    scene.nobody_left();
+}
+
+/// It draws anew only what another size makes it draw.
+#[test]
+fn screen() {
+    if !have("screen", "screen") {
+        return;
+    }
+    let (scene, mut terminal) = (Scene::new("screen"), Terminal::new());
+    // Where screen keeps its sockets by default others may not make any.
+    let sockets = scene.work("sockets");
+    fs::create_dir(&sockets).expect("a directory");
+    fs::set_permissions(&sockets, fs::Permissions::from_mode(0o700)).expect("permissions");
+    let variable = format!("SCREENDIR={}", sockets.display());
+    let argv = ["env", &variable, "PS1=PROMPT ", "screen", "-c", "/dev/null", "bash", "--norc"];
+    let mut job = start_run(&scene, &terminal, &argv);
+    terminal.shows(&scene, "PROMPT ");
+    terminal.press("x=5; echo FIR''ST\r");
+    terminal.shows(&scene, "FIRST");
+    terminal.press("\x01c");
+    terminal.shows(&scene, "PROMPT ");
+    terminal.press("echo SEC''OND\r");
+    terminal.shows(&scene, "SECOND");
+    for generation in 1..=3 {
+        next_life(&scene, &terminal, &mut job, generation);
+        terminal.shows(&scene, "SECOND");
+        terminal.press("\x01\x01");
+        terminal.shows(&scene, "FIRST");
+        // What a shell starts has its terminal, too.
+        terminal.press(&format!("stty >settings && echo life$x.{generation}\r"));
+        terminal.shows(&scene, &format!("life5.{generation}"));
+        terminal.press("\x01\x01");
+        terminal.shows(&scene, "SECOND");
+    }
+    terminal.press("\x01:quit\r");
+    terminal.shows(&scene, "[screen is terminating]");
     assert_eq!(scene.end_of(&mut job).code(), Some(0));
     scene.nobody_left();
 }

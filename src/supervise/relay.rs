@@ -18,6 +18,9 @@ use crate::sys::tty::{self, Termios};
 const ROOM: usize = 4096;
 /// How often we look whether we are in the foreground: nobody tells.
 const LOOK: u16 = 200;
+/// How long the program may take to begin to draw on a taller terminal, and how long it has for that.
+const BEGINS: Duration = Duration::from_millis(500);
+const DRAWS: Duration = Duration::from_millis(50);
 /// How long our terminal may take for what the program has written last.
 const LAST_WORDS: Duration = Duration::from_secs(2);
 
@@ -31,6 +34,8 @@ pub struct Relay {
     on: bool,
     /// Ours was hung up, and is nobody's any more.
     gone: bool,
+    /// Until when the program's is a row taller than ours.
+    taller: Option<Instant>,
     typed: Vec<u8>,
     shown: Vec<u8>,
 }
@@ -40,9 +45,16 @@ impl Relay {
     pub fn new(terminal: Terminal) -> Relay {
         let before = tty::settings(terminal.ours.as_fd()).ok();
         let gone = before.is_none();
-        let relay = Relay { terminal, before, on: false, gone, typed: Vec::new(), shown: Vec::new() };
-        // What is on the screen is not what the program has left there: it may want to draw it anew.
-        relay.signal(Signal::SIGWINCH);
+        let (typed, shown) = (Vec::new(), Vec::new());
+        let mut relay = Relay { terminal, before, on: false, gone, taller: None, typed, shown };
+        // What is on the screen is not what the program has left there: it may want to draw it anew. Many draw all of
+        // it only where the size is another one (resizeterm(3X) of curses), and lose nothing by a row too many.
+        if tty::settings(relay.master()).is_ok_and(|settings| !tty::by_lines(&settings)) {
+            relay.taller = Some(Instant::now() + BEGINS);
+            relay.resize();
+        } else {
+            relay.signal(Signal::SIGWINCH);
+        }
         relay
     }
 
@@ -66,7 +78,12 @@ impl Relay {
         };
         let ours = of(self.on && self.typed.len() < ROOM, !self.shown.is_empty());
         let master = of(self.shown.len() < ROOM, !self.typed.is_empty());
-        let timeout = if self.on || self.gone { PollTimeout::NONE } else { PollTimeout::from(LOOK) };
+        let mut timeout = if self.on || self.gone { PollTimeout::NONE } else { PollTimeout::from(LOOK) };
+        if let Some(end) = self.taller {
+            // A millisecond more, so that it is over then.
+            let left = end.saturating_duration_since(Instant::now()) + Duration::from_millis(1);
+            timeout = PollTimeout::try_from(left).unwrap_or(timeout);
+        }
         // Of one that was hung up poll(2) would tell again and again.
         let ours = (!self.gone).then(|| (self.ours(), ours));
         (ours.into_iter().chain([(self.master(), master)]).collect(), timeout)
@@ -88,9 +105,16 @@ impl Relay {
         }
         give(&self.terminal.master, &mut self.typed);
         if self.shown.len() < ROOM {
+            let before = self.shown.len();
             let _ = take(&self.terminal.master, &mut self.shown);
+            if self.shown.len() > before {
+                self.taller = self.taller.map(|end| end.min(Instant::now() + DRAWS));
+            }
         }
         give(&self.terminal.ours, &mut self.shown);
+        if self.taller.take_if(|end| *end <= Instant::now()).is_some() {
+            self.resize();
+        }
     }
 
     fn begin(&mut self) {
@@ -120,6 +144,7 @@ impl Relay {
     /// The program's terminal gets the size of ours, of which the kernel tells those in its foreground.
     pub fn resize(&self) {
         if let Ok(size) = tty::size(self.ours()) {
+            let size = if self.taller.is_some() { tty::taller(&size) } else { size };
             let _ = tty::set_size(self.master(), &size);
         }
     }
