@@ -228,8 +228,9 @@ fn bash() {
     terminal.press("x=5; sleep 1000 &\n");
     terminal.press("echo $(jobs)\n");
     terminal.shows(&scene, "Running");
-    terminal.press("cat\nto cat\n");
-    terminal.shows(&scene, "to cat");
+    // Not only the terminal has what was typed, but the program, too.
+    terminal.press("sed -u s/to/from/\nto sed\n");
+    terminal.shows(&scene, "from sed");
     for generation in 1..=3 {
         next_life(&scene, &terminal, &mut job, generation);
         terminal.press("again\n");
@@ -240,7 +241,7 @@ fn bash() {
         terminal.shows(&scene, "x is 5");
         next_life(&scene, &terminal, &mut job, 10 + generation);
         terminal.press("fg %2\n");
-        terminal.shows(&scene, "cat\r\n");
+        terminal.shows(&scene, "from/\r\n");
         terminal.press("third\n");
         terminal.shows(&scene, "third\r\nthird");
     }
