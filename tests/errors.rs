@@ -993,7 +993,8 @@ fn a_lease_on_a_mapped_file() {
 fn kernel_objects_that_cannot_be_saved() {
     let program = guest!("refused");
     for (kind, object, reason) in [
-        ("io_uring-thread", "io_uring", "IORING_SETUP_SQPOLL"),
+        ("io_uring-thread", "io_uring", "a process has it that has not inherited it from the one whose thread"),
+        ("io_uring-thread-ended", "io_uring", "that takes its requests (IORING_SETUP_SQPOLL) and has ended"),
         ("io_uring-number", "io_uring", "UV_USE_IO_URING=0"),
         ("io_uring-eventfd", "io_uring", "registering one of several eventfds with it"),
         ("io_uring-busy", "io_uring", "requests are under way in it"),

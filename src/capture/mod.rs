@@ -57,6 +57,7 @@ mod signalfd;
 mod signals;
 mod sockets;
 mod sparse;
+mod sqpoll;
 mod stdio;
 mod survey;
 mod switches;

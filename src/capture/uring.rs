@@ -8,7 +8,8 @@ use std::os::fd::{AsFd, BorrowedFd};
 use crate::model::fd::{Descriptor, Kind, OpenFile};
 use crate::model::memory::{Backing, Memory};
 use crate::model::uring::{
-    DEFER_TASKRUN, DISABLED, IOPOLL, MOST_REGISTERED, MOST_RINGS, NO_SQARRAY, OFFSETS, SINGLE_ISSUER, Uring, word,
+    DEFER_TASKRUN, DISABLED, IOPOLL, MOST_REGISTERED, MOST_RINGS, NO_SQARRAY, OFFSETS, SINGLE_ISSUER, SQPOLL, Uring,
+    word,
 };
 use crate::model::{Addr, Pid, Refusal};
 use crate::proc::fdinfo::{Detail, Ring};
@@ -18,6 +19,7 @@ use crate::tracer::{Answers, Call, Calls, Held, Remote};
 use super::Error;
 use super::fd::{SeenFd, TableOf, Work};
 use super::refusals::Refusals;
+use super::sqpoll;
 
 /// Most requests end soon.
 pub(super) const UNDER_WAY: &str = "requests are under way in it";
@@ -113,7 +115,11 @@ fn add(
         let theirs = theirs.filter(|(_, other)| matches!(other.info.detail, Detail::Eventfd { .. }));
         eventfd = Some(only_one(theirs.filter_map(|(index, _)| file_of.get(&index).copied())).ok_or(EVENTFD)?);
     }
-    Ok(Uring { files, buffers, eventfd, ..uring })
+    let poller = match seen.sq_thread {
+        Some(number) => Some(sqpoll::find(work.held, &users, number, sqpoll::has_more(&uring, copy)?)?),
+        None => None,
+    };
+    Ok(Uring { poller, files, buffers, eventfd, ..uring })
 }
 
 /// The only one, however often it comes.
@@ -132,6 +138,7 @@ fn look(seen: &Ring, copy: BorrowedFd<'_>) -> Result<(Uring, Vec<u8>), String> {
     let mut uring = Uring {
         flags: 0,
         issuer: None,
+        poller: None,
         files,
         buffers,
         eventfd: None,
@@ -153,7 +160,11 @@ fn look(seen: &Ring, copy: BorrowedFd<'_>) -> Result<(Uring, Vec<u8>), String> {
     let sqes = map(OFFSETS[2], uring.sqes_len())?;
     let words = [seen.sq_mask, seen.cq_mask, sq_entries, cq_entries];
     let there = [word::SQ_MASK, word::CQ_MASK, word::SQ_ENTRIES, word::CQ_ENTRIES].map(|i| ring.word(i));
-    if words != there || (ring.word(word::SQ_HEAD), ring.word(word::CQ_TAIL)) != (sq_head, cq_tail) {
+    let counts = (ring.word(word::SQ_HEAD), ring.word(word::CQ_TAIL));
+    if words == there && counts != (sq_head, cq_tail) && seen.sq_thread.is_some() {
+        return Err(UNDER_WAY.to_owned());
+    }
+    if words != there || counts != (sq_head, cq_tail) {
         return Err("this kernel lays rings out in another way: not supported".to_owned());
     }
     // Programs that have indices write them before they make a request; where all are 0, as in a ring that has none,
@@ -197,26 +208,30 @@ fn unmapped(error: io::Error) -> String {
 /// Whose a ring is, as flags, or what it has that can't be made again. Of one with a single issuer that one must be asked
 /// for the rest ([`issuers`]).
 fn owned(seen: &Ring, copy: BorrowedFd<'_>) -> Result<u32, &'static str> {
-    if seen.sq_thread {
-        return Err("a thread of the kernel that takes its requests (IORING_SETUP_SQPOLL)");
-    }
     if seen.personalities > 0 {
         return Err("registering credentials with it");
     }
+    let polled = if seen.sq_thread.is_some() { SQPOLL } else { 0 };
+    let entered = uring::enter(copy, 0).err().and_then(|e| e.raw_os_error());
+    if entered == Some(libc::EOWNERDEAD) {
+        return Err("a thread of the kernel that takes its requests (IORING_SETUP_SQPOLL) and has ended");
+    }
     match uring::try_register(copy, REGISTER_EVENTFD) {
         libc::EFAULT | libc::EBUSY => {}
-        libc::EEXIST if uring::get_events(copy) == libc::EEXIST => return Ok(SINGLE_ISSUER | DEFER_TASKRUN),
-        libc::EEXIST => return Ok(SINGLE_ISSUER),
+        libc::EEXIST if polled == 0 && uring::get_events(copy) == libc::EEXIST => {
+            return Ok(SINGLE_ISSUER | DEFER_TASKRUN);
+        }
+        libc::EEXIST => return Ok(SINGLE_ISSUER | polled),
         _ => return Err(RESTRICTED),
     }
-    let disabled = uring::enter(copy, 0).is_err_and(|e| e.raw_os_error() == Some(libc::EBADFD));
+    let disabled = entered == Some(libc::EBADFD);
     if disabled && uring::try_register(copy, REGISTER_RESTRICTIONS) != libc::EFAULT {
         return Err(RESTRICTED);
     }
     if has_groups((0..GROUPS).map(|group| uring::buffers(copy, group))) {
         return Err(GROUPS_OF_BUFFERS);
     }
-    Ok(if disabled { DISABLED } else { 0 })
+    Ok(polled | if disabled { DISABLED } else { 0 })
 }
 
 /// By the errnos of asking for each: of groups whose buffers were provided by requests it says EINVAL; kernels before 6.8

@@ -27,7 +27,7 @@ use crate::model::signals::Pending;
 use crate::model::stdio::Stdio;
 use crate::model::thread::Thread;
 use crate::model::tree::{Shares, State};
-use crate::model::uring::{self, DEFER_TASKRUN, DISABLED, KNOWN, OFFSETS, SINGLE_ISSUER, Uring};
+use crate::model::uring::{self, DEFER_TASKRUN, DISABLED, KNOWN, OFFSETS, SINGLE_ISSUER, SQPOLL, Uring};
 use crate::model::{Addr, Checkpoint, Pid};
 
 type Check = Result<(), String>;
@@ -650,6 +650,9 @@ fn files(c: &Checkpoint, blobs: &HashMap<u32, u64>) -> Check {
             Kind::Uring(uring) if uring.issuer.is_some_and(|tid| !there(tid)) => {
                 Err("its only user is not there".to_owned())
             }
+            Kind::Uring(uring) if uring.poller.as_ref().is_some_and(|poller| !there(poller.like)) => {
+                Err("nobody is there in whose name its requests are taken".to_owned())
+            }
             Kind::Uring(uring)
                 if uring.files.iter().flatten().chain(&uring.eventfd).any(|file| *file as usize >= c.files.len()) =>
             {
@@ -699,6 +702,8 @@ fn ring(ring: &Uring) -> Check {
         && ring.files.len() <= uring::MOST_REGISTERED.0
         && ring.buffers.len() <= uring::MOST_REGISTERED.1
         && has(SINGLE_ISSUER) == ring.issuer.is_some()
+        && has(SQPOLL) == ring.poller.is_some()
+        && !(has(SQPOLL) && has(DEFER_TASKRUN))
         && (has(SINGLE_ISSUER) || !has(DEFER_TASKRUN))
         && (!has(DISABLED) || counts == (0, 0) && !has(SINGLE_ISSUER));
     if !sizes || !possible || ring.content.size != ring.ring_len() + ring.sqes_len() {

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::files::Content;
+use super::thread::Sched;
 use super::{Addr, Pid};
 
 /// A ring with nothing under way.
@@ -13,6 +14,9 @@ pub struct Uring {
     /// The only thread that may use it, with SINGLE_ISSUER.
     #[serde(default)]
     pub issuer: Option<Pid>,
+    /// Who takes its requests, with SQPOLL.
+    #[serde(default)]
+    pub poller: Option<Poller>,
     /// Registered files, by their places: indices into [`super::Checkpoint::files`]; none: the place is free.
     #[serde(default)]
     pub files: Vec<Option<u32>>,
@@ -34,8 +38,23 @@ pub struct Uring {
     pub content: Content,
 }
 
+/// A thread of the kernel in a process of the program that takes requests.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Poller {
+    /// Rings with the same number have the same thread (IORING_SETUP_ATTACH_WQ).
+    pub number: u32,
+    /// A thread of that process that has its credentials.
+    pub like: Pid,
+    /// The only processor that it runs on (IORING_SETUP_SQ_AFF).
+    pub cpu: Option<u32>,
+    /// How it is scheduled.
+    pub sched: Sched,
+}
+
 /// IORING_SETUP_IOPOLL.
 pub const IOPOLL: u32 = 1;
+/// IORING_SETUP_SQPOLL.
+pub const SQPOLL: u32 = 1 << 1;
 /// IORING_SETUP_R_DISABLED: nothing has been asked of it yet.
 pub const DISABLED: u32 = 1 << 6;
 /// IORING_SETUP_SINGLE_ISSUER.
@@ -45,7 +64,7 @@ pub const DEFER_TASKRUN: u32 = 1 << 13;
 /// IORING_SETUP_NO_SQARRAY.
 pub const NO_SQARRAY: u32 = 1 << 16;
 /// All that there may be.
-pub const KNOWN: u32 = IOPOLL | DISABLED | SINGLE_ISSUER | DEFER_TASKRUN | NO_SQARRAY;
+pub const KNOWN: u32 = IOPOLL | SQPOLL | DISABLED | SINGLE_ISSUER | DEFER_TASKRUN | NO_SQARRAY;
 /// Where mappings of a ring begin: the ring, the same again, its requests (include/uapi/linux/io_uring.h).
 pub const OFFSETS: [u64; 3] = [0, 0x800_0000, 0x1000_0000];
 /// Rings that a thread can register (IO_RINGFD_REG_MAX).
@@ -81,6 +100,8 @@ pub mod word {
     pub const SQ_FLAGS: usize = 9;
     /// The program's flags for the kernel.
     pub const CQ_FLAGS: usize = 10;
+    /// In the kernel's flags (IORING_SQ_NEED_WAKEUP): the thread that takes requests sleeps.
+    pub const ASLEEP: u32 = 1;
     /// Completions lost.
     pub const CQ_OVERFLOW: usize = 11;
     /// The first completion.

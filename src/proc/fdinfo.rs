@@ -63,8 +63,8 @@ pub struct Ring {
     pub sq_head: u32,
     /// Completions that it has reported.
     pub cq_tail: u32,
-    /// A thread of the kernel takes requests.
-    pub sq_thread: bool,
+    /// The thread of the kernel that takes requests, by its number in the first pid namespace.
+    pub sq_thread: Option<i32>,
     /// Places for registered files.
     pub files: u32,
     /// The places that are taken, with the files' names.
@@ -256,7 +256,7 @@ fn field(out: &mut FdInfo, key: &[u8], value: &[u8]) -> Option<()> {
                     b"CqMask" => ring.cq_mask = prefixed(value)?,
                     b"CachedSqHead" => ring.sq_head = decimal(value)?,
                     b"CachedCqTail" => ring.cq_tail = decimal(value)?,
-                    b"SqThread" => ring.sq_thread = value != b"-1",
+                    b"SqThread" if value != b"-1" => ring.sq_thread = Some(decimal(value)?),
                     b"UserFiles" => ring.files = decimal(value)?,
                     b"UserBufs" => ring.buffers = decimal(value)?,
                     b"Personalities" => ring.personalities = 1,

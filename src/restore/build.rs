@@ -26,8 +26,8 @@ use super::stub::{Batch, Expect, LEN, Puppet};
 use super::tree::{Order, Role, Step};
 use super::{
     Error, Options, Pids, Plan, credentials, epoll, fd, gap, inherit, ipc, jobcontrol, limits, locks, memory,
-    mempolicy, mqnotify, mqueue, pidfd, process, procfs, pty, seccomp, signals, sockets, sysvsem, thread, timers,
-    uring, waits,
+    mempolicy, mqnotify, mqueue, pidfd, process, procfs, pty, seccomp, signals, sockets, sqpoll, sysvsem, thread,
+    timers, uring, waits,
 };
 
 /// Children of any kind (wait4(2)).
@@ -123,6 +123,7 @@ pub fn tree(
         carried,
         notes,
         socket_files,
+        polled: Vec::new(),
     };
     let hold = builder.template(filler, &plan.order, init)?;
     builder.sockets(image, &plan.order)?;
@@ -194,6 +195,8 @@ struct Builder<'a> {
     carried: BTreeMap<Pid, Pid>,
     notes: Vec<String>,
     socket_files: Files,
+    /// Our copies of rings of io_uring whose requests a thread of the kernel takes, by the index of their description.
+    polled: Vec<(u32, OwnedFd)>,
 }
 
 impl Builder<'_> {
@@ -277,6 +280,9 @@ impl Builder<'_> {
     fn births(&mut self, order: &Order, site: &Site<'_>) -> Result<(), Error> {
         let inherits = |p: &Process| p.memory.inherits.as_ref().map(|i| i.from);
         let donors: BTreeSet<Pid> = self.checkpoint.processes.iter().filter_map(inherits).collect();
+        if let Some(Step::Create { parent, .. }) = order.steps.first() {
+            self.polled_rings(*parent)?;
+        }
         for step in &order.steps {
             match *step {
                 Step::Create { parent, pid, exit_signal, sibling, shared } => {
@@ -292,6 +298,7 @@ impl Builder<'_> {
                         // The exit signal is the sibling's own then (clone(2)).
                         Some(_) => self.create(maker, pid, 0, shared | libc::CLONE_PARENT as u64)?,
                     }
+                    self.polled_rings(pid)?;
                 }
                 Step::Setsid(pid) => {
                     self.one(pid, "setsid", libc::SYS_setsid, &[])?;
@@ -333,6 +340,16 @@ impl Builder<'_> {
             if let Some(parent) = self.puppets.get_mut(&member.ppid) {
                 jobcontrol::hear(parent, member, pid)?;
             }
+        }
+        Ok(())
+    }
+
+    /// Makes the rings whose requests a thread of the kernel takes that is one of `pid`'s: who is born of it inherits them.
+    fn polled_rings(&mut self, pid: Pid) -> Result<(), Error> {
+        if let Some(process) = self.checkpoint.processes.iter().find(|p| p.pid == pid) {
+            let maker = puppet(&mut self.puppets, pid)?;
+            let made = sqpoll::make(maker, process, self.checkpoint, &self.start, self.sources, &mut self.notes)?;
+            self.polled.extend(made);
         }
         Ok(())
     }
@@ -476,7 +493,9 @@ impl Builder<'_> {
                 },
                 None => leader,
             };
-            if let Some((_, copy)) = self.sources.watching.iter().find(|(of, _)| *of == index) {
+            if let Some((_, copy)) = self.polled.iter().find(|(of, _)| *of == index) {
+                sqpoll::start(image, ring, copy.as_fd(), user, number, self.options.cancel)?;
+            } else if let Some((_, copy)) = self.sources.watching.iter().find(|(of, _)| *of == index) {
                 uring::start(image, ring, copy.as_fd(), user, number, self.options.cancel)?;
             }
             uring::register(user, ring, number, self.sources)?;

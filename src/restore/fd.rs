@@ -10,6 +10,7 @@ use crate::image::Image;
 use crate::model::fd::{Descriptor, Kind, OpenFile};
 use crate::model::pty::Session;
 use crate::model::sockets::{Family, Socket};
+use crate::model::uring::Uring;
 use crate::model::{Checkpoint, Pid, memory::Backing};
 use crate::sys::tasks;
 
@@ -127,6 +128,7 @@ pub fn open_all(image: &Image, options: &Options, changed: &Changed, view: &View
                 }),
                 _,
             ) => sockets::take(&mut networked, index)?,
+            (None, Kind::Uring(Uring { poller: Some(_), .. }), _) => handover.keep_place(index)?,
             (None, Kind::Uring(ring), _) => uring::open(image, ring, file.flags, options.cancel)?,
             (None, Kind::Pty(_), _) => pty::open(&mut terminals, index)?,
             (None, ..) => open(options, file, &mut contents)?,
@@ -182,7 +184,7 @@ fn raise_limits() -> Result<(), Error> {
 fn is_watching(file: &OpenFile) -> bool {
     match &file.kind {
         Kind::Inotify(_) | Kind::Fanotify(_) | Kind::Timerfd(_) => true,
-        Kind::Uring(ring) => ring.issuer.is_some(),
+        Kind::Uring(ring) => ring.issuer.is_some() && ring.poller.is_none(),
         _ => false,
     }
 }

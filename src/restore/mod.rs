@@ -54,6 +54,7 @@ mod signals;
 mod socketfiles;
 mod sockets;
 mod sparse;
+mod sqpoll;
 mod stdio;
 mod stub;
 mod switches;

@@ -282,10 +282,19 @@ impl Puppet {
     }
 
     /// A call that does not return: the process ends.
-    pub fn exit(mut self, code: i32) -> Result<(), Error> {
+    pub fn exit(self, code: i32) -> Result<(), Error> {
+        self.end(libc::SYS_exit_group, code)
+    }
+
+    /// Ends a thread that is not its process's leader.
+    pub fn end_thread(self) -> Result<(), Error> {
+        self.end(libc::SYS_exit, 0)
+    }
+
+    fn end(mut self, nr: i64, code: i32) -> Result<(), Error> {
         let regs = Regs {
             rip: self.base.0 + stub::syscall_offset(),
-            rax: libc::SYS_exit_group as u64,
+            rax: nr as u64,
             rdi: code as u64,
             orig_rax: u64::MAX,
             ..self.regs

@@ -24,7 +24,7 @@ use super::memory::TOP;
 use super::stub::{Expect, Puppet};
 
 /// IORING_SETUP_SUBMIT_ALL. Whether a ring had it does not show. With it, nothing waits for ever that would not without.
-const SUBMIT_ALL: u32 = 1 << 7;
+pub(super) const SUBMIT_ALL: u32 = 1 << 7;
 /// IORING_SETUP_TASKRUN_FLAG, of which the same is true: a program that looks for the flag needs it, to others it means nothing.
 const TASKRUN_FLAG: u32 = 1 << 9;
 /// io_uring_register(2).
@@ -32,7 +32,7 @@ const REGISTER_BUFFERS: u64 = 0;
 const REGISTER_FILES: u64 = 2;
 const REGISTER_EVENTFD: u64 = 4;
 const REGISTER_RING_FDS: u64 = 20;
-const REGISTER_ENABLE_RINGS: u32 = 12;
+pub(super) const REGISTER_ENABLE_RINGS: u32 = 12;
 /// IORING_OP_NOP with IOSQE_CQE_SKIP_SUCCESS, as the first word of a request.
 const SILENT: u32 = 1 << 6 << 8;
 const SQE_WORDS: usize = 16;
@@ -161,7 +161,7 @@ pub fn number(puppet: &mut Puppet, thread: &Thread, sources: &Sources) -> Result
     puppet.run(batch).map(drop)
 }
 
-fn failed(error: io::Error) -> Error {
+pub(super) fn failed(error: io::Error) -> Error {
     Error::step("filling an io_uring", 0, error)
 }
 
@@ -169,6 +169,18 @@ fn failed(error: io::Error) -> Error {
 /// those that are reported and of those that are not.
 fn fill(
     image: &Image,
+    ring: &Uring,
+    fd: BorrowedFd<'_>,
+    at_once: [u32; 2],
+    cancel: &AtomicBool,
+    submit: impl FnMut(u32) -> Result<(), Error>,
+) -> Result<(), Error> {
+    bring(ring, fd, at_once, cancel, submit)?;
+    put(ring, fd, &content(image, ring)?)
+}
+
+/// Brings a ring to its counts, as for [`fill`].
+pub(super) fn bring(
     ring: &Uring,
     fd: BorrowedFd<'_>,
     at_once: [u32; 2],
@@ -186,9 +198,21 @@ fn fill(
     if (memory.word(word::SQ_HEAD), memory.word(word::CQ_TAIL)) != (ring.sq_head, ring.cq_tail) {
         return Err(failed(io::Error::other("it has not taken what it was to take")));
     }
+    Ok(())
+}
+
+/// What was in a ring's memory.
+pub(super) fn content(image: &Image, ring: &Uring) -> Result<Vec<u8>, Error> {
     let mut bytes = vec![0; ring.content.size as usize];
     let (at, _) = image.blob(ring.content.id).ok_or_else(|| failed(io::ErrorKind::NotFound.into()))?;
     image.file().read_exact_at(&mut bytes, at).map_err(failed)?;
+    Ok(bytes)
+}
+
+/// Puts that into a ring that has its counts.
+pub(super) fn put(ring: &Uring, fd: BorrowedFd<'_>, bytes: &[u8]) -> Result<(), Error> {
+    let memory = Map::new(fd, OFFSETS[0], ring.ring_len()).map_err(failed)?;
+    let requests = Map::new(fd, OFFSETS[2], ring.sqes_len()).map_err(failed)?;
     let (saved, sqes) = bytes.split_at_checked(ring.ring_len() as usize).unwrap_or_default();
     requests.put(0, sqes);
     let (head, rest) = saved.split_at_checked(word::CQES * 4).unwrap_or_default();

@@ -46,6 +46,13 @@ pub fn enter(fd: BorrowedFd<'_>, requests: u32) -> io::Result<u32> {
     call_enter(fd, requests, 0)
 }
 
+/// io_uring_enter(2) that wakes the thread of the kernel that takes requests (IORING_ENTER_SQ_WAKEUP); fails with EOWNERDEAD
+/// if there is none any more.
+pub fn wake(fd: BorrowedFd<'_>) -> io::Result<()> {
+    const SQ_WAKEUP: u32 = 2;
+    call_enter(fd, 0, SQ_WAKEUP).map(drop)
+}
+
 /// The errno of asking for completions without waiting for any; 0: it may be asked.
 pub fn get_events(fd: BorrowedFd<'_>) -> i32 {
     const GETEVENTS: u32 = 1;

@@ -50,6 +50,28 @@ static int own_namespace(const char *kind) {
     return done;
 }
 
+// A ring of a child's whose requests a thread of the kernel takes; `ended`: that is gone with the child.
+static int polled_elsewhere(int ended) {
+    int pipes[2], fd = -1;
+    MUST(pipe(pipes));
+    pid_t child = MUST(fork());
+    if (!child) {
+        struct io_uring_params params = {.flags = IORING_SETUP_SQPOLL};
+        fd = syscall(SYS_io_uring_setup, 4, &params);
+        CHECK(write(pipes[1], &fd, sizeof fd) == sizeof fd, "write");
+        MUST(close(pipes[0]) | close(pipes[1]));
+        while (wait_on()) {}
+        _exit(0);
+    }
+    CHECK(read(pipes[0], &fd, sizeof fd) == sizeof fd, "read");
+    MUST(close(pipes[0]) | close(pipes[1]));
+    if (fd >= 0) fd = MUST(syscall(SYS_pidfd_getfd, MUST(syscall(SYS_pidfd_open, child, 0)), fd, 0));
+    if (!ended) return fd;
+    MUST(kill(child, SIGKILL));
+    MUST(waitpid(child, NULL, 0));
+    return fd;
+}
+
 int main(int argc, char **argv) {
     const char *kind = argc > 1 ? argv[1] : "";
     int fd = -1, pair[2];
@@ -116,8 +138,8 @@ int main(int argc, char **argv) {
         // What the kernel or an administrator does not permit here is told by "fd -1".
     } else if (!strncmp(kind, "io_uring", 8)) {
         const char *more = kind + 8;
-        struct io_uring_params params = {.flags = !strcmp(more, "-thread") ? 1 << 1 : 0};
-        fd = syscall(SYS_io_uring_setup, 4, &params);
+        struct io_uring_params params = {0};
+        fd = !strncmp(more, "-thread", 7) ? polled_elsewhere(!strcmp(more, "-thread-ended")) : syscall(SYS_io_uring_setup, 4, &params);
         struct io_uring_rsrc_update update = {.offset = -1, .data = fd};
         if (!strcmp(more, "-number")) syscall(SYS_io_uring_setup, 4, &params); // a second one: which has the number?
         if (fd >= 0 && !strcmp(more, "-number")) CHECK(syscall(SYS_io_uring_register, fd, 20, &update, 1) == 1, "RING_FDS");

@@ -7,13 +7,14 @@
 
 struct ring {
     int fd;
-    uint32_t *sq_head, *sq_tail, *cq_head, *cq_tail, *array, *dropped, sq_mask, cq_mask, next; // next: the program's own count
+    uint32_t *sq_head, *sq_tail, *cq_head, *cq_tail, *array, *dropped, *sq_flags, sq_mask, cq_mask, next; // next: the program's own count
     struct io_uring_sqe *sqes;
     struct io_uring_cqe *cqes;
 };
 
-static inline int setup(struct ring *r, uint32_t entries, uint32_t flags) {
-    struct io_uring_params p = {.flags = flags, .cq_entries = 64};
+// `idle`, `cpu`, `with`: of a thread of the kernel that takes requests, where `flags` want one.
+static inline int setup_polled(struct ring *r, uint32_t entries, uint32_t flags, uint32_t idle, uint32_t cpu, int with) {
+    struct io_uring_params p = {.flags = flags, .cq_entries = 64, .sq_thread_idle = idle, .sq_thread_cpu = cpu, .wq_fd = with};
     r->fd = syscall(SYS_io_uring_setup, entries, &p);
     if (r->fd < 0) return -1;
     size_t size = p.cq_off.cqes + p.cq_entries * sizeof *r->cqes + p.sq_entries * 4;
@@ -21,12 +22,14 @@ static inline int setup(struct ring *r, uint32_t entries, uint32_t flags) {
     r->sqes = mmap(NULL, p.sq_entries * sizeof *r->sqes, PROT_READ | PROT_WRITE, MAP_SHARED, r->fd, IORING_OFF_SQES);
     CHECK(at != MAP_FAILED && r->sqes != MAP_FAILED, "mmap");
 #define AT(offset) (void *)(at + (offset))
-    r->sq_head = AT(p.sq_off.head), r->sq_tail = AT(p.sq_off.tail), r->dropped = AT(p.sq_off.dropped);
+    r->sq_head = AT(p.sq_off.head), r->sq_tail = AT(p.sq_off.tail), r->dropped = AT(p.sq_off.dropped), r->sq_flags = AT(p.sq_off.flags);
     r->cq_head = AT(p.cq_off.head), r->cq_tail = AT(p.cq_off.tail), r->cqes = AT(p.cq_off.cqes);
     r->array = flags & (1 << 16) ? NULL : AT(p.sq_off.array);
     r->sq_mask = p.sq_entries - 1, r->cq_mask = p.cq_entries - 1;
     return 0;
 }
+
+static inline int setup(struct ring *r, uint32_t entries, uint32_t flags) { return setup_polled(r, entries, flags, 0, 0, 0); }
 
 // Makes a request, without a call.
 static inline struct io_uring_sqe *make(struct ring *r, int opcode, uint64_t data) {
