@@ -29,7 +29,7 @@ use super::pages::{Origin, Pages};
 use super::reserve::{self, Reserve};
 use super::{
     After, Error, Output, Request, Saved, aio, datagram, early, fanotify, fd, inherits, inotify, jobcontrol, manifest,
-    mempolicy, mqnotify, mqueue, netlink, process, procfs, pty, seccomp, shared, sockets, sysvsem, tcp, thread,
+    mempolicy, mqnotify, mqueue, netlink, process, procfs, pty, seccomp, shared, sockets, sqpoll, sysvsem, tcp, thread,
     timerfd, unix, uring,
 };
 
@@ -136,6 +136,7 @@ fn hold_and_look(request: &Request<'_>) -> Result<(Held, Looked), Error> {
     const PAUSE: Duration = Duration::from_millis(5);
     let reserve = Arc::new(Reserve::ahead(&request.hold()));
     let mut tries = 0;
+    let mut idle = None;
     const PASSING: [&str; 14] = [
         procfs::OUTSIDE,
         seccomp::CONDEMNED,
@@ -154,9 +155,18 @@ fn hold_and_look(request: &Request<'_>) -> Result<(Held, Looked), Error> {
     ];
     loop {
         let held = hold(&request.hold())?;
-        let looked = look(&held, request, &reserve, tries + 1 == TRIES)?;
+        let mut looked = look(&held, request, &reserve, tries + 1 == TRIES)?;
         let refusals = &looked.refusals.0;
         if refusals.is_empty() && (!looked.fds.half_read || tries >= HALF_READ) {
+            let polled = sqpoll::copies(&held, &looked.fds)?;
+            match &idle {
+                None if !polled.is_empty() => {
+                    held.release()?;
+                    idle = Some(sqpoll::measure(&polled));
+                    continue;
+                }
+                _ => sqpoll::settle(&mut looked.fds.files, &idle.unwrap_or_default()),
+            }
             return Ok((held, looked));
         }
         tries += 1;

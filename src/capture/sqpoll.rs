@@ -2,15 +2,19 @@
 //! has made the ring, and act with the credentials of the thread that did. Nobody holds them: they run none of the
 //! program's code, and take what it has announced.
 
-use std::collections::BTreeSet;
-use std::os::fd::BorrowedFd;
+use std::collections::{BTreeMap, BTreeSet};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::{Duration, Instant};
 
+use crate::model::fd::{Kind, OpenFile};
 use crate::model::uring::{DISABLED, OFFSETS, Poller, Uring, word};
 use crate::proc;
 use crate::sys::sched;
-use crate::sys::uring::Map;
+use crate::sys::uring::{self, Map};
 use crate::tracer::{Held, HeldProcess};
 
+use super::Error;
+use super::fd::Captured;
 use super::uring::UNDER_WAY;
 
 /// How the kernel names them (io_uring/sqpoll.c, `io_sq_thread`).
@@ -86,7 +90,7 @@ fn look(p: &HeldProcess, tid: i32, number: u32) -> Result<Poller, String> {
     let asked = || Ok::<_, std::io::Error>((sched::affinity(tid)?, sched::get(tid)?));
     let (affinity, sched) =
         asked().map_err(|e| format!("the thread that takes its requests can't be looked at: {e}"))?;
-    Ok(Poller { number, like, cpu: only_bit(&affinity), sched })
+    Ok(Poller { number, like, cpu: only_bit(&affinity), sched, idle: 0 })
 }
 
 /// The only processor in a bit set.
@@ -98,6 +102,89 @@ fn only_bit(bits: &[u8]) -> Option<u32> {
     }
 }
 
+/// Milliseconds until a thread sleeps, by the numbers of threads.
+pub(super) type Idle = BTreeMap<u32, u32>;
+
+/// The rings that such threads have, for us, with the numbers of the threads.
+pub(super) fn copies(held: &Held, fds: &Captured) -> Result<Vec<(u32, OwnedFd)>, Error> {
+    let mut out: BTreeMap<u32, (u32, OwnedFd)> = BTreeMap::new();
+    for (&(process, thread), d) in fds.descriptors.iter().flat_map(|(table, all)| all.iter().map(move |d| (table, d))) {
+        let Some(number) = fds.files.get(d.file as usize).and_then(poller).map(|poller| poller.number) else {
+            continue;
+        };
+        let (Some(p), false) = (held.processes.get(process), out.contains_key(&d.file)) else { continue };
+        let copy = p.descriptor(thread, d.fd).map_err(Error::of(p.host, "copying a descriptor"))?;
+        out.insert(d.file, (number, copy));
+    }
+    Ok(out.into_values().collect())
+}
+
+fn poller(file: &OpenFile) -> Option<&Poller> {
+    if let Kind::Uring(ring) = &file.kind { ring.poller.as_ref() } else { None }
+}
+
+/// After how long without requests these threads sleep, which nothing shows: they are woken and watched, the program
+/// running meanwhile, which sees no more of it than that they are awake. Those that don't sleep for long are left out, and
+/// those that would find something to do if they were woken.
+pub(super) fn measure(rings: &[(u32, OwnedFd)]) -> Idle {
+    /// What programs ask for.
+    const ROUND: [u32; 7] = [1, 2, 5, 10, 20, 50, 100];
+    /// A little more than the longest.
+    const MOST: Duration = Duration::from_millis(120);
+    const PAUSE: Duration = Duration::from_micros(100);
+    let sleeps = |ring: &Map| ring.word(word::SQ_FLAGS) & word::ASLEEP != 0;
+    let mut awake: Vec<_> = rings
+        .iter()
+        .filter_map(|(number, fd)| Some((*number, Map::new(fd.as_fd(), OFFSETS[0], 4096).ok()?, fd.as_fd())))
+        .collect();
+    awake.sort_unstable_by_key(|(number, ..)| *number);
+    let begin = Instant::now();
+    while awake.iter().any(|(_, ring, _)| !sleeps(ring)) && begin.elapsed() < MOST {
+        std::thread::sleep(PAUSE);
+    }
+    // From when on a thread is awake with nothing to do, as far as that was seen.
+    let mut since = BTreeMap::new();
+    let begin = Instant::now();
+    let idles = |ring: &Map| sleeps(ring) && ring.word(word::SQ_TAIL) == ring.word(word::SQ_HEAD);
+    let at_work: BTreeSet<u32> = awake.iter().filter(|(_, ring, _)| !idles(ring)).map(|(number, ..)| *number).collect();
+    awake.retain(|(number, ..)| !at_work.contains(number));
+    // One ring shows what its thread does.
+    awake.dedup_by_key(|(number, ..)| *number);
+    awake.retain(|(.., fd)| uring::wake(*fd).is_ok());
+    let mut idle = Idle::new();
+    while !awake.is_empty() && begin.elapsed() < MOST {
+        let now = Instant::now();
+        awake.retain(|(number, ring, _)| {
+            let head = ring.word(word::SQ_HEAD);
+            match (since.get(number).copied(), sleeps(ring)) {
+                (None, true) => {}
+                (Some((_, from)), true) => {
+                    // It is seen late rather than early.
+                    let long = now.duration_since(from).as_millis();
+                    idle.extend(ROUND.iter().rfind(|round| u128::from(**round) <= long).map(|round| (*number, *round)));
+                    return false;
+                }
+                (Some((before, _)), false) if before == head => {}
+                (_, false) => drop(since.insert(*number, (head, now))),
+            }
+            true
+        });
+        std::thread::sleep(PAUSE);
+    }
+    idle
+}
+
+/// Threads get what was measured.
+pub(super) fn settle(files: &mut [OpenFile], idle: &Idle) {
+    for file in files {
+        if let Kind::Uring(ring) = &mut file.kind {
+            if let Some(poller) = &mut ring.poller {
+                poller.idle = idle.get(&poller.number).copied().unwrap_or(0);
+            }
+        }
+    }
+}
+
 fn descends(held: &Held, p: &HeldProcess, ancestor: i32) -> bool {
     let parent = |p: &&HeldProcess| held.processes.iter().find(|other| other.host == p.host_ppid);
     std::iter::successors(Some(p), parent).take(held.processes.len()).any(|p| p.host == ancestor)
@@ -105,7 +192,20 @@ fn descends(held: &Held, p: &HeldProcess, ancestor: i32) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use crate::model::uring::SQPOLL;
+
     use super::*;
+
+    /// Where the kernel or an administrator forbids rings there is nothing to look at.
+    #[test]
+    fn how_long_a_thread_stays_awake() {
+        let params = |sq_thread_idle| uring::Params { flags: SQPOLL, sq_thread_idle, ..uring::Params::default() };
+        let made = |idle| uring::setup_by(4, params(idle)).map(|(fd, _)| fd);
+        let (Ok(short), Ok(long)) = (made(50), made(10_000)) else { return };
+        let idle = measure(&[(1, short), (2, long)]);
+        // On a busy machine it may be seen later, or not at all; never earlier.
+        assert!(idle.get(&1).is_none_or(|idle| *idle >= 50) && !idle.contains_key(&2), "{idle:?}");
+    }
 
     #[test]
     fn one_processor_is_told_from_several() {

@@ -49,6 +49,8 @@ pub struct Poller {
     pub cpu: Option<u32>,
     /// How it is scheduled.
     pub sched: Sched,
+    /// Milliseconds without requests until it sleeps; 0: as the kernel chooses (`sq_thread_idle`).
+    pub idle: u32,
 }
 
 /// IORING_SETUP_IOPOLL.

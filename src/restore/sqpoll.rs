@@ -110,7 +110,8 @@ fn of_thread(
 fn setup(hand: &mut Puppet, ring: &Uring, flags: u32, cpu: u32, first: Option<i32>) -> Result<(u64, Addr), Error> {
     // struct io_uring_params: entries of both kinds, flags, processor, milliseconds until it sleeps (0: the kernel's
     // choice), features, the ring whose thread is to be taken.
-    let words = [ring.sq_entries, ring.cq_entries, flags, cpu, 0, 0, first.unwrap_or(0) as u32];
+    let idle = ring.poller.as_ref().map_or(0, |poller| poller.idle);
+    let words = [ring.sq_entries, ring.cq_entries, flags, cpu, idle, 0, first.unwrap_or(0) as u32];
     let mut bytes = words.map(u32::to_ne_bytes).concat();
     bytes.resize(PARAMS, 0);
     let mut batch = hand.batch();

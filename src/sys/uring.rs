@@ -20,7 +20,12 @@ pub struct Params {
     pub cq_entries: u32,
     /// IORING_SETUP_* bits.
     pub flags: u32,
-    unused: [u32; 7],
+    /// The processor of a thread that takes requests.
+    pub sq_thread_cpu: u32,
+    /// Milliseconds until it sleeps; 0: the kernel's choice.
+    pub sq_thread_idle: u32,
+    /// What the kernel can do, the ring whose thread is to be taken, and nothing.
+    pub others: [u32; 5],
     /// Byte offsets in the ring: head, tail, mask, entries, flags, dropped, array.
     pub sq: [u32; 10],
     /// Byte offsets in the ring: head, tail, mask, entries, overflow, completions, flags.
@@ -31,7 +36,11 @@ pub struct Params {
 pub fn setup(sq_entries: u32, cq_entries: u32, flags: u32) -> io::Result<(OwnedFd, Params)> {
     const CQSIZE: u32 = 1 << 3;
     let flags = if cq_entries > 0 { flags | CQSIZE } else { flags };
-    let mut params = Params { cq_entries, flags, ..Params::default() };
+    setup_by(sq_entries, Params { cq_entries, flags, ..Params::default() })
+}
+
+/// As [`setup`], with all that may be asked.
+pub fn setup_by(sq_entries: u32, mut params: Params) -> io::Result<(OwnedFd, Params)> {
     // SAFETY: `params` has the size of the kernel's structure and outlives the call; a fresh descriptor that nobody
     // else owns.
     let fd = unsafe {

@@ -75,6 +75,19 @@ static void look(void) {
     CHECK(on_one == 1 || on_one == THREADS, "%d threads on one processor", on_one);
 }
 
+// The threads sleep as soon as they did before, if they are let: what is a second by default one at least does not take.
+static void fall_asleep(void) {
+    struct ring *rings[] = {&plain, &pinned, &niced, &shared};
+    struct timespec from, to;
+    for (int i = 0; i < 4; i++) make(rings[i], IORING_OP_NOP, 90 + i), announce(rings[i], 1), expect(rings[i], 90 + i, 0);
+    clock_gettime(CLOCK_MONOTONIC, &from);
+    for (int asleep = 0; !asleep; nap(100))
+        for (int i = 0; i < 4; i++) asleep |= __atomic_load_n(rings[i]->sq_flags, __ATOMIC_SEQ_CST) & IORING_SQ_NEED_WAKEUP;
+    clock_gettime(CLOCK_MONOTONIC, &to);
+    long ms = (to.tv_sec - from.tv_sec) * 1000 + (to.tv_nsec - from.tv_nsec) / 1000000;
+    CHECK(ms < 900, "awake for %ld ms", ms);
+}
+
 static void *owner(void *unused) {
     (void)unused;
     MUST(setup_polled(&single, 4, SQPOLL | SINGLE, IDLE, 0, 0));
@@ -149,5 +162,7 @@ int main(int argc, char **argv) {
     join_child(child);
     CHECK(*shared.sq_head == 2, "the child's request");
     expect(&shared, 8, 0);
+    shared.next++;
+    fall_asleep();
     return pass();
 }
