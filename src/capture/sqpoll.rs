@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
+use crate::model::Hex;
 use crate::model::fd::{Kind, OpenFile};
 use crate::model::uring::{DISABLED, OFFSETS, Poller, Uring, word};
 use crate::proc;
@@ -90,16 +91,7 @@ fn look(p: &HeldProcess, tid: i32, number: u32) -> Result<Poller, String> {
     let asked = || Ok::<_, std::io::Error>((sched::affinity(tid)?, sched::get(tid)?));
     let (affinity, sched) =
         asked().map_err(|e| format!("the thread that takes its requests can't be looked at: {e}"))?;
-    Ok(Poller { number, like, cpu: only_bit(&affinity), sched, idle: 0 })
-}
-
-/// The only processor in a bit set.
-fn only_bit(bits: &[u8]) -> Option<u32> {
-    let mut set = (0u32..).zip(bits).filter(|(_, byte)| **byte != 0);
-    match (set.next(), set.next()) {
-        (Some((at, byte)), None) if byte.is_power_of_two() => Some(at * 8 + byte.trailing_zeros()),
-        _ => None,
-    }
+    Ok(Poller { number, like, affinity: Hex(affinity), sched, idle: 0 })
 }
 
 /// Milliseconds until a thread sleeps, by the numbers of threads.
@@ -142,16 +134,17 @@ pub(super) fn measure(rings: &[(u32, OwnedFd)]) -> Idle {
     while awake.iter().any(|(_, ring, _)| !sleeps(ring)) && begin.elapsed() < MOST {
         std::thread::sleep(PAUSE);
     }
-    // From when on a thread is awake with nothing to do, as far as that was seen.
+    // The last look before a thread was seen awake, or to have taken something.
     let mut since = BTreeMap::new();
-    let begin = Instant::now();
     let idles = |ring: &Map| sleeps(ring) && ring.word(word::SQ_TAIL) == ring.word(word::SQ_HEAD);
     let at_work: BTreeSet<u32> = awake.iter().filter(|(_, ring, _)| !idles(ring)).map(|(number, ..)| *number).collect();
     awake.retain(|(number, ..)| !at_work.contains(number));
     // One ring shows what its thread does.
     awake.dedup_by_key(|(number, ..)| *number);
+    let begin = Instant::now();
     awake.retain(|(.., fd)| uring::wake(*fd).is_ok());
     let mut idle = Idle::new();
+    let mut last = begin;
     while !awake.is_empty() && begin.elapsed() < MOST {
         let now = Instant::now();
         awake.retain(|(number, ring, _)| {
@@ -159,18 +152,20 @@ pub(super) fn measure(rings: &[(u32, OwnedFd)]) -> Idle {
             match (since.get(number).copied(), sleeps(ring)) {
                 (None, true) => {}
                 (Some((_, from)), true) => {
-                    // It is seen late rather than early.
-                    let long = now.duration_since(from).as_millis();
+                    // Too long rather than too short, where we were held up.
+                    let long = Instant::now().duration_since(from).as_millis();
                     idle.extend(ROUND.iter().rfind(|round| u128::from(**round) <= long).map(|round| (*number, *round)));
                     return false;
                 }
                 (Some((before, _)), false) if before == head => {}
-                (_, false) => drop(since.insert(*number, (head, now))),
+                (_, false) => drop(since.insert(*number, (head, last))),
             }
             true
         });
+        last = now;
         std::thread::sleep(PAUSE);
     }
+    tracing::debug!(?idle, "measured how long threads of rings stay awake");
     idle
 }
 
@@ -205,11 +200,5 @@ mod tests {
         let idle = measure(&[(1, short), (2, long)]);
         // On a busy machine it may be seen later, or not at all; never earlier.
         assert!(idle.get(&1).is_none_or(|idle| *idle >= 50) && !idle.contains_key(&2), "{idle:?}");
-    }
-
-    #[test]
-    fn one_processor_is_told_from_several() {
-        assert_eq!(only_bit(&[0, 4, 0]), Some(10));
-        assert_eq!((only_bit(&[1, 1]), only_bit(&[3]), only_bit(&[0])), (None, None, None));
     }
 }

@@ -3,8 +3,9 @@
 use serde::{Deserialize, Serialize};
 
 use super::files::Content;
+
 use super::thread::Sched;
-use super::{Addr, Pid};
+use super::{Addr, Hex, Pid};
 
 /// A ring with nothing under way.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -45,8 +46,8 @@ pub struct Poller {
     pub number: u32,
     /// A thread of that process that has its credentials.
     pub like: Pid,
-    /// The only processor that it runs on (IORING_SETUP_SQ_AFF).
-    pub cpu: Option<u32>,
+    /// The processors that it may run on, as sched_getaffinity(2) tells; one only with IORING_SETUP_SQ_AFF.
+    pub affinity: Hex,
     /// How it is scheduled.
     pub sched: Sched,
     /// Milliseconds without requests until it sleeps; 0: as the kernel chooses (`sq_thread_idle`).

@@ -348,7 +348,14 @@ impl Builder<'_> {
     fn polled_rings(&mut self, pid: Pid) -> Result<(), Error> {
         if let Some(process) = self.checkpoint.processes.iter().find(|p| p.pid == pid) {
             let maker = puppet(&mut self.puppets, pid)?;
-            let made = sqpoll::make(maker, process, self.checkpoint, &self.start, self.sources, &mut self.notes)?;
+            let made = sqpoll::make(
+                maker,
+                process,
+                self.checkpoint,
+                (&self.start, self.pinned),
+                self.sources,
+                &mut self.notes,
+            )?;
             self.polled.extend(made);
         }
         Ok(())

@@ -11,12 +11,12 @@ use crate::model::process::Process;
 use crate::model::thread::Thread;
 use crate::model::uring::{DISABLED, OFFSETS, Poller, SINGLE_ISSUER, Uring, word};
 use crate::model::{Addr, Checkpoint};
-use crate::proc;
 use crate::sys::uring::{self, Map};
 use crate::sys::{fds, sched, tasks};
 
 use super::credentials::{self, Start};
 use super::fd::{Sources, source};
+use super::pinned::Pinned;
 use super::stub::{Expect, Puppet};
 use super::uring::{REGISTER_ENABLE_RINGS, SUBMIT_ALL, bring, content, failed, put};
 use super::{Error, thread};
@@ -33,7 +33,7 @@ pub fn make(
     maker: &mut Puppet,
     process: &Process,
     checkpoint: &Checkpoint,
-    start: &Start,
+    (start, pinned): (&Start, &Pinned),
     sources: &Sources,
     notes: &mut Vec<String>,
 ) -> Result<Vec<(u32, OwnedFd)>, Error> {
@@ -44,7 +44,7 @@ pub fn make(
         let Some(like) = process.threads.iter().find(|t| t.tid == poller.like) else { continue };
         let number = source(sources, index)?;
         let first = first_of.iter().find(|(of, _)| *of == poller.number).map(|(_, fd)| *fd);
-        let exact = of_thread(maker, (ring, poller, like), (number, first), start)?;
+        let exact = of_thread(maker, (ring, poller, like), (number, first), (start, pinned))?;
         if !exact {
             notes.push(format!(
                 "pid {}: the thread that takes the requests of an io_uring could not be set as it was",
@@ -67,10 +67,18 @@ fn of_thread(
     maker: &mut Puppet,
     (ring, poller, like): (&Uring, &Poller, &Thread),
     (at, first): (i32, Option<i32>),
-    start: &Start,
+    (start, pinned): (&Start, &Pinned),
 ) -> Result<bool, Error> {
-    let before = threads(maker.host())?;
     let mut hand = thread::create(maker, like, false)?;
+    // The new thread of the kernel has what its maker has.
+    let tid = hand.host();
+    let mut exact = sched::set_affinity(tid, &poller.affinity.0).is_ok();
+    if !exact {
+        pinned.loosen(tid);
+    }
+    exact &= sched::get(tid)
+        .and_then(|now| if now == poller.sched { Ok(()) } else { sched::set(tid, &poller.sched) })
+        .is_ok();
     credentials::set(&mut hand, &like.credentials, start)?;
     let mut flags = ring.flags | SUBMIT_ALL | CQSIZE;
     if ring.flags & SINGLE_ISSUER != 0 {
@@ -80,11 +88,11 @@ fn of_thread(
         flags |= ATTACH_WQ;
     }
     // Where the processor is not to be had, any.
-    let mut exact = true;
-    let (fd, params) = match poller.cpu.map(|cpu| setup(&mut hand, ring, flags | SQ_AFF, cpu, first)) {
+    let (fd, params) = match only_bit(&poller.affinity.0).map(|cpu| setup(&mut hand, ring, flags | SQ_AFF, cpu, first))
+    {
         Some(Ok(done)) => done,
         asked => {
-            exact = asked.is_none();
+            exact &= asked.is_none();
             setup(&mut hand, ring, flags, 0, first)?
         }
     };
@@ -97,11 +105,6 @@ fn of_thread(
     hand.end_thread()?;
     if entries != [ring.sq_entries, ring.cq_entries].map(u32::to_ne_bytes).concat()[..] {
         return Err(failed(io::Error::other("it has another size")));
-    }
-    for tid in threads(maker.host())?.into_iter().filter(|tid| !before.contains(tid)) {
-        let done =
-            sched::get(tid).and_then(|now| if now == poller.sched { Ok(()) } else { sched::set(tid, &poller.sched) });
-        exact &= done.is_ok();
     }
     Ok(exact)
 }
@@ -121,12 +124,13 @@ fn setup(hand: &mut Puppet, ring: &Uring, flags: u32, cpu: u32, first: Option<i3
     results.first().map(|fd| (*fd, params)).ok_or_else(|| failed(io::Error::other("it was not made")))
 }
 
-/// The threads of a process that take requests.
-fn threads(host: i32) -> Result<Vec<i32>, Error> {
-    let failed = |e: proc::Error| Error::step("finding threads of the kernel", host, io::Error::other(e));
-    let mut tids = proc::tasks(host).map_err(failed)?;
-    tids.retain(|&tid| proc::task_stat(host, tid).is_ok_and(|stat| stat.comm.starts_with(b"iou-sqp-")));
-    Ok(tids)
+/// The only processor in a bit set.
+fn only_bit(bits: &[u8]) -> Option<u32> {
+    let mut set = (0u32..).zip(bits).filter(|(_, byte)| **byte != 0);
+    match (set.next(), set.next()) {
+        (Some((at, byte)), None) if byte.is_power_of_two() => Some(at * 8 + byte.trailing_zeros()),
+        _ => None,
+    }
 }
 
 /// Brings a ring to where it was. `user`: its only user, where it has one, which has it as `number`; `copy`: our own.
@@ -172,4 +176,15 @@ fn wait(cancel: &AtomicBool, done: impl Fn() -> bool, poke: impl Fn() -> io::Res
         tasks::back_off(round);
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_processor_is_told_from_several() {
+        assert_eq!(only_bit(&[0, 4, 0]), Some(10));
+        assert_eq!((only_bit(&[1, 1]), only_bit(&[3]), only_bit(&[0])), (None, None, None));
+    }
 }
