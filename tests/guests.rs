@@ -219,6 +219,7 @@ guests! {
     uringowners: true,
     uringregistered: true,
     uringnumbers: true,
+    uringcreds: true,
     uringpolled: true,
     aio: true,
     itimers: true,

@@ -48,6 +48,7 @@ mod procfs;
 mod pty;
 mod refusals;
 mod reserve;
+mod ringcreds;
 mod save;
 mod search;
 mod seccomp;

@@ -19,6 +19,7 @@ use crate::tracer::{Answers, Call, Calls, Held, Remote};
 use super::Error;
 use super::fd::{SeenFd, TableOf, Work};
 use super::refusals::Refusals;
+use super::ringcreds;
 use super::sqpoll;
 
 /// Most requests end soon.
@@ -115,11 +116,16 @@ fn add(
         let theirs = theirs.filter(|(_, other)| matches!(other.info.detail, Detail::Eventfd { .. }));
         eventfd = Some(only_one(theirs.filter_map(|(index, _)| file_of.get(&index).copied())).ok_or(EVENTFD)?);
     }
+    let credentials = ringcreds::numbers(&seen.personalities, copy, uring.sq_entries)?;
+    if !credentials.is_empty() && !ringcreds::are_known(users.iter().filter_map(|&user| work.held.processes.get(user)))
+    {
+        return Err("credentials are registered with it, and which ones can't be known: not supported".to_owned());
+    }
     let poller = match seen.sq_thread {
         Some(number) => Some(sqpoll::find(work.held, &users, number, sqpoll::has_more(&uring, copy)?)?),
         None => None,
     };
-    Ok(Uring { poller, files, buffers, eventfd, ..uring })
+    Ok(Uring { credentials, poller, files, buffers, eventfd, ..uring })
 }
 
 /// The only one, however often it comes.
@@ -139,6 +145,7 @@ fn look(seen: &Ring, copy: BorrowedFd<'_>) -> Result<(Uring, Vec<u8>), String> {
         flags: 0,
         issuer: None,
         poller: None,
+        credentials: Vec::new(),
         files,
         buffers,
         eventfd: None,
@@ -208,9 +215,6 @@ fn unmapped(error: io::Error) -> String {
 /// Whose a ring is, as flags, or what it has that can't be made again. Of one with a single issuer that one must be asked
 /// for the rest ([`issuers`]).
 fn owned(seen: &Ring, copy: BorrowedFd<'_>) -> Result<u32, &'static str> {
-    if seen.personalities > 0 {
-        return Err("registering credentials with it");
-    }
     let polled = if seen.sq_thread.is_some() { SQPOLL } else { 0 };
     let entered = uring::enter(copy, 0).err().and_then(|e| e.raw_os_error());
     if entered == Some(libc::EOWNERDEAD) {

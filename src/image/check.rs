@@ -702,6 +702,8 @@ fn ring(ring: &Uring) -> Check {
         && ring.files.len() <= uring::MOST_REGISTERED.0
         && ring.buffers.len() <= uring::MOST_REGISTERED.1
         && has(SINGLE_ISSUER) == ring.issuer.is_some()
+        && ring.credentials.first() != Some(&0)
+        && ring.credentials.is_sorted_by(|a, b| a < b)
         && has(SQPOLL) == ring.poller.is_some()
         && !(has(SQPOLL) && has(DEFER_TASKRUN))
         && (has(SINGLE_ISSUER) || !has(DEFER_TASKRUN))

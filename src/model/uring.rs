@@ -24,6 +24,10 @@ pub struct Uring {
     /// Registered buffers of the first process that has it, by their places: address and length; none: the place is free.
     #[serde(default)]
     pub buffers: Vec<Option<(Addr, u32)>>,
+    /// Numbers under which credentials are registered (IORING_REGISTER_PERSONALITY), ascending: those of the threads that
+    /// have the ring.
+    #[serde(default)]
+    pub credentials: Vec<u16>,
     /// The eventfd that counts completions (IORING_REGISTER_EVENTFD): index into [`super::Checkpoint::files`].
     #[serde(default)]
     pub eventfd: Option<u32>,

@@ -73,8 +73,8 @@ pub struct Ring {
     pub buffers: u32,
     /// The places that are taken, with address and length.
     pub buffer_places: Vec<(u32, u64, u32)>,
-    /// Registered credentials.
-    pub personalities: u32,
+    /// Numbers of registered credentials, where the kernel still tells them.
+    pub personalities: Vec<u16>,
     /// Requests that wait for a file to become ready.
     pub polls: u32,
     /// Completions that found no place.
@@ -189,6 +189,11 @@ pub fn parse(bytes: &[u8]) -> Result<FdInfo, Malformed> {
         }
         if let Detail::IoUring(ring) = &mut out.detail {
             count(ring, line);
+            // Of all lines only those of registered credentials are a number and no more.
+            if let Some(number) = decimal(line.trim_ascii()) {
+                ring.personalities.push(number);
+                continue;
+            }
             if let Some(entry) = line.strip_prefix(b"    ") {
                 registered(ring, list, entry).ok_or(Malformed("what is registered is odd"))?;
                 continue;
@@ -259,7 +264,6 @@ fn field(out: &mut FdInfo, key: &[u8], value: &[u8]) -> Option<()> {
                     b"SqThread" if value != b"-1" => ring.sq_thread = Some(decimal(value)?),
                     b"UserFiles" => ring.files = decimal(value)?,
                     b"UserBufs" => ring.buffers = decimal(value)?,
-                    b"Personalities" => ring.personalities = 1,
                     _ => {}
                 }
             }
@@ -467,12 +471,13 @@ fe:00:10010638 0 EOF\n",
         assert_eq!(with("Pid:\t6467\nNSpid:\t6467\n").detail, Detail::Pidfd(6467));
         let ring = Ring { sq_mask: 7, cq_mask: 15, sq_head: 9, cq_tail: 8, ..Ring::default() };
         let ring = Ring { files: 2, file_names: vec![(0, b"/tmp/a b".to_vec())], polls: 1, overflown: 1, ..ring };
+        let ring = Ring { personalities: vec![3, 12], ..ring };
         let ring = Ring { buffers: 3, buffer_places: vec![(0, 0x55b4, 5000)], ..ring };
         assert_eq!(
             with(
                 "SqMask:\t0x7\nSqHead:\t9\nSqTail:\t9\nCachedSqHead:\t9\nCqMask:\t0xf\nCqHead:\t8\nCqTail:\t8\n\
                  CachedCqTail:\t8\nSQEs:\t0\nCQEs:\t0\nSqThread:\t-1\nSqThreadCpu:\t-1\nUserFiles:\t2\n    0: /tmp/a\\040b\n\
-                 UserBufs:\t3\n    0: 0x55b4/5000\n    1: <none>\nPollList:\n  op=6, task_works=0\nCqOverflowList:\n  user_data=7, res=0, flags=0\n"
+                 UserBufs:\t3\n    0: 0x55b4/5000\n    1: <none>\nPersonalities:\n    3\n\tUid:\t\t0\t\t0\t\t0\t\t0\n\tGroups:\t\t\n\tCapEff:\t000001ffffffffff\n   12\nPollList:\n  op=6, task_works=0\nCqOverflowList:\n  user_data=7, res=0, flags=0\n"
             )
             .detail,
             Detail::IoUring(ring)

@@ -26,8 +26,8 @@ use super::stub::{Batch, Expect, LEN, Puppet};
 use super::tree::{Order, Role, Step};
 use super::{
     Error, Options, Pids, Plan, credentials, epoll, fd, gap, inherit, ipc, jobcontrol, limits, locks, memory,
-    mempolicy, mqnotify, mqueue, pidfd, process, procfs, pty, seccomp, signals, sockets, sqpoll, sysvsem, thread,
-    timers, uring, waits,
+    mempolicy, mqnotify, mqueue, pidfd, process, procfs, pty, ringcreds, seccomp, signals, sockets, sqpoll, sysvsem,
+    thread, timers, uring, waits,
 };
 
 /// Children of any kind (wait4(2)).
@@ -500,6 +500,10 @@ impl Builder<'_> {
                 },
                 None => leader,
             };
+            if let Some(like) = process.threads.first() {
+                // Before it is its issuer's alone.
+                ringcreds::register(user, ring, like, number, &self.start)?;
+            }
             if let Some((_, copy)) = self.polled.iter().find(|(of, _)| *of == index) {
                 sqpoll::start(image, ring, copy.as_fd(), user, number, self.options.cancel)?;
             } else if let Some((_, copy)) = self.sources.watching.iter().find(|(of, _)| *of == index) {

@@ -48,6 +48,7 @@ mod ports;
 mod process;
 mod procfs;
 mod pty;
+mod ringcreds;
 mod seccomp;
 mod signalfd;
 mod signals;
