@@ -8,8 +8,8 @@ use std::os::fd::{AsFd, BorrowedFd};
 use crate::model::fd::{Descriptor, Kind, OpenFile};
 use crate::model::memory::{Backing, Memory};
 use crate::model::uring::{
-    DEFER_TASKRUN, DISABLED, IOPOLL, MOST_REGISTERED, MOST_RINGS, NO_SQARRAY, OFFSETS, SINGLE_ISSUER, SQPOLL, Uring,
-    word,
+    DEFER_TASKRUN, DISABLED, IOPOLL, MOST_REGISTERED, MOST_RINGS, NO_SQARRAY, Napi, OFFSETS, SINGLE_ISSUER, SQPOLL,
+    Uring, word,
 };
 use crate::model::{Addr, Pid, Refusal};
 use crate::proc::fdinfo::{Detail, Ring};
@@ -116,6 +116,14 @@ fn add(
         let theirs = theirs.filter(|(_, other)| matches!(other.info.detail, Detail::Eventfd { .. }));
         eventfd = Some(only_one(theirs.filter_map(|(index, _)| file_of.get(&index).copied())).ok_or(EVENTFD)?);
     }
+    let napi = match seen.napi {
+        Some(napi) if napi.by_hand => {
+            return Err(
+                "it polls devices that the program has named (IO_URING_NAPI_STATIC_ADD_ID): not supported".to_owned()
+            );
+        }
+        napi => napi.map(|napi| Napi { timeout: (napi.timeout / 1000) as u32, prefer: napi.prefer }),
+    };
     let credentials = ringcreds::numbers(&seen.personalities, copy, uring.sq_entries)?;
     if !credentials.is_empty() && !ringcreds::are_known(users.iter().filter_map(|&user| work.held.processes.get(user)))
     {
@@ -125,7 +133,7 @@ fn add(
         Some(number) => Some(sqpoll::find(work.held, &users, number, sqpoll::has_more(&uring, copy)?)?),
         None => None,
     };
-    Ok(Uring { credentials, poller, files, buffers, eventfd, ..uring })
+    Ok(Uring { napi, credentials, poller, files, buffers, eventfd, ..uring })
 }
 
 /// The only one, however often it comes.
@@ -146,6 +154,7 @@ fn look(seen: &Ring, copy: BorrowedFd<'_>) -> Result<(Uring, Vec<u8>), String> {
         issuer: None,
         poller: None,
         credentials: Vec::new(),
+        napi: None,
         files,
         buffers,
         eventfd: None,

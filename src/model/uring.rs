@@ -31,6 +31,9 @@ pub struct Uring {
     /// The eventfd that counts completions (IORING_REGISTER_EVENTFD): index into [`super::Checkpoint::files`].
     #[serde(default)]
     pub eventfd: Option<u32>,
+    /// How it waits for the network, if it does so busily.
+    #[serde(default)]
+    pub napi: Option<Napi>,
     /// Places for requests, a power of two.
     pub sq_entries: u32,
     /// Places for completions, a power of two, no less than those for requests.
@@ -41,6 +44,15 @@ pub struct Uring {
     pub cq_tail: u32,
     /// The memory that it shares with the program: [`Uring::ring_len`] bytes of the ring, then [`Uring::sqes_len`].
     pub content: Content,
+}
+
+/// Busy polling of the network (IORING_REGISTER_NAPI), with devices found by the kernel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Napi {
+    /// For how many microseconds.
+    pub timeout: u32,
+    /// Whether interrupts are put off for it.
+    pub prefer: bool,
 }
 
 /// A thread of the kernel in a process of the program that takes requests.

@@ -75,10 +75,23 @@ pub struct Ring {
     pub buffer_places: Vec<(u32, u64, u32)>,
     /// Numbers of registered credentials, where the kernel still tells them.
     pub personalities: Vec<u16>,
+    /// How it polls the network, if it does.
+    pub napi: Option<Napi>,
     /// Requests that wait for a file to become ready.
     pub polls: u32,
     /// Completions that found no place.
     pub overflown: u32,
+}
+
+/// Busy polling of the network by an io_uring.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Napi {
+    /// For how many nanoseconds.
+    pub timeout: u64,
+    /// Whether interrupts are put off for it.
+    pub prefer: bool,
+    /// Whether the program says of which devices.
+    pub by_hand: bool,
 }
 
 /// A timerfd's state.
@@ -262,9 +275,19 @@ fn field(out: &mut FdInfo, key: &[u8], value: &[u8]) -> Option<()> {
                     b"CachedSqHead" => ring.sq_head = decimal(value)?,
                     b"CachedCqTail" => ring.cq_tail = decimal(value)?,
                     b"SqThread" if value != b"-1" => ring.sq_thread = Some(decimal(value)?),
+                    b"NAPI" => ring.napi = (value == b"enabled").then(Napi::default),
                     b"UserFiles" => ring.files = decimal(value)?,
                     b"UserBufs" => ring.buffers = decimal(value)?,
-                    _ => {}
+                    _ => {
+                        if let Some(napi) = &mut ring.napi {
+                            match key {
+                                b"napi tracking" => napi.by_hand = value == b"static",
+                                b"napi_busy_poll_dt" => napi.timeout = decimal(value)?,
+                                b"napi_prefer_busy_poll" => napi.prefer = value == b"true",
+                                _ => {}
+                            }
+                        }
+                    }
                 }
             }
         }
@@ -471,13 +494,15 @@ fe:00:10010638 0 EOF\n",
         assert_eq!(with("Pid:\t6467\nNSpid:\t6467\n").detail, Detail::Pidfd(6467));
         let ring = Ring { sq_mask: 7, cq_mask: 15, sq_head: 9, cq_tail: 8, ..Ring::default() };
         let ring = Ring { files: 2, file_names: vec![(0, b"/tmp/a b".to_vec())], polls: 1, overflown: 1, ..ring };
-        let ring = Ring { personalities: vec![3, 12], ..ring };
+        let napi = Napi { timeout: 50_000, prefer: true, by_hand: true };
+        let ring = Ring { personalities: vec![3, 12], napi: Some(napi), ..ring };
         let ring = Ring { buffers: 3, buffer_places: vec![(0, 0x55b4, 5000)], ..ring };
         assert_eq!(
             with(
                 "SqMask:\t0x7\nSqHead:\t9\nSqTail:\t9\nCachedSqHead:\t9\nCqMask:\t0xf\nCqHead:\t8\nCqTail:\t8\n\
                  CachedCqTail:\t8\nSQEs:\t0\nCQEs:\t0\nSqThread:\t-1\nSqThreadCpu:\t-1\nUserFiles:\t2\n    0: /tmp/a\\040b\n\
-                 UserBufs:\t3\n    0: 0x55b4/5000\n    1: <none>\nPersonalities:\n    3\n\tUid:\t\t0\t\t0\t\t0\t\t0\n\tGroups:\t\t\n\tCapEff:\t000001ffffffffff\n   12\nPollList:\n  op=6, task_works=0\nCqOverflowList:\n  user_data=7, res=0, flags=0\n"
+                 UserBufs:\t3\n    0: 0x55b4/5000\n    1: <none>\nPersonalities:\n    3\n\tUid:\t\t0\t\t0\t\t0\t\t0\n\tGroups:\t\t\n\tCapEff:\t000001ffffffffff\n   12\nPollList:\n  op=6, task_works=0\nCqOverflowList:\n  user_data=7, res=0, flags=0\n\
+                 NAPI:\tenabled\nnapi tracking:\tstatic\nnapi_busy_poll_dt:\t50000\nnapi_prefer_busy_poll:\ttrue\n"
             )
             .detail,
             Detail::IoUring(ring)

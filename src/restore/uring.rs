@@ -8,11 +8,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::image::Image;
 use crate::model::Checkpoint;
-use crate::model::fd::Kind;
+use crate::model::fd::{Kind, OpenFile};
 use crate::model::memory::Backing;
 use crate::model::process::Process;
 use crate::model::thread::Thread;
-use crate::model::uring::{DEFER_TASKRUN, DISABLED, NO_SQARRAY, OFFSETS, SINGLE_ISSUER, Uring, word};
+use crate::model::uring::{DEFER_TASKRUN, DISABLED, NO_SQARRAY, Napi, OFFSETS, SINGLE_ISSUER, Uring, word};
 use crate::sys::fds;
 use crate::sys::uring::{self, Map, Params};
 use crate::tracer;
@@ -32,6 +32,7 @@ const REGISTER_BUFFERS: u64 = 0;
 const REGISTER_FILES: u64 = 2;
 const REGISTER_EVENTFD: u64 = 4;
 const REGISTER_RING_FDS: u64 = 20;
+const REGISTER_NAPI: u32 = 27;
 pub(super) const REGISTER_ENABLE_RINGS: u32 = 12;
 /// IORING_OP_NOP with IOSQE_CQE_SKIP_SUCCESS, as the first word of a request.
 const SILENT: u32 = 1 << 6 << 8;
@@ -44,7 +45,12 @@ pub fn possible(checkpoint: &Checkpoint) -> Result<(), Error> {
     if !checkpoint.files.iter().any(|f| matches!(f.kind, Kind::Uring(_))) {
         return Ok(());
     }
-    let (_, params) = uring::setup(1, 0, 0).map_err(refused)?;
+    let (fd, params) = uring::setup(1, 0, 0).map_err(refused)?;
+    let polls = |f: &OpenFile| matches!(&f.kind, Kind::Uring(ring) if ring.napi.is_some());
+    if checkpoint.files.iter().any(polls) && uring::try_register(fd.as_fd(), REGISTER_NAPI) != libc::EFAULT {
+        let feature = "busy polling of the network by an io_uring (IORING_REGISTER_NAPI)".to_owned();
+        return Err(Error::Host { feature, hint: "resume it under Linux 6.9 or later".to_owned() });
+    }
     if is_known(&params) { Ok(()) } else { Err(strange()) }
 }
 
@@ -134,9 +140,15 @@ pub fn register(puppet: &mut Puppet, ring: &Uring, number: i32, sources: &Source
     let buffers: Vec<u8> = buffers.flatten().flat_map(u64::to_le_bytes).collect();
     let eventfd =
         ring.eventfd.map_or(Ok(Vec::new()), |file| source(sources, file).map(|fd| fd.to_le_bytes().to_vec()))?;
-    for (what, list, each) in
-        [(REGISTER_FILES, files, 4), (REGISTER_BUFFERS, buffers, 16), (REGISTER_EVENTFD, eventfd, 4)]
-    {
+    // struct io_uring_napi: microseconds, preference, what is to be done, 10 bytes of 0.
+    let napi = |napi: Napi| [u64::from(napi.timeout) | u64::from(napi.prefer) << 32, 0].map(u64::to_le_bytes).concat();
+    let napi = ring.napi.map_or(Vec::new(), napi);
+    for (what, list, each) in [
+        (REGISTER_FILES, files, 4),
+        (REGISTER_BUFFERS, buffers, 16),
+        (REGISTER_EVENTFD, eventfd, 4),
+        (u64::from(REGISTER_NAPI), napi, 16),
+    ] {
         if list.is_empty() {
             continue;
         }

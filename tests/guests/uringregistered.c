@@ -13,6 +13,19 @@ static int file, pair[2], count;
 
 static void spoil(void) { MUST(syscall(SYS_io_uring_register, plain.fd, IORING_UNREGISTER_FILES, NULL, 0)); }
 
+// Busy polling of the network (IORING_REGISTER_NAPI), where the kernel has that: the kernel tells what there was before.
+static int poll_network(struct ring *r, uint32_t timeout, uint8_t prefer) {
+    struct {
+        uint32_t timeout;
+        uint8_t prefer, rest[11];
+    } napi = {timeout, prefer, {0}};
+    if (syscall(SYS_io_uring_register, r->fd, 28, &napi, 1)) return -1; // IORING_UNREGISTER_NAPI
+    int before = napi.timeout * 10 + napi.prefer;
+    napi.timeout = timeout, napi.prefer = prefer;
+    MUST(syscall(SYS_io_uring_register, r->fd, 27, &napi, 1));
+    return before;
+}
+
 static void prepare(struct ring *r) {
     struct iovec buffers[BUFFERS] = {{first + 5, 8000}, {NULL, 0}, {second, sizeof second}};
     int files[FILES] = {file, -1, pair[1], -1};
@@ -62,9 +75,11 @@ int main(int argc, char **argv) {
     count = MUST(eventfd(0, EFD_NONBLOCK));
     MUST(setup(&plain, 4, 0)), MUST(setup(&single, 4, SINGLE | DEFER));
     prepare(&plain), prepare(&single);
+    int polls = !poll_network(&plain, 50, 1) && !poll_network(&single, 70, 0);
     for (int i = 0; i < 10; i++) use(&plain, i * 77), use(&single, i * 99);
     ready();
     for (uint64_t i = 0; go_on(); i++) use(&plain, mix(i)), use(&single, mix(~i));
     use(&plain, 1), use(&single, 2);
+    CHECK(!polls || (poll_network(&plain, 1, 0) == 501 && poll_network(&single, 1, 0) == 700), "the network is polled otherwise");
     return pass();
 }
