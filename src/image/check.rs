@@ -713,3 +713,47 @@ fn ring(ring: &Uring) -> Check {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::model::files::Content;
+    use crate::model::thread::Sched;
+    use crate::model::uring::Poller;
+    use crate::model::{Hex, Pid};
+
+    use super::*;
+
+    #[test]
+    fn rings_are_such_as_the_kernel_makes() {
+        let sched = Sched { policy: 0, flags: 0, nice: 0, priority: 0, deadline: None };
+        let poller = Poller { number: 1, like: Pid(1), affinity: Hex(vec![1]), sched, idle: 0 };
+        let mut polled = Uring {
+            flags: SQPOLL,
+            issuer: None,
+            poller: Some(poller),
+            files: Vec::new(),
+            buffers: Vec::new(),
+            credentials: vec![1, 3],
+            eventfd: None,
+            napi: None,
+            sq_entries: 4,
+            cq_entries: 8,
+            sq_head: 0,
+            cq_tail: 0,
+            content: Content { id: 0, size: 0 },
+        };
+        polled.content.size = polled.ring_len() + polled.sqes_len();
+        assert_eq!(ring(&polled), Ok(()));
+        let not = |change: &dyn Fn(&mut Uring)| {
+            let mut other = polled.clone();
+            change(&mut other);
+            assert!(ring(&other).is_err(), "{other:?}");
+        };
+        not(&|ring| ring.poller = None);
+        not(&|ring| ring.flags = 0);
+        not(&|ring| (ring.flags, ring.issuer) = (SQPOLL | SINGLE_ISSUER | DEFER_TASKRUN, Some(Pid(1))));
+        not(&|ring| ring.credentials = vec![0]);
+        not(&|ring| ring.credentials = vec![3, 1]);
+        not(&|ring| ring.content.size += 1);
+    }
+}
