@@ -15,9 +15,9 @@ const UNREGISTER_PERSONALITY: u64 = 10;
 /// those between are registered too, and taken back. `number`: the ring's descriptor there.
 pub fn register(user: &mut Puppet, ring: &Uring, like: &Thread, number: i32, start: &Start) -> Result<(), Error> {
     let Some(last) = ring.credentials.last() else { return Ok(()) };
-    let mut hand = thread::create(user, like, false)?;
-    credentials::set(&mut hand, &like.credentials, start)?;
+    let mut hand = thread::passing(user, like)?;
     let mut batch = hand.batch();
+    credentials::set(&mut batch, &like.credentials, start);
     for id in 1..=u64::from(*last) {
         hand.flush_for(&mut batch, 1, 0)?;
         let args = [number as u64, REGISTER_PERSONALITY, 0, 0];

@@ -69,7 +69,7 @@ fn of_thread(
     (at, first): (i32, Option<i32>),
     (start, pinned): (&Start, &Pinned),
 ) -> Result<bool, Error> {
-    let mut hand = thread::create(maker, like, false)?;
+    let mut hand = thread::passing(maker, like)?;
     // The new thread of the kernel has what its maker has.
     let tid = hand.host();
     let mut exact = sched::set_affinity(tid, &poller.affinity.0).is_ok();
@@ -79,7 +79,9 @@ fn of_thread(
     exact &= sched::get(tid)
         .and_then(|now| if now == poller.sched { Ok(()) } else { sched::set(tid, &poller.sched) })
         .is_ok();
-    credentials::set(&mut hand, &like.credentials, start)?;
+    let mut batch = hand.batch();
+    credentials::set(&mut batch, &like.credentials, start);
+    hand.run(batch)?;
     let mut flags = ring.flags | SUBMIT_ALL | CQSIZE;
     if ring.flags & SINGLE_ISSUER != 0 {
         flags |= DISABLED;

@@ -51,6 +51,12 @@ pub fn create(leader: &mut Puppet, threads: &[Thread], choose: bool) -> Result<V
     Ok(made)
 }
 
+/// Makes a thread that will end soon, beside `maker`, with directories like those of another.
+pub fn passing(maker: &mut Puppet, like: &Thread) -> Result<Puppet, Error> {
+    let made = create(maker, std::slice::from_ref(like), false)?.pop();
+    made.ok_or_else(|| Error::step("making a thread", maker.host(), io::Error::other("no birth")))
+}
+
 /// All of a thread but its registers, mask and signals; with its last settings if `last` says from what they start.
 pub fn set_up(
     puppet: &mut Puppet,
