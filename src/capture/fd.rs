@@ -21,7 +21,7 @@ use super::sharing::Distinct;
 use super::view::View;
 use super::{
     Error, Inside, epoll, eventfd, fanotify, files, flight, inotify, linked, locks, opath, pidfd, pipes, procfs, pty,
-    signalfd, sockets, stdio, timerfd, uring,
+    signalfd, sockets, sqpoll, stdio, timerfd, uring,
 };
 
 const O_CLOEXEC: u32 = 0o2_000_000;
@@ -200,7 +200,14 @@ pub(super) fn look(held: &Held, inside: &Inside) -> Result<Vec<SeenFd>, Error> {
             all.extend(proc::fds(host).map_err(Error::proc(host))?.into_iter().map(|fd| (table, host, p.pid, fd)));
         }
     }
-    many::each(&all, LEAST, |&(table, host, pid, fd)| SeenFd::at(table, host, pid, fd))
+    let mut seen = many::each(&all, LEAST, |&(table, host, pid, fd)| SeenFd::at(table, host, pid, fd))?;
+    for s in &mut seen {
+        if matches!(&s.info.detail, Detail::IoUring(ring) if ring.sq_thread.is_some()) {
+            sqpoll::wait_until_quiet(s.copy(held)?.as_fd());
+            *s = SeenFd::at(s.table(), s.host, s.pid, s.fd)?;
+        }
+    }
+    Ok(seen)
 }
 
 /// Groups descriptors by description. Only those that could be the same by what is seen of them are compared.

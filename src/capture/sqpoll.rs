@@ -11,6 +11,7 @@ use crate::model::fd::{Kind, OpenFile};
 use crate::model::uring::{DISABLED, OFFSETS, Poller, Uring, word};
 use crate::proc;
 use crate::sys::sched;
+use crate::sys::tasks::back_off;
 use crate::sys::uring::{self, Map};
 use crate::tracer::{Held, HeldProcess};
 
@@ -20,6 +21,26 @@ use super::uring::UNDER_WAY;
 
 /// How the kernel names them (io_uring/sqpoll.c, `io_sq_thread`).
 const NAME: &[u8] = b"iou-sqp-";
+
+/// Waits for a moment until the thread of a ring has taken what it is going to take, and what it has taken is done: before
+/// anything else is looked at, which it may read or write.
+pub(super) fn wait_until_quiet(copy: BorrowedFd<'_>) {
+    const PATIENCE: Duration = Duration::from_millis(500);
+    let Ok(memory) = Map::new(copy, OFFSETS[0], 4096) else { return };
+    let quiet = || {
+        let [tail, head] = [word::SQ_TAIL, word::SQ_HEAD].map(|i| memory.word(i));
+        let reported = [word::CQ_TAIL, word::CQ_OVERFLOW, word::SQ_DROPPED].map(|i| memory.word(i));
+        let under_way = reported.iter().fold(head, |left, n| left.wrapping_sub(*n)) as i32;
+        (tail == head || memory.word(word::SQ_FLAGS) & word::ASLEEP != 0) && under_way <= 0
+    };
+    let until = Instant::now() + PATIENCE;
+    for round in 0.. {
+        if quiet() || Instant::now() > until {
+            break;
+        }
+        back_off(round);
+    }
+}
 
 /// Whether there are requests that the thread has not taken, which it leaves alone as it sleeps until it is woken.
 ///

@@ -22,6 +22,13 @@ impl Event {
     pub const EXEC: i32 = 4;
 }
 
+/// Codes of a siginfo that tell of a death.
+macro_rules! DIED {
+    () => {
+        libc::CLD_EXITED | libc::CLD_KILLED | libc::CLD_DUMPED
+    };
+}
+
 fn waitid(tid: i32, options: i32) -> io::Result<Option<(i32, i32)>> {
     loop {
         // SAFETY: all-zero is a valid siginfo_t, and it outlives the call.
@@ -43,7 +50,7 @@ fn waitid(tid: i32, options: i32) -> io::Result<Option<(i32, i32)>> {
 fn event(tid: i32, flags: i32) -> io::Result<Option<Event>> {
     match waitid(tid, libc::WSTOPPED | libc::WEXITED | libc::WNOWAIT | flags)? {
         None => Ok(None),
-        Some((libc::CLD_EXITED | libc::CLD_KILLED | libc::CLD_DUMPED, _)) => Ok(Some(Event::Dead)),
+        Some((DIED!(), _)) => Ok(Some(Event::Dead)),
         Some(_) => {
             // Take this stop. In between it can only have died.
             Ok(match waitid(tid, libc::WSTOPPED | libc::WNOHANG)? {
@@ -71,14 +78,16 @@ pub fn poll(tid: i32) -> io::Result<Option<Event>> {
     event(tid, libc::WNOHANG)
 }
 
-/// Whether `tid` is dead and nobody has waited for it. A stop is left to be told.
+/// Whether `tid` is dead and nobody has waited for it. Stops of a tracee are told of whatever is asked for (kernel/exit.c,
+/// wait_consider_task): one is left to be told.
 pub fn is_dead(tid: i32) -> bool {
-    matches!(waitid(tid, libc::WEXITED | libc::WNOHANG | libc::WNOWAIT), Ok(Some(_)))
+    matches!(waitid(tid, libc::WEXITED | libc::WNOHANG | libc::WNOWAIT), Ok(Some((DIED!(), _))))
 }
 
-/// Takes note of the death of a tracee that is not our child, so that its real parent gets to know it.
+/// Takes note of the death of a tracee that is not our child, so that its real parent gets to know it. Of the living it takes
+/// nothing, not even a stop.
 pub fn reap(tid: i32) -> io::Result<()> {
-    waitid(tid, libc::WEXITED | libc::WNOHANG).map(drop)
+    if is_dead(tid) { waitid(tid, libc::WEXITED | libc::WNOHANG).map(drop) } else { Ok(()) }
 }
 
 /// The wait(2) status of a dead child or tracee, taking it.
@@ -93,5 +102,45 @@ pub fn status(tid: i32) -> io::Result<i32> {
         if error.kind() != io::ErrorKind::Interrupted {
             return Err(error);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use nix::sys::signal::{Signal, kill, raise};
+    use nix::sys::wait::{WaitPidFlag, waitpid};
+    use nix::unistd::{ForkResult, Pid, fork};
+
+    use super::*;
+    use crate::sys::ptrace;
+
+    #[test]
+    fn to_look_for_the_dead_takes_no_stop() {
+        // SAFETY: the child only waits.
+        let ForkResult::Parent { child } = (unsafe { fork() }).unwrap() else {
+            loop {
+                let _ = raise(Signal::SIGCONT);
+                nix::unistd::pause();
+            }
+        };
+        let tid = child.as_raw();
+        ptrace::seize(tid, 0).unwrap();
+        ptrace::interrupt(tid).unwrap();
+        waitpid(Pid::from_raw(tid), Some(WaitPidFlag::__WALL)).unwrap();
+        // A second stop, which nobody has been told of.
+        ptrace::interrupt(tid).unwrap();
+        ptrace::cont(tid, 0).unwrap();
+        while !crate::proc::stat(tid).is_ok_and(|stat| stat.state == b't') {
+            std::thread::yield_now();
+        }
+        assert!(!is_dead(tid));
+        reap(tid).unwrap();
+        assert!(matches!(poll(tid), Ok(Some(Event::Stopped { .. }))));
+        kill(child, Signal::SIGKILL).unwrap();
+        while !is_dead(tid) {
+            std::thread::yield_now();
+        }
+        reap(tid).unwrap();
+        assert!(!is_dead(tid));
     }
 }

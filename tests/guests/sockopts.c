@@ -18,7 +18,7 @@ static int count;
 static void spoil(void) { MUST(setsockopt(sockets[0].fd, SOL_SOCKET, SO_KEEPALIVE, &(int){0}, sizeof(int))); }
 
 // What is no choice of the program's, or can't be one of several at a time.
-static int left_out(const struct socket_ *s, int level, int name) {
+static int not_compared(const struct socket_ *s, int level, int name) {
     switch (level) {
     case SOL_SOCKET:
         // Buffers are doubled at each setting and limited by the host; SO_PEERPIDFD (77) is a new descriptor each time.
@@ -55,7 +55,7 @@ static void set_all(struct socket_ *s, int level, int last) {
     for (int name = 1; name <= last; name++) {
         struct option before = {.level = level, .name = name}, after = before;
         look(s->fd, &before);
-        if (before.size == 0 || before.size > sizeof(int) || left_out(s, level, name)) continue;
+        if (before.size == 0 || before.size > sizeof(int) || not_compared(s, level, name)) continue;
         for (size_t i = 0; i < sizeof values / sizeof *values; i++) {
             if (setsockopt(s->fd, level, name, &values[i], sizeof(int))) continue;
             look(s->fd, &after);
@@ -72,7 +72,7 @@ static void note(struct socket_ *s) {
             struct option now = {.level = levels[i].level, .name = name};
             look(s->fd, &now);
             int text = now.level == SOL_SOCKET ? name == SO_BINDTODEVICE : now.level == IPPROTO_TCP && name == TCP_CONGESTION;
-            if (now.size && (text || (now.size <= sizeof(int) && !left_out(s, now.level, name)))) keep(s, &now);
+            if (now.size && (text || (now.size <= sizeof(int) && !not_compared(s, now.level, name)))) keep(s, &now);
         }
     }
 }

@@ -51,7 +51,8 @@ static int line(char *out, size_t size, const char *tid, const char *file, const
 }
 
 // What is seen of the threads: what we may, one processor, another niceness.
-static void look(void) {
+// They have their names and processors once they have run.
+static int look_once(void) {
     int count = 0, on_one = 0, nice = 0;
     DIR *all = opendir("/proc/self/task");
     CHECK(all, "opendir");
@@ -59,20 +60,26 @@ static void look(void) {
         char name[64], ours[256], theirs[256], self[16];
         if (*entry->d_name == '.') continue;
         if (!line(name, sizeof name, entry->d_name, "comm", "") || strncmp(name, "iou-sqp-", 8) || !line(theirs, sizeof theirs, entry->d_name, "status", "Uid:")) continue;
-        count++;
+        int there = 1;
         snprintf(self, sizeof self, "%d", getpid());
         for (const char **key = (const char *[]){"Uid:", "Gid:", "CapPrm:", "CapEff:", "CapBnd:", NULL}; *key; key++) {
-            line(ours, sizeof ours, self, "status", *key), line(theirs, sizeof theirs, entry->d_name, "status", *key);
-            CHECK(!*theirs || !strcmp(ours, theirs), "%s instead of %s", theirs, ours);
+            there &= line(ours, sizeof ours, self, "status", *key) && line(theirs, sizeof theirs, entry->d_name, "status", *key);
+            CHECK(!there || !strcmp(ours, theirs), "%s instead of %s", theirs, ours);
         }
+        if (!there) continue; // a worker, gone already
+        count++;
         cpu_set_t set;
-        MUST(sched_getaffinity(atoi(entry->d_name), sizeof set, &set));
+        if (sched_getaffinity(atoi(entry->d_name), sizeof set, &set)) continue;
         on_one += CPU_COUNT(&set) == 1 && CPU_ISSET(processor, &set);
         nice += getpriority(PRIO_PROCESS, atoi(entry->d_name)) == 7;
     }
     closedir(all);
-    CHECK(count == THREADS && nice == 1, "%d threads, %d of them niced", count, nice);
-    CHECK(on_one == (processors > 1 ? 1 : THREADS), "%d threads on one processor", on_one);
+    return count == THREADS && nice == 1 && on_one == (processors > 1 ? 1 : THREADS);
+}
+
+static void look(void) {
+    for (int64_t until = now_ns(CLOCK_MONOTONIC) + 20000000000; !look_once(); nap(1000))
+        CHECK(now_ns(CLOCK_MONOTONIC) < until, "the threads are not as they were");
 }
 
 static void *owner(void *unused) {
