@@ -63,6 +63,8 @@ pub(super) struct Rule {
     born: i64,
     /// What lets us look at an object; `None`: everything does.
     ours: Option<Ours>,
+    /// Whose objects a resume could make, as a user and a group: only a user's own; `None`: anybody's.
+    maker: Option<(u32, u32)>,
     /// Kind and id of what threads of the tree wait for.
     waited: HashSet<(&'static str, i32)>,
 }
@@ -123,7 +125,10 @@ impl Rule {
     pub fn covers(&self, perm: &Perm, (changed, touched): (i64, i64), used_by: &[i32]) -> bool {
         let alive = |pid: i32| pid > 0 && proc::stat(pid).is_ok_and(|s| s.state != b'Z');
         self.uses(perm, touched, used_by)
-            || changed >= self.since && self.users.contains(&perm.cuid) && !used_by.iter().any(|&pid| alive(pid))
+            || changed >= self.since
+                && self.users.contains(&perm.cuid)
+                && self.maker.is_none_or(|maker| could_be_of(perm, maker))
+                && !used_by.iter().any(|&pid| alive(pid))
     }
 }
 
@@ -147,16 +152,21 @@ pub(super) fn look(
     Ok(seen)
 }
 
-/// Refuses objects of users that a resume by us could not make: in its user namespace there is nobody but us.
-fn others(ipc: &Ipc, root: Pid, refusals: &mut Refusals) {
+/// Whose objects a resume by us could make: in its user namespace there is nobody but us.
+fn maker() -> Option<(u32, u32)> {
     let (uid, gid) = (nix::unistd::geteuid(), nix::unistd::getegid());
-    if uid.is_root() {
-        return;
-    }
-    for (kind, perm) in ipc.perms() {
-        if [perm.uid, perm.cuid] == [uid.as_raw(); 2] && [perm.gid, perm.cgid] == [gid.as_raw(); 2] {
-            continue;
-        }
+    (!uid.is_root()).then_some((uid.as_raw(), gid.as_raw()))
+}
+
+/// Whether an object is altogether somebody's own.
+fn could_be_of(perm: &Perm, (uid, gid): (u32, u32)) -> bool {
+    [perm.uid, perm.cuid] == [uid; 2] && [perm.gid, perm.cgid] == [gid; 2]
+}
+
+/// Refuses objects of users that a resume by us could not make.
+fn others(ipc: &Ipc, root: Pid, refusals: &mut Refusals) {
+    let Some((uid, gid)) = maker() else { return };
+    for (kind, perm) in ipc.perms().filter(|(_, perm)| !could_be_of(perm, (uid, gid))) {
         let (name, option) = match kind {
             "shm" => ("shared memory segment", 'm'),
             "sem" => ("semaphore set", 's'),
@@ -208,7 +218,7 @@ impl Space {
         let foreign = number(root.live())? != number(std::process::id() as i32)?;
         let first = held.processes.iter().map(|p| p.stat.start_time).min().unwrap_or_default();
         let (since, born) = (started(root.host)? - 1, seconds(first)? - 1);
-        let mut rule = Rule { whole: foreign, since, born, ours: Ours::new()?, ..Rule::default() };
+        let mut rule = Rule { whole: foreign, since, born, ours: Ours::new()?, maker: maker(), ..Rule::default() };
         for p in held.processes.iter().filter(|p| !p.threads.is_empty()) {
             rule.members.insert(p.host);
             for t in &p.threads {
@@ -317,6 +327,9 @@ mod tests {
         assert!(!rule.covers(&perm(7), (100, 100), &[1]), "somebody else uses it");
         assert!(!rule.covers(&perm(7), (99, 99), &[0]), "it was there before");
         assert!(!rule.covers(&perm(9), (100, 100), &[0]), "it is another user's");
+        rule.maker = Some((7, 8));
+        assert!(!rule.covers(&perm(7), (100, 100), &[0]), "it may be the tree's, and could not be made again");
+        assert!(rule.covers(&perm(7), (5, 99), &[me]), "so it is, and a member uses it");
         rule.whole = true;
         assert!(rule.covers(&perm(9), (5, 5), &[1]));
     }
