@@ -109,10 +109,11 @@ impl Rule {
 
     /// Whether one of these processes is of the tree, or all objects are its. `touched`: the last time that anybody used
     /// the object, which belongs to the tree's user or to another: another's from before the process started was used by
-    /// one that had the same pid. (The tree's own user gets the benefit of the doubt: somebody may have set the clock.)
+    /// one that had the same pid. (The tree's own user gets the benefit of the doubt, since somebody may have set the
+    /// clock: but not for what a resume could not make.)
     pub fn uses(&self, perm: &Perm, touched: i64, used_by: &[i32]) -> bool {
-        let may_have =
-            |pid: i32| self.users.contains(&perm.cuid) || started(pid).is_ok_and(|start| touched >= start - 1);
+        let doubtful = self.users.contains(&perm.cuid) && self.maker.is_none_or(|maker| could_be_of(perm, maker));
+        let may_have = |pid: i32| doubtful || started(pid).is_ok_and(|start| touched >= start - 1);
         self.whole || used_by.iter().any(|pid| self.members.contains(pid) && may_have(*pid))
     }
 
@@ -329,7 +330,8 @@ mod tests {
         assert!(!rule.covers(&perm(9), (100, 100), &[0]), "it is another user's");
         rule.maker = Some((7, 8));
         assert!(!rule.covers(&perm(7), (100, 100), &[0]), "it may be the tree's, and could not be made again");
-        assert!(rule.covers(&perm(7), (5, 99), &[me]), "so it is, and a member uses it");
+        assert!(!rule.covers(&perm(7), (5, 99), &[me]), "nor was it this member who used it");
+        assert!(rule.covers(&perm(7), (5, now), &[me]), "so it is, and a member uses it");
         rule.whole = true;
         assert!(rule.covers(&perm(9), (5, 5), &[1]));
     }
