@@ -63,7 +63,7 @@ fn go_http() {
 fn java_sockets() {
     if have("javac", "java_sockets") {
         let mut app =
-            App::new("java_sockets", &[&"java", &"-Xmx256m", &"-cp", &java_archive("Echo.java"), &"Echo", &"120"]);
+            App::new("java_sockets", &[&"java", &"-Xmx256m", &"-cp", &java_archive("Echo.java"), &"Echo", &"200"]);
         app.between = &["java", "-version"];
         survives(&app);
     }
