@@ -26,7 +26,8 @@ use crate::sys::window::Window;
 /// spinning; those of shorter ones take it too often.
 const PIECE: usize = 256 * 1024;
 
-/// Pages that are made before there is something to write: not for fewer bytes, and not for more.
+/// Pages are made before there is something to write: not for fewer bytes, nor for more, of which the command would take a
+/// third longer (1 GiB on tmpfs) and the hold no less.
 const LEAST_AHEAD: usize = 16 << 20;
 const MOST_AHEAD: usize = 256 << 20;
 /// Bytes that a thread makes at a time.
@@ -104,12 +105,12 @@ impl Writer {
         Ok(Writer { output, window: None, progress: Progress::Nothing })
     }
 
-    /// Makes the pages of a file for the first of `bytes` bytes, so that these are only to be copied later. Where that can't
-    /// be, they are written all the same.
+    /// Makes the pages of a file for `bytes` bytes, so that these are only to be copied later. Where that can't be, or does
+    /// not pay, they are written all the same.
     pub fn make_room(&mut self, bytes: u64) {
         let Output::File(partial) = &self.output else { return };
-        let len = usize::try_from(bytes.next_multiple_of(PAGE)).unwrap_or(usize::MAX).min(MOST_AHEAD);
-        if len >= LEAST_AHEAD && is_fast(partial.file()) {
+        let len = bytes.checked_next_multiple_of(PAGE).and_then(|len| usize::try_from(len).ok()).unwrap_or(usize::MAX);
+        if (LEAST_AHEAD..=MOST_AHEAD).contains(&len) && is_fast(partial.file()) {
             self.open_window(len);
         }
     }
