@@ -18,8 +18,8 @@ use crate::model::procfs;
 use crate::model::{Checkpoint, Hex, Name, Pid, Refusal};
 use crate::proc::elf;
 
+use super::Files;
 use super::permitted::{self, Forbidden, forbidden, not_to_enter, of_flags};
-use super::{Files, sockets};
 
 /// Files that a resume makes from the image, by the names they had.
 #[derive(Debug, Clone, Default)]
@@ -126,25 +126,30 @@ fn open(checkpoint: &Checkpoint, judge: &mut Judge<'_>) {
     let embedded = checkpoint.shared.mapped.iter().filter_map(|m| Some((&m.path, m.embedded?)));
     let embedded: HashMap<&Name, Content> = embedded.collect();
     let both = AccessFlags::R_OK | AccessFlags::W_OK;
+    // Of all at once: to look for each among the descriptors takes as long as there are both.
+    let mut holders = HashMap::new();
+    for (process, d) in checkpoint.processes.iter().flat_map(|p| p.descriptors().map(move |d| (p, d))) {
+        holders.entry(d.file).or_insert(process.pid);
+    }
     for (file, index) in checkpoint.files.iter().zip(0u32..) {
-        let holder = || sockets::holder(checkpoint, index).0;
+        let holder = holders.get(&index).copied().unwrap_or(checkpoint.tree.root);
         let needed = of_flags(file.flags);
         match &file.kind {
             Kind::Regular(r) if r.content.is_none() => {
                 let written = written.contains(&r.path);
                 let copy = embedded.get(&r.path).copied().filter(|_| !written);
-                judge.open(holder(), r, (needed, written), copy);
+                judge.open(holder, r, (needed, written), copy);
             }
             Kind::Directory(d) if d.deleted.is_none() => {
-                judge.named(holder(), &d.path, "the open directory", needed, ("make it again", |t| t.is_dir()));
+                judge.named(holder, &d.path, "the open directory", needed, ("make it again", |t| t.is_dir()));
             }
             Kind::Device(d) => {
                 let hint = "load what makes it, or resume where there is one";
-                judge.named(holder(), &d.path, "the device", needed, (hint, |t| t.is_char_device()));
+                judge.named(holder, &d.path, "the device", needed, (hint, |t| t.is_char_device()));
             }
             Kind::Pipe(PipeEnd { fifo: Some(Fifo { path, deleted: None }), .. }) => {
                 // It is opened as a whole, to fill it.
-                judge.named(holder(), path, "the FIFO", both, ("make it again with mkfifo", |t| t.is_fifo()));
+                judge.named(holder, path, "the FIFO", both, ("make it again with mkfifo", |t| t.is_fifo()));
             }
             _ => {}
         }
