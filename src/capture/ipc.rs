@@ -7,6 +7,7 @@
 use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::os::fd::AsFd;
+use std::sync::OnceLock;
 
 use crate::image::Run;
 use crate::model::ipc::{Ipc, Perm};
@@ -61,8 +62,8 @@ pub(super) struct Rule {
     since: i64,
     /// When the first of its processes started, likewise.
     born: i64,
-    /// What lets us look at an object; `None`: everything does.
-    ours: Option<Ours>,
+    /// What lets us look at an object, once that has been asked; `None`: everything does.
+    ours: OnceLock<Option<Ours>>,
     /// Whose objects a resume could make, as a user and a group: only a user's own; `None`: anybody's.
     maker: Option<(u32, u32)>,
     /// Kind and id of what threads of the tree wait for.
@@ -77,12 +78,11 @@ struct Ours {
 }
 
 impl Ours {
-    fn new() -> Result<Option<Ours>, Error> {
+    fn new() -> Option<Ours> {
         const CAP_IPC_OWNER: u64 = 1 << 15;
-        let me = std::process::id() as i32;
-        let status = proc::status(me).map_err(Error::proc(me))?;
+        let status = proc::status(std::process::id() as i32).ok()?;
         let groups = std::iter::once(status.gid[3]).chain(status.groups).collect();
-        Ok((status.caps[2] & CAP_IPC_OWNER == 0).then_some(Ours { uid: status.uid[1], groups }))
+        (status.caps[2] & CAP_IPC_OWNER == 0).then_some(Ours { uid: status.uid[1], groups })
     }
 
     /// Whether we may read an object (ipc/util.c, ipcperms).
@@ -103,7 +103,7 @@ impl Rule {
     /// ask takes an agent and time, while the tree stands still.
     pub fn can_cover(&self, perm: &Perm, touched: i64) -> bool {
         self.whole
-            || self.ours.as_ref().is_none_or(|ours| ours.may_read(perm))
+            || self.ours.get_or_init(Ours::new).as_ref().is_none_or(|ours| ours.may_read(perm))
                 && (self.users.contains(&perm.cuid) || touched >= self.born)
     }
 
@@ -219,7 +219,7 @@ impl Space {
         let foreign = number(root.live())? != number(std::process::id() as i32)?;
         let first = held.processes.iter().map(|p| p.stat.start_time).min().unwrap_or_default();
         let (since, born) = (started(root.host)? - 1, seconds(first)? - 1);
-        let mut rule = Rule { whole: foreign, since, born, ours: Ours::new()?, maker: maker(), ..Rule::default() };
+        let mut rule = Rule { whole: foreign, since, born, maker: maker(), ..Rule::default() };
         for p in held.processes.iter().filter(|p| !p.threads.is_empty()) {
             rule.members.insert(p.host);
             for t in &p.threads {
@@ -338,7 +338,7 @@ mod tests {
 
     #[test]
     fn what_is_not_asked_for() {
-        let ours = Some(Ours { uid: 7, groups: vec![70, 71] });
+        let ours = Some(Ours { uid: 7, groups: vec![70, 71] }).into();
         let mut rule = Rule { users: [7, 8].into(), born: 100, ours, ..Rule::default() };
         let perm = |mode, uid, cuid, gid| Perm { id: 1, key: 0, mode, uid, gid, cuid, cgid: 1, used: false };
         assert!(rule.can_cover(&perm(0o600, 9, 7, 1), 5), "it was made by one of the tree's users");
@@ -348,7 +348,7 @@ mod tests {
         assert!(rule.can_cover(&perm(0o604, 9, 9, 1), 100));
         assert!(!rule.can_cover(&perm(0o604, 9, 9, 1), 99), "nobody has used it since the tree began");
         assert!(!rule.can_cover(&perm(0o600, 8, 8, 1), 200));
-        rule.ours = None;
+        rule.ours = None.into();
         assert!(rule.can_cover(&perm(0, 8, 8, 1), 5));
         rule.whole = true;
         assert!(rule.can_cover(&perm(0, 9, 9, 1), 5));
