@@ -466,11 +466,7 @@ fn files_that_have_moved() {
     let scene = Scene::new("moved");
     let copy = scene.work("program");
     scene.must("cp", scene.command("cp").arg(&program).arg(&copy));
-    let mut guest = scene.start_alone(&[copy.as_ref()]);
-    scene.ready(&mut guest);
-    let image = scene.image("x.ckpt.tar");
-    scene.attach(guest.pid(), &image, &["--kill"]);
-    scene.end_of(&mut guest);
+    let image = attached(&scene, &copy);
     let (old, new) = (scene.work(""), scene.work("new place"));
     let (old, new) = (old.display().to_string(), new.display().to_string());
     let old = old.trim_end_matches('/');
@@ -518,15 +514,21 @@ fn files_that_have_moved() {
     assert_eq!(scene.text("new place/log"), "first\nsecond\n");
 }
 
-#[test]
-fn another_working_directory() {
-    let Some(program) = compile("guests/surroundings.c", Build::Dynamic) else { return skip("cwd", "no gcc") };
-    let scene = Scene::new("cwd");
+/// A guest that we had not started, saved and ended.
+fn attached(scene: &Scene, program: &Path) -> PathBuf {
     let mut guest = scene.start_alone(&[program.as_ref()]);
     scene.ready(&mut guest);
     let image = scene.image("x.ckpt.tar");
     scene.attach(guest.pid(), &image, &["--kill"]);
     scene.end_of(&mut guest);
+    image
+}
+
+#[test]
+fn another_working_directory() {
+    let Some(program) = compile("guests/surroundings.c", Build::Dynamic) else { return skip("cwd", "no gcc") };
+    let scene = Scene::new("cwd");
+    let image = attached(&scene, &program);
     fs::remove_dir(scene.work("here")).expect("a directory to remove");
     fs::create_dir(scene.work("there")).expect("a directory");
     let resume =
@@ -551,11 +553,7 @@ fn files_that_are_no_longer_permitted() {
     let scene = Scene::new("forbidden");
     let copy = scene.work("program");
     scene.must("cp", scene.command("cp").arg(&program).arg(&copy));
-    let mut guest = scene.start_alone(&[copy.as_ref()]);
-    scene.ready(&mut guest);
-    let image = scene.image("x.ckpt.tar");
-    scene.attach(guest.pid(), &image, &["--kill"]);
-    scene.end_of(&mut guest);
+    let image = attached(&scene, &copy);
     let set = |file: &str, mode| {
         fs::set_permissions(scene.work(file), fs::Permissions::from_mode(mode)).expect("permissions");
     };
@@ -601,11 +599,7 @@ fn files_that_are_no_longer_permitted() {
 fn a_link_where_the_directory_was() {
     let Some(program) = compile("guests/linking.c", Build::Dynamic) else { return skip("link", "no gcc") };
     let scene = Scene::new("link");
-    let mut guest = scene.start_alone(&[program.as_ref()]);
-    scene.ready(&mut guest);
-    let image = scene.image("x.ckpt.tar");
-    scene.attach(guest.pid(), &image, &["--kill"]);
-    scene.end_of(&mut guest);
+    let image = attached(&scene, &program);
     let (old, new) = (scene.work(""), scene.image("moved"));
     let old = old.parent().expect("a directory").join("work");
     fs::rename(&old, &new).expect("a directory to move");

@@ -2,7 +2,7 @@
 
 use std::io;
 
-use super::diag;
+use super::diag::{self, number};
 
 /// PACKET_SHOW_INFO, MCLIST, RING_CFG.
 const SHOW: u32 = 0x7;
@@ -45,24 +45,20 @@ pub fn socket(inode: u64) -> io::Result<Option<Packet>> {
     }
     let mut found = None;
     diag::dump(&request, |payload| {
-        if let Some((_, packet)) = parse(payload).filter(|(number, _)| u64::from(*number) == inode) {
+        if let Some((_, packet)) = parse(payload).filter(|(found, _)| u64::from(*found) == inode) {
             found = Some(packet);
         }
     })?;
     Ok(found)
 }
 
-fn word(bytes: &[u8], at: usize) -> Option<u32> {
-    bytes.get(at..).and_then(<[u8]>::first_chunk).map(|b| u32::from_ne_bytes(*b))
-}
-
 /// One `packet_diag_msg` with its attributes.
 fn parse(payload: &[u8]) -> Option<(u32, Packet)> {
-    let inode = word(payload, 4)?;
+    let inode = number(payload, 4)?;
     let mut out = Packet::default();
     for (attribute, value) in diag::attributes(payload.get(MESSAGE..)?) {
         match attribute {
-            0 => out.copy_threshold = word(value, 12)?,
+            0 => out.copy_threshold = number(value, 12)?,
             1 => out.memberships = value.chunks_exact(MEMBERSHIP).filter_map(membership).collect(),
             2 | 3 => out.has_ring = true,
             _ => {}
@@ -74,7 +70,7 @@ fn parse(payload: &[u8]) -> Option<(u32, Packet)> {
 fn membership(bytes: &[u8]) -> Option<Membership> {
     let half = |at: usize| bytes.get(at..).and_then(<[u8]>::first_chunk).map(|b| u16::from_ne_bytes(*b));
     let address = bytes.get(12..12 + usize::from(half(10)?))?.to_vec();
-    Some(Membership { index: word(bytes, 0)?, count: word(bytes, 4)?, kind: half(8)?, address })
+    Some(Membership { index: number(bytes, 0)?, count: number(bytes, 4)?, kind: half(8)?, address })
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use crate::model::netlink::NetlinkSocket;
 use crate::model::sockets::{Family, Socket};
 use crate::model::{Checkpoint, Refusal};
 use crate::net::options;
-use crate::sys::{fds, socket};
+use crate::sys::socket;
 
 use super::{Error, sockets};
 
@@ -46,8 +46,7 @@ fn open(socket: &Socket, netlink: &NetlinkSocket) -> io::Result<OwnedFd> {
 /// Makes all of them, by their index among the image's descriptions.
 pub fn make(checkpoint: &Checkpoint) -> Result<HashMap<u32, OwnedFd>, Error> {
     let make = |(index, socket, netlink): (u32, &Socket, &NetlinkSocket)| {
-        let flags = checkpoint.files.get(index as usize).map_or(0, |f| f.flags);
-        let fd = open(socket, netlink).and_then(|fd| fds::fcntl(fd.as_fd(), libc::F_SETFL, flags.into()).map(|_| fd));
+        let fd = open(socket, netlink).and_then(|fd| sockets::with_flags(checkpoint, index, fd));
         Ok((index, fd.map_err(|e| Error::step("making a netlink socket", 0, e))?))
     };
     all(checkpoint).map(make).collect()

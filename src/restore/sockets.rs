@@ -45,6 +45,12 @@ pub fn pids(checkpoint: &Checkpoint) -> BTreeSet<Pid> {
     all(checkpoint).filter_map(|(_, s)| unix::maker(s)).chain(messages).map(|c| c.pid).collect()
 }
 
+/// Gives a socket that was made the status flags of its description.
+pub fn with_flags(checkpoint: &Checkpoint, index: u32, fd: OwnedFd) -> io::Result<OwnedFd> {
+    let flags = checkpoint.files.get(index as usize).map_or(0, |f| f.flags);
+    fds::fcntl(fd.as_fd(), libc::F_SETFL, flags.into()).map(|_| fd)
+}
+
 /// Who has a description, and as what.
 pub fn holder(checkpoint: &Checkpoint, index: u32) -> (Pid, String) {
     let of = |p: &Process| Some((p.pid, format!("fd {}", p.descriptors().find(|d| d.file == index)?.fd)));

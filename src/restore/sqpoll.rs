@@ -18,7 +18,7 @@ use super::credentials::{self, Start};
 use super::fd::{Sources, source};
 use super::pinned::Pinned;
 use super::stub::{Expect, Puppet};
-use super::uring::{REGISTER_ENABLE_RINGS, SUBMIT_ALL, bring, content, failed, put};
+use super::uring::{SUBMIT_ALL, bring, content, enable, failed, put};
 use super::{Error, thread};
 
 const SQ_AFF: u32 = 1 << 2;
@@ -145,10 +145,7 @@ pub fn start(
     cancel: &AtomicBool,
 ) -> Result<(), Error> {
     if ring.flags & SINGLE_ISSUER != 0 {
-        let mut batch = user.batch();
-        let args = [number as u64, u64::from(REGISTER_ENABLE_RINGS), 0, 0];
-        batch.call("io_uring_register", libc::SYS_io_uring_register, &args);
-        user.run(batch)?;
+        enable(user, number)?;
     }
     let memory = Map::new(copy, OFFSETS[0], 4096).map_err(failed)?;
     let taken = |_| {

@@ -33,7 +33,7 @@ const REGISTER_FILES: u64 = 2;
 const REGISTER_EVENTFD: u64 = 4;
 const REGISTER_RING_FDS: u64 = 20;
 const REGISTER_NAPI: u32 = 27;
-pub(super) const REGISTER_ENABLE_RINGS: u32 = 12;
+const REGISTER_ENABLE_RINGS: u32 = 12;
 /// IORING_OP_NOP with IOSQE_CQE_SKIP_SUCCESS, as the first word of a request.
 const SILENT: u32 = 1 << 6 << 8;
 const SQE_WORDS: usize = 16;
@@ -103,6 +103,14 @@ pub fn open(image: &Image, ring: &Uring, flags: u32, cancel: &AtomicBool) -> Res
     Ok(fd)
 }
 
+/// Enables a ring that was made disabled, which is then the thread's, if it has a single issuer.
+pub(super) fn enable(issuer: &mut Puppet, number: i32) -> Result<(), Error> {
+    let mut batch = issuer.batch();
+    let args = [number as u64, u64::from(REGISTER_ENABLE_RINGS), 0, 0];
+    batch.call("io_uring_register", libc::SYS_io_uring_register, &args);
+    issuer.run(batch).map(drop)
+}
+
 /// Has a ring with a single issuer be that thread's, and brings it to where it was: in the thread, since nobody else may.
 /// `number`: the ring's descriptor there; `copy`: our own.
 pub fn start(
@@ -115,10 +123,7 @@ pub fn start(
 ) -> Result<(), Error> {
     /// Calls in one go.
     const AT_ONCE: u32 = 1000;
-    let mut batch = issuer.batch();
-    let args = [number as u64, u64::from(REGISTER_ENABLE_RINGS), 0, 0];
-    batch.call("io_uring_register", libc::SYS_io_uring_register, &args);
-    issuer.run(batch)?;
+    enable(issuer, number)?;
     let submit = |requests: u32| {
         let mut batch = issuer.batch();
         for from in (0..requests).step_by(ring.sq_entries as usize) {

@@ -22,11 +22,9 @@ impl Event {
     pub const EXEC: i32 = 4;
 }
 
-/// Codes of a siginfo that tell of a death.
-macro_rules! DIED {
-    () => {
-        libc::CLD_EXITED | libc::CLD_KILLED | libc::CLD_DUMPED
-    };
+/// Whether the code of a siginfo tells of a death.
+fn died(code: i32) -> bool {
+    matches!(code, libc::CLD_EXITED | libc::CLD_KILLED | libc::CLD_DUMPED)
 }
 
 fn waitid(tid: i32, options: i32) -> io::Result<Option<(i32, i32)>> {
@@ -50,7 +48,7 @@ fn waitid(tid: i32, options: i32) -> io::Result<Option<(i32, i32)>> {
 fn event(tid: i32, flags: i32) -> io::Result<Option<Event>> {
     match waitid(tid, libc::WSTOPPED | libc::WEXITED | libc::WNOWAIT | flags)? {
         None => Ok(None),
-        Some((DIED!(), _)) => Ok(Some(Event::Dead)),
+        Some((code, _)) if died(code) => Ok(Some(Event::Dead)),
         Some(_) => {
             // Take this stop. In between it can only have died.
             Ok(match waitid(tid, libc::WSTOPPED | libc::WNOHANG)? {
@@ -81,7 +79,7 @@ pub fn poll(tid: i32) -> io::Result<Option<Event>> {
 /// Whether `tid` is dead and nobody has waited for it. Stops of a tracee are told of whatever is asked for (kernel/exit.c,
 /// wait_consider_task): one is left to be told.
 pub fn is_dead(tid: i32) -> bool {
-    matches!(waitid(tid, libc::WEXITED | libc::WNOHANG | libc::WNOWAIT), Ok(Some((DIED!(), _))))
+    matches!(waitid(tid, libc::WEXITED | libc::WNOHANG | libc::WNOWAIT), Ok(Some((code, _))) if died(code))
 }
 
 /// Takes note of the death of a tracee that is not our child, so that its real parent gets to know it. Of the living it takes
