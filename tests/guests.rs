@@ -213,7 +213,6 @@ guests! {
     pidfd: true,
     inotify: true,
     notices: true,
-    children: false,
     fanotify: false,
     uring: true,
     uringowners: true,
@@ -235,7 +234,6 @@ guests! {
     takeover: true,
     madvise: true,
     guards: true,
-    manymaps: true,
     mempolicy: true,
     sockopts: false,
     tcp: false,
@@ -294,6 +292,20 @@ macro_rules! other_builds {
 
 other_builds! { memory stack threads locks blocked timeouts tree syscalls mqnotify }
 
+/// As many children as no page of a file of /proc has room for, and as many mappings as the kernel allows: what counts
+/// is how many they are, and that takes its time.
+#[test]
+fn hundreds_of_children() {
+    undisturbed("children", Build::Dynamic);
+    generations("children", Build::Dynamic, 1, Duration::ZERO);
+}
+
+#[test]
+fn tens_of_thousands_of_mappings() {
+    undisturbed("manymaps", Build::Dynamic);
+    generations("manymaps", Build::Dynamic, 2, Duration::ZERO);
+}
+
 /// A program that is dead for three seconds must not see them: `--clock keep` is the default.
 #[test]
 fn time_stands_still_while_it_is_dead() {
@@ -329,22 +341,15 @@ fn clocks_of_the_host_or_its_own() {
 }
 
 /// Waits that are saved again and again end when they should, in the program that goes on and in the one that is
-/// resumed.
+/// resumed: those with a time-out of their own, those whose time-out is a socket's, those for completions. They take
+/// time and no processor: all at once.
 #[test]
 fn waits_end_when_they_should() {
-    waits("deadlines", 26);
-}
-
-/// The same of waits whose time-out is a socket's.
-#[test]
-fn waits_on_sockets_end_when_they_should() {
-    waits("sockwaits", 26);
-}
-
-/// And of waits for completions.
-#[test]
-fn waits_for_completions_end_when_they_should() {
-    waits("uringwaits", 6);
+    std::thread::scope(|scope| {
+        for (name, count) in [("deadlines", 26), ("sockwaits", 26), ("uringwaits", 6)] {
+            scope.spawn(move || waits(name, count));
+        }
+    });
 }
 
 /// Of a guest with so many waits at a time.
@@ -386,7 +391,7 @@ fn waits(name: &str, count: u64) {
 /// resumed.
 #[test]
 fn hundreds_of_saves() {
-    for (name, rounds) in [("registers", 20), ("instants", 30), ("births", 10)] {
+    for (name, rounds) in [("registers", 15), ("instants", 15), ("births", 8)] {
         let Some(program) = guest(name, Build::Dynamic) else { return };
         let scene = Scene::new(name);
         let mut job = scene.start_run(&[program.as_ref()]);

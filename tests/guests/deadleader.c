@@ -19,8 +19,13 @@ static int leader_is_dead(void) {
     return process_vm_readv(getpid(), &to, 1, &from, 1, 0) == -1 && errno == ESRCH;
 }
 
+// Its memory goes first, then it is a zombie.
 static void wait_for_death(void) {
-    while (!leader_is_dead()) sched_yield();
+    char path[64], text[1024];
+    snprintf(path, sizeof path, "/proc/%d/stat", getpid());
+    do {
+        slurp(path, text, sizeof text);
+    } while (!leader_is_dead() || !strstr(text, ") Z "));
 }
 
 // How the leader of this process ended, and its name, which its threads don't have.
