@@ -36,7 +36,7 @@ fn python_log() {
 #[test]
 fn perl() {
     if have("perl", "perl") {
-        survives(&App::new("perl", &[&"perl", &script("words.pl"), &"70"]));
+        survives(&App::new("perl", &[&"perl", &script("words.pl"), &"400"]));
     }
 }
 
@@ -93,7 +93,7 @@ fn example(name: &'static str, count: &str) {
 
 #[test]
 fn rust_workers() {
-    example("workers", "6000");
+    example("workers", "2000");
 }
 
 #[test]
@@ -114,7 +114,7 @@ fn xz() {
 fn zstd() {
     if have("zstd", "zstd") {
         let mut app = App::new("zstd", &[&"zstd", &"-12", &"-T2", &"-q", &"-c", &"text"]);
-        app.inputs = vec![("text", text(600))];
+        app.inputs = vec![("text", text(300))];
         survives(&app);
     }
 }
@@ -137,7 +137,7 @@ fn lua() {
 fn java() {
     if have("javac", "java") {
         let archive = java_archive("Collections.java");
-        let mut app = App::new("java", &[&"java", &"-Xmx256m", &"-cp", &archive, &"Collections", &"300"]);
+        let mut app = App::new("java", &[&"java", &"-Xmx256m", &"-cp", &archive, &"Collections", &"150"]);
         // Every Java machine clears away the performance data of those that are dead.
         app.between = &["java", "-version"];
         survives(&app);
@@ -148,7 +148,7 @@ fn java() {
 #[test]
 fn java_source() {
     if have("java", "java") {
-        let mut app = App::new("java_source", &[&"java", &"-Xmx256m", &script("Collections.java"), &"200"]);
+        let mut app = App::new("java_source", &[&"java", &"-Xmx256m", &script("Collections.java"), &"120"]);
         app.between = &["java", "-version"];
         survives(&app);
     }
@@ -164,7 +164,7 @@ fn node() {
 #[test]
 fn numpy() {
     if Path::new("/usr/lib/python3/dist-packages/numpy").exists() {
-        survives(&App::new("numpy", &[&"/usr/bin/python3", &script("arrays.py"), &"500", &"24"]));
+        survives(&App::new("numpy", &[&"/usr/bin/python3", &script("arrays.py"), &"500", &"12"]));
     } else {
         skip("numpy", "python3-numpy is not installed");
     }
@@ -195,7 +195,7 @@ fn imagemagick() {
 #[test]
 fn gcc() {
     if have("gcc", "gcc") {
-        let mut app = App::new("gcc", &[&"bash", &script("compile.sh"), &"400"]);
+        let mut app = App::new("gcc", &[&"bash", &script("compile.sh"), &"250"]);
         app.makes = &["large.s", "large.o", "large"];
         app.grows = "large.s";
         survives(&app);
@@ -208,7 +208,7 @@ fn rustc() {
     let sysroot = Command::new("rustc").args(["--print", "sysroot"]).output().ok().filter(|o| o.status.success());
     let Some(sysroot) = sysroot else { return skip("rustc", "rustc is not on the path") };
     let rustc = Path::new(String::from_utf8_lossy(&sysroot.stdout).trim()).join("bin/rustc");
-    let mut app = App::new("rustc", &[&"bash", &script("crate.sh"), &rustc, &"8"]);
+    let mut app = App::new("rustc", &[&"bash", &script("crate.sh"), &rustc, &"5"]);
     app.makes = &["program-0", "program-3"];
     survives(&app);
 }

@@ -116,7 +116,7 @@ fn postgres() {
         return skip("postgres", "PostgreSQL is not installed");
     }
     if have("python3", "postgres") {
-        survives(&App::new("postgres", &[&"bash", &script("postgres.sh"), &"30"]));
+        survives(&App::new("postgres", &[&"bash", &script("postgres.sh"), &"20"]));
     }
 }
 

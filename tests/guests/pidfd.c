@@ -143,7 +143,7 @@ int main(void) {
         CHECK(epoll_wait(set, e, 2, 0) == 1 && e[0].data.u64 == 101, "the epoll");
         struct stat a, b;
         MUST(fstat(exited, &a)), MUST(fstat(again, &b));
-        CHECK(a.st_ino == b.st_ino, "two of one process that ended");
+        CHECK(a.st_ino == b.st_ino, "two of one process that ended: %lu on %lu, %lu on %lu", (unsigned long)a.st_ino, (unsigned long)a.st_dev, (unsigned long)b.st_ino, (unsigned long)b.st_dev);
         MUST(fstat(child_fd, &a)), MUST(fstat(busy, &b));
         CHECK(a.st_ino == b.st_ino, "two of one process");
         CHECK(!waited, "the waiter is awake");

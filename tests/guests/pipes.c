@@ -84,6 +84,9 @@ int main(void) {
     CHECK(write(p[HALF][1], "rest", 4) == 4, "write");
     MUST(close(p[HALF][1]));   // content, then end of file
     MUST(close(p[BROKEN][0])); // nobody reads any more
+    // The children have had both as well, until they came to close them.
+    struct pollfd cut[] = {{p[HALF][0], 0, 0}, {p[BROKEN][1], 0, 0}};
+    while (poll(cut, 2, 0) != 2) nap(100);
     char block[4096];
     memset(block, 'L', sizeof block);
     for (int i = 0; i < 64; i++) CHECK(write(p[LARGE][1], block, 4096) == 4096, "block %d", i);
