@@ -233,6 +233,7 @@ guests! {
     births: true,
     takeover: true,
     madvise: true,
+    thp: true,
     guards: true,
     mempolicy: true,
     sockopts: false,

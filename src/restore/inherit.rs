@@ -10,6 +10,8 @@ use crate::model::Pid;
 use crate::model::memory::{Backing, Memory, Vma};
 use crate::proc::smaps::Mapping;
 
+use super::thp;
+
 /// Addresses from the first to one past the last.
 pub type Range = (u64, u64);
 
@@ -53,7 +55,7 @@ fn overlapping(vmas: &[Vma], (start, end): Range) -> std::ops::Range<usize> {
     first..vmas.partition_point(|v| v.start.0 < end).max(first)
 }
 
-/// Whether one can be a copy of a part of the other: protection and advice are set later.
+/// Whether one can be a copy of a part of the other: protection and most advice are set later.
 fn alike(a: &Vma, b: &Vma) -> bool {
     let same = match (a.backing, b.backing) {
         (Backing::Anon, Backing::Anon) => true,
@@ -63,7 +65,8 @@ fn alike(a: &Vma, b: &Vma) -> bool {
         ) => file == other && a.start.0.wrapping_sub(offset) == b.start.0.wrapping_sub(others),
         _ => false,
     };
-    same && a.huge.or(b.huge).is_none() && (a.grows_down, a.no_reserve) == (b.grows_down, b.no_reserve)
+    let kind = |v: &Vma| (v.grows_down, v.no_reserve, thp::advice(v));
+    same && a.huge.or(b.huge).is_none() && kind(a) == kind(b)
 }
 
 /// What stays of the memory a process is born with.
@@ -236,6 +239,8 @@ mod tests {
         assert_eq!(other(file(10, 20, 0)), [None]);
         assert_eq!(other(Vma { no_reserve: true, ..anon(10, 20) }), [None]);
         assert_eq!(other(Vma { grows_down: true, ..anon(10, 20) }), [None]);
+        assert_eq!(other(Vma { advice: vec![libc::MADV_DONTFORK], ..anon(10, 20) }), [Some((10, 20))]);
+        assert_eq!(other(Vma { advice: vec![libc::MADV_HUGEPAGE], ..anon(10, 20) }), [None]);
         let whole = heir(vec![anon(10, 20)], &[(13, 14)]);
         assert_eq!(planned(&whole, &donor, &[(10, 20)], &[map(10, 15), map(15, 20)]).0, [None]);
         assert_eq!(planned(&whole, &donor, &[(10, 20)], &[]).0, [None]);

@@ -16,7 +16,7 @@ use super::fill::{self, Filler};
 use super::hugetlb;
 use super::inherit::{self, Range};
 use super::stub::{Batch, Expect, LEN, Puppet};
-use super::{Error, aio, process, switches, uring, vdso};
+use super::{Error, aio, process, switches, thp, uring, vdso};
 
 const PROT_READ: u32 = 1;
 const PROT_WRITE: u32 = 2;
@@ -226,11 +226,16 @@ pub fn furnish(
     process::mm_fields(puppet, process, site.sources, notes)?;
     let mut batch = puppet.batch();
     for (index, (vma, range)) in process.memory.vmas.iter().zip(ranges).enumerate() {
-        puppet.flush_for(&mut batch, 1, 0)?;
+        puppet.flush_for(&mut batch, 2, 0)?;
         let wanted = site.working(process, vma);
         match plan.kept(index) {
             Some((start, end)) => batch.call("mprotect", libc::SYS_mprotect, &[start, end - start, wanted.into()]),
-            None => map(&mut batch, vma, *range, wanted, site.sources, &site.hold)?,
+            None => {
+                map(&mut batch, vma, *range, wanted, site.sources, &site.hold)?;
+                if let Some(advice) = thp::advice(vma).filter(|_| thp::before_pages(vma, site.runs(process.pid))) {
+                    advise(&mut batch, *range, advice);
+                }
+            }
         }
     }
     puppet.run(batch)?;
@@ -384,11 +389,15 @@ fn has_content(runs: &[Run], vma: &Vma) -> bool {
     runs.get(first).is_some_and(|r| r.start < vma.end.0)
 }
 
+/// Advice is advice: a kernel built without KSM or THP refuses some.
+fn advise(batch: &mut Batch, (start, end): Range, advice: i32) {
+    let args = [start, end - start, advice as u64];
+    batch.call_expecting(Expect::Anything, "madvise", libc::SYS_madvise, &args);
+}
+
 fn attributes(batch: &mut Batch, vma: &Vma) {
     for &advice in &vma.advice {
-        // Advice is advice: a kernel built without KSM or THP refuses some.
-        let args = [vma.start.0, vma.len(), advice as u64];
-        batch.call_expecting(Expect::Anything, "madvise", libc::SYS_madvise, &args);
+        advise(batch, (vma.start.0, vma.end.0), advice);
     }
     if let Some(on_fault) = vma.locked {
         batch.call("mlock2", libc::SYS_mlock2, &[vma.start.0, vma.len(), MLOCK_ONFAULT]);

@@ -63,6 +63,7 @@ mod sysvmsg;
 mod sysvsem;
 mod sysvshm;
 mod tcp;
+mod thp;
 mod thread;
 mod timerfd;
 mod timers;
