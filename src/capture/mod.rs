@@ -5,6 +5,7 @@
 
 mod aio;
 mod contents;
+mod copied;
 mod credentials;
 mod datagram;
 mod early;

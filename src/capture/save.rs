@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::{SigSet, Signal};
 
-use crate::image::{Part, Sink, Writer, process_part, shared_part};
+use crate::image::{self, Blob, Part, Sink, Writer, process_part, shared_part};
 use crate::model::fd::Kind;
 use crate::model::manifest::{
     DELETED_DIRECTORIES, EARLY_DATA, HUGE_PAGES, INHERITED_PAGES, INOTIFY_EVENTS, Manifest, PACKET_SOCKETS,
@@ -19,10 +19,11 @@ use crate::model::tree::Tree;
 use crate::model::{Checkpoint, Nanos, Pid};
 use crate::net::outside;
 use crate::proc;
-use crate::sys::{tasks, wait};
+use crate::sys::{heap, tasks, wait};
 use crate::tracer::{Answers, Calls, Held, HeldProcess, Job, Room, apart, hold};
 
 use super::contents::Contents;
+use super::copied::{self, Copied};
 use super::ipc::Space;
 use super::look::{Looked, LookedProcess, look, unless_cancelled};
 use super::pages::{Origin, Pages};
@@ -44,6 +45,7 @@ pub fn save(request: &Request<'_>) -> Result<Saved, Error> {
     too_large.add(Signal::SIGXFSZ);
     too_large.thread_block().map_err(|e| Error::io("blocking", "SIGXFSZ")(e.into()))?;
     super::make_room()?;
+    heap::grow_in_large_steps();
     // What can fail or take its time without the tree goes first.
     let (sink, path) = match &request.output {
         Output::File(path) => (Sink::File(path.clone()), Some(path.clone())),
@@ -52,10 +54,12 @@ pub fn save(request: &Request<'_>) -> Result<Saved, Error> {
         }
     };
     let mut writer = Writer::create(sink)?;
-    writer.make_room(reserve::memory(&request.hold()).saturating_add(METADATA));
+    let expected = reserve::memory(&request.hold());
+    writer.make_room(expected.saturating_add(METADATA));
+    let room = copied::room(expected);
     let manifest = manifest::prepare(&request.name)?;
     let Draft { image, parts, contents, notes, processes, threads, stopped } =
-        apart(|| draft(request, writer, manifest))?;
+        apart(|| draft(request, writer, manifest, room))?;
     let bytes = match image {
         Written::Complete(bytes) => bytes,
         Written::Open(writer) => complete(*writer, &parts, &contents, request)?,
@@ -85,21 +89,26 @@ enum Written {
     Complete(u64),
 }
 
-/// From holding the tree to letting it go: what only the tracing thread can do.
-fn draft(request: &Request<'_>, mut writer: Writer, manifest: Manifest) -> Result<Draft, Error> {
+/// From holding the tree to letting it go: what only the tracing thread can do. `room`: for the pages of a small tree.
+fn draft(request: &Request<'_>, mut writer: Writer, manifest: Manifest, room: Vec<u8>) -> Result<Draft, Error> {
     let (mut held, looked) = hold_and_look(request)?;
     let since = held.since;
     tracing::debug!(after = ?since.elapsed(), "looked");
     let Taken { checkpoint, parts, origins, contents, space } = take(&mut held, looked, manifest, request)?;
     tracing::debug!(after = ?since.elapsed(), "taken");
     let pages = Pages { processes: &held.processes, origins };
-    let written = writer.begin(&checkpoint, &parts, &pages, &contents.blobs, request.cancel);
-    written.map_err(|error| who_is_gone(&held).map_or(error.into(), |pid| Error::Vanished { pid }))?;
+    let gone = |error: image::Error| who_is_gone(&held).map_or(error.into(), |pid| Error::Vanished { pid });
+    // What is small and goes on is let go before its image is made.
+    let small = request.after == After::Continue && contents.blobs.iter().all(Blob::is_in_hand);
+    let copied = if small { Copied::of(&parts, &pages, room).map_err(gone)? } else { None };
+    if copied.is_none() {
+        writer.begin(&checkpoint, &parts, &pages, &contents.blobs, request.cancel).map_err(gone)?;
+    }
     unless_cancelled(request.cancel)?;
     drop(space);
-    tracing::debug!(after = ?since.elapsed(), "written");
+    tracing::debug!(after = ?since.elapsed(), "copied");
     // Once it is stopped or dead there is no way back: then the image comes first.
-    let image = match request.after {
+    let mut image = match request.after {
         After::Continue => Written::Open(Box::new(writer)),
         After::Stop | After::Kill => Written::Complete(complete(writer, &parts, &contents, request)?),
     };
@@ -116,6 +125,9 @@ fn draft(request: &Request<'_>, mut writer: Writer, manifest: Manifest) -> Resul
         }
     }
     let stopped = since.elapsed();
+    if let (Some(copied), Written::Open(writer)) = (copied, &mut image) {
+        writer.begin(&checkpoint, &parts, &copied, &contents.blobs, request.cancel)?;
+    }
     let notes = outside::list(&checkpoint).iter().map(outside::Lead::sentence).collect();
     let threads = checkpoint.processes.iter().map(|p| p.threads.len()).sum();
     Ok(Draft { image, parts, contents, notes, processes: checkpoint.tree.members.len(), threads, stopped })

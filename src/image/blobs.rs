@@ -18,6 +18,13 @@ pub struct Blob {
     pub source: BlobSource,
 }
 
+impl Blob {
+    /// Whether all bytes are in our memory.
+    pub fn is_in_hand(&self) -> bool {
+        self.source.in_hand().is_some()
+    }
+}
+
 /// Where the bytes of a blob come from.
 #[derive(Debug)]
 pub enum BlobSource {

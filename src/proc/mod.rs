@@ -17,6 +17,7 @@ pub mod stat;
 pub mod status;
 pub mod sysvipc;
 pub mod timers;
+pub mod warm;
 
 mod text;
 

@@ -12,6 +12,7 @@ pub mod child;
 pub mod cpu;
 pub mod fanotify;
 pub mod fds;
+pub mod heap;
 pub mod inotify;
 pub mod mem;
 pub mod mounts;

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use crate::model::thread::{Regs, Rseq};
 use crate::model::tree::State;
 use crate::model::{Addr, Name, Nanos, Pid};
-use crate::proc::{many, smaps::Mapping, stat::Stat, status::Status};
+use crate::proc::{many, smaps::Mapping, stat::Stat, status::Status, warm};
 use crate::sys::{self, ptrace, tasks::back_off, wait};
 use crate::{proc, tracer};
 
@@ -129,6 +129,11 @@ pub fn hold(request: &HoldRequest<'_>) -> Result<Held, Error> {
     // What can be known before is not asked while the program stands still.
     sys::sched::processors();
     let mut workers = HashMap::new();
+    let looked = many::each(&found, 4, |process| {
+        warm::look_up(process.pid, &process.tids);
+        Ok(())
+    });
+    looked.unwrap_or_else(|never: std::convert::Infallible| match never {});
     for process in &found {
         for &tid in &process.tids {
             sleepers.extend(waits::look((process.pid, tid), &mut clocks).map(|sleeper| (tid, sleeper)));
