@@ -383,6 +383,35 @@ fn a_full_disk() {
     unharmed(&scene, &mut job);
 }
 
+/// A library on a file system from which nothing may be executed any more.
+#[test]
+fn code_where_nothing_is_executed() {
+    let program = guest!("syscalls");
+    let maps = fs::read_to_string("/proc/self/maps").expect("our maps");
+    let library =
+        maps.lines().filter_map(|line| line.split_whitespace().nth(5)).find(|path| path.ends_with("/libc.so.6"));
+    let Some(library) = library.filter(|_| can_make_namespaces()) else {
+        return skip("code_where_nothing_is_executed", "no user and mount namespaces, no unshare, or no libc.so.6");
+    };
+    let scene = Scene::new("noexec");
+    let dir = scene.work("libraries");
+    fs::create_dir(&dir).expect("a directory");
+    fs::copy(library, dir.join("libc.so.6")).expect("a copy");
+    let path = format!("LD_LIBRARY_PATH={}", dir.display());
+    let mut job = scene.start_run(&["env".as_ref(), path.as_ref(), program.as_ref()]);
+    scene.ready(&mut job);
+    let image = scene.image("x.ckpt.tar");
+    scene.save(&image, &["--kill"]);
+    scene.end_of(&mut job);
+    let mount = "mount --bind \"$1\" \"$1\" && mount -o remount,bind,noexec \"$1\" && shift && exec \"$@\"";
+    let mut command = scene.command("unshare");
+    command.args(["-Urm", "sh", "-c", mount, "sh"]).arg(&dir);
+    command.arg(harness::bin("ckpt-resume")).args(["--dry-run"]).arg(&image);
+    let words = ["libc.so.6", "nothing on its file system may be executed (noexec)", "hint: mount it without noexec"];
+    failed(&scene, &scene.output("ckpt-resume", &mut command), REFUSED, &words);
+    comes_back(&scene, &image);
+}
+
 /// A file size limit is a signal (SIGXFSZ) before it is an error.
 #[test]
 fn a_file_size_limit() {

@@ -87,10 +87,12 @@ fn directories(checkpoint: &Checkpoint, user: bool, conflicts: &mut Vec<Refusal>
     }
 }
 
+const PROT_EXEC: u32 = 4;
+
 /// Mapped files and executables.
 fn mapped(checkpoint: &Checkpoint, judge: &mut Judge<'_>) {
     let mut used: HashMap<u32, Pid> = HashMap::new();
-    let (mut written, mut executed) = (BTreeSet::new(), BTreeSet::new());
+    let (mut written, mut executed, mut code) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
     for process in &checkpoint.processes {
         used.entry(process.exe.file).or_insert(process.pid);
         executed.insert(process.exe.file);
@@ -99,6 +101,9 @@ fn mapped(checkpoint: &Checkpoint, judge: &mut Judge<'_>) {
                 used.entry(file).or_insert(process.pid);
                 if shared && may_write {
                     written.insert(file);
+                }
+                if vma.prot & PROT_EXEC != 0 {
+                    code.insert(file);
                 }
             }
         }
@@ -111,6 +116,15 @@ fn mapped(checkpoint: &Checkpoint, judge: &mut Judge<'_>) {
                 | right(written.contains(&index), AccessFlags::W_OK)
                 | right(executed.contains(&index), AccessFlags::X_OK);
             judge.mapped(pid, file, needed);
+            if code.contains(&index) && file.embedded.is_none() && permitted::on_noexec(file.path.as_path()) {
+                let reason = "nothing on its file system may be executed (noexec), and the program has code of it";
+                judge.conflict(
+                    pid,
+                    &file.path,
+                    reason,
+                    "mount it without noexec, or name a copy elsewhere by --map-path",
+                );
+            }
         }
     }
 }

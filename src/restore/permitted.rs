@@ -6,6 +6,7 @@ use std::path::Path;
 
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, AtFlags};
+use nix::sys::statvfs::{FsFlags, statvfs};
 use nix::unistd::{AccessFlags, faccessat, getegid, geteuid};
 
 /// What may not be done with a file, and what the kernel says of it.
@@ -53,7 +54,13 @@ pub fn forbidden(path: &Path, needed: AccessFlags) -> Option<Forbidden> {
     })
 }
 
-/// The same for a directory that a process is to be in. In a user namespace made for it (`user`) it has all capabilities, which
+/// Whether a file is where nothing may be mapped to be executed (mm/mmap.c, `do_mmap`), whatever its mode. Its name must
+/// lead somewhere.
+pub fn on_noexec(path: &Path) -> bool {
+    statvfs(path).is_ok_and(|of| of.flags().contains(FsFlags::ST_NOEXEC))
+}
+
+/// The same as [`forbidden`] for a directory that a process is to be in. In a user namespace made for it (`user`) it has all capabilities, which
 /// count for what belongs to the one user and group there are (kernel/capability.c, privileged_wrt_inode_uidgid).
 pub fn not_to_enter(path: &Path, meta: &Metadata, user: bool) -> Option<Forbidden> {
     use std::os::unix::fs::MetadataExt;
