@@ -245,8 +245,11 @@ impl Hunt<'_> {
                 continue;
             }
             self.since.get_or_insert_with(Instant::now);
-            if let Some(sleeper) = self.sleepers.remove(&tid).and_then(|s| s.still(tid)) {
-                self.sleepers.insert(tid, sleeper);
+            if let Some(sleeper) = self.sleepers.remove(&tid) {
+                match sleeper.still(tid) {
+                    Some(sleeper) => drop(self.sleepers.insert(tid, sleeper)),
+                    None => tracing::debug!(tid, "woke up before it was held"),
+                }
             }
             // A failure means that it has just died, which waiting will tell.
             let _ = task.interrupt();
@@ -608,7 +611,12 @@ fn describe(
         if nested {
             t.tid = inside(&t.status.nspid, t.host);
         }
-        let slept = sleepers.get(&t.host).and_then(|s| s.slept(t.status.voluntary_switches, stood));
+        let sleeper = sleepers.get(&t.host);
+        let slept = sleeper.and_then(|s| s.slept(t.status.voluntary_switches, stood));
+        if let (Some(sleeper), None) = (sleeper, slept) {
+            let (tid, switches) = (t.host, t.status.voluntary_switches);
+            tracing::debug!(tid, switches, ?sleeper, "how long it has slept is not known");
+        }
         let interrupted = |task: &Stopped| task.is_parked() && task.signal() == libc::SIGTRAP;
         if state == State::Alive && t.task.as_ref().is_some_and(interrupted) {
             if let Some(vdso) = vdso::around(host, &t.regs, &t.status, || *vdso_at.get_or_init(|| vdso::start(host))) {

@@ -200,7 +200,11 @@ fn until_it_sleeps(task: Stopped) -> Result<Option<Stopped>, Error> {
             Outcome::Running(task) => running = task,
         }
         // Locks on the way are waited for in state D.
-        if proc::stat(tid).is_ok_and(|stat| stat.state == b'S') || Instant::now() > deadline {
+        if proc::stat(tid).is_ok_and(|stat| stat.state == b'S') {
+            break;
+        }
+        if Instant::now() > deadline {
+            tracing::debug!(tid, "does not fall asleep in its call, and may wait longer than it should");
             break;
         }
         tasks::back_off(round);
