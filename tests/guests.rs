@@ -220,6 +220,7 @@ guests! {
     uringnumbers: true,
     uringcreds: true,
     uringpolled: true,
+    uringwide: true,
     aio: true,
     itimers: true,
     posixtimers: true,

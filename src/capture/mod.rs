@@ -50,6 +50,7 @@ mod pty;
 mod refusals;
 mod reserve;
 mod ringcreds;
+mod ringsizes;
 mod save;
 mod search;
 mod seccomp;

@@ -2,19 +2,19 @@
 
 use std::os::fd::BorrowedFd;
 
-use crate::model::uring::OFFSETS;
+use crate::model::uring::{OFFSETS, Uring};
 use crate::sys::uring::Map;
 use crate::tracer::HeldProcess;
 
 /// Their numbers, ascending: `told` by the kernel, and those that requests name which are still in the ring's memory, since
 /// newer kernels don't tell.
-pub(super) fn numbers(told: &[u16], copy: BorrowedFd<'_>, sq_entries: u32) -> Result<Vec<u16>, String> {
-    // Words of struct io_uring_sqe, and the one whose upper half is the number.
-    const SQE: usize = 16;
+pub(super) fn numbers(told: &[u16], copy: BorrowedFd<'_>, ring: &Uring) -> Result<Vec<u16>, String> {
+    // The word of struct io_uring_sqe whose upper half is the number.
     const NUMBER: usize = 10;
-    let requests = Map::new(copy, OFFSETS[2], u64::from(sq_entries) * SQE as u64 * 4);
+    let words = (ring.sqe_len() / 4) as usize;
+    let requests = Map::new(copy, OFFSETS[2], ring.sqes_len());
     let requests = requests.map_err(|e| format!("its requests can't be looked at: {e}"))?;
-    let named = (0..sq_entries as usize).map(|sqe| (requests.word(sqe * SQE + NUMBER) >> 16) as u16);
+    let named = (0..ring.sq_entries as usize).map(|sqe| (requests.word(sqe * words + NUMBER) >> 16) as u16);
     let mut all: Vec<u16> = named.chain(told.iter().copied()).filter(|number| *number != 0).collect();
     all.sort_unstable();
     all.dedup();
@@ -38,16 +38,32 @@ mod tests {
     use std::os::fd::AsFd;
 
     use super::*;
+    use crate::model::files::Content;
     use crate::sys::uring;
 
     #[test]
     fn numbers_are_told_or_named_by_requests() {
         let Ok((fd, _)) = uring::setup(4, 0, 0) else { return };
-        assert!(numbers(&[], fd.as_fd(), 4).unwrap().is_empty());
+        let ring = Uring {
+            flags: 0,
+            issuer: None,
+            poller: None,
+            credentials: Vec::new(),
+            napi: None,
+            files: Vec::new(),
+            buffers: Vec::new(),
+            eventfd: None,
+            sq_entries: 4,
+            cq_entries: 8,
+            sq_head: 0,
+            cq_tail: 0,
+            content: Content { id: 0, size: 0 },
+        };
+        assert!(numbers(&[], fd.as_fd(), &ring).unwrap().is_empty());
         let requests = Map::new(fd.as_fd(), OFFSETS[2], 256).unwrap();
         requests.set(16 + 10, 7 << 16 | 3);
         requests.set(32 + 10, 2 << 16);
-        assert_eq!(numbers(&[300, 7], fd.as_fd(), 4).unwrap(), [2, 7, 300]);
+        assert_eq!(numbers(&[300, 7], fd.as_fd(), &ring).unwrap(), [2, 7, 300]);
     }
 
     #[test]

@@ -10,7 +10,7 @@ use crate::image::{self, Blob, Part, Sink, Writer, process_part, shared_part};
 use crate::model::fd::Kind;
 use crate::model::manifest::{
     DELETED_DIRECTORIES, EARLY_DATA, HUGE_PAGES, INHERITED_PAGES, INOTIFY_EVENTS, Manifest, PACKET_SOCKETS,
-    SPARSE_FILES, UNIX_SOCKETS, URGENT_DATA,
+    SPARSE_FILES, UNIX_SOCKETS, URGENT_DATA, WIDE_RINGS,
 };
 use crate::model::memory::{self, SharedObjects};
 use crate::model::process::Process;
@@ -303,6 +303,9 @@ fn take(held: &mut Held, looked: Looked, mut manifest: Manifest, request: &Reque
     }
     if fds.files.iter().any(|file| matches!(&file.kind, Kind::Socket(socket) if socket.is_packet())) {
         manifest.requires.push(PACKET_SOCKETS.to_owned());
+    }
+    if fds.files.iter().any(|file| matches!(&file.kind, Kind::Uring(ring) if ring.is_wide())) {
+        manifest.requires.push(WIDE_RINGS.to_owned());
     }
     let nameless = std::mem::take(&mut contents.nameless).into_list();
     if !nameless.is_empty() {

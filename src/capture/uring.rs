@@ -20,6 +20,7 @@ use super::Error;
 use super::fd::{SeenFd, TableOf, Work};
 use super::refusals::Refusals;
 use super::ringcreds;
+use super::ringsizes;
 use super::sqpoll;
 
 /// Most requests end soon.
@@ -124,7 +125,7 @@ fn add(
         }
         napi => napi.map(|napi| Napi { timeout: (napi.timeout / 1000) as u32, prefer: napi.prefer }),
     };
-    let credentials = ringcreds::numbers(&seen.personalities, copy, uring.sq_entries)?;
+    let credentials = ringcreds::numbers(&seen.personalities, copy, &uring)?;
     if !credentials.is_empty() && !ringcreds::are_known(users.iter().filter_map(|&user| work.held.processes.get(user)))
     {
         return Err("credentials are registered with it, and which ones can't be known: not supported".to_owned());
@@ -166,14 +167,6 @@ fn look(seen: &Ring, copy: BorrowedFd<'_>) -> Result<(Uring, Vec<u8>), String> {
     };
     let map = |offset, len| Map::new(copy, offset, len).map_err(unmapped);
     let ring = map(OFFSETS[0], uring.ring_len())?;
-    // Entries of twice the size (IORING_SETUP_SQE128, IORING_SETUP_CQE32) show where there are pages more.
-    let wide = |offset, len| Map::new(copy, offset, len).is_ok_and(|map| map.is_whole());
-    if cq_entries > 256 && wide(OFFSETS[0], uring.ring_len() + u64::from(cq_entries) * 16)
-        || sq_entries > 32 && wide(OFFSETS[2], uring.sqes_len() * 2)
-    {
-        return Err("entries of twice the size (IORING_SETUP_SQE128, IORING_SETUP_CQE32) are not supported".to_owned());
-    }
-    let sqes = map(OFFSETS[2], uring.sqes_len())?;
     let words = [seen.sq_mask, seen.cq_mask, sq_entries, cq_entries];
     let there = [word::SQ_MASK, word::CQ_MASK, word::SQ_ENTRIES, word::CQ_ENTRIES].map(|i| ring.word(i));
     let counts = (ring.word(word::SQ_HEAD), ring.word(word::CQ_TAIL));
@@ -183,11 +176,15 @@ fn look(seen: &Ring, copy: BorrowedFd<'_>) -> Result<(Uring, Vec<u8>), String> {
     if words != there || counts != (sq_head, cq_tail) {
         return Err("this kernel lays rings out in another way: not supported".to_owned());
     }
-    // Programs that have indices write them before they make a request; where all are 0, as in a ring that has none,
-    // their order is the natural one.
-    let array = Uring::array(cq_entries) as usize / 4;
+    let sizes = ringsizes::find(&uring, copy, &ring)?;
+    uring.flags |= sizes.flags;
+    let ring = map(OFFSETS[0], uring.ring_len())?;
+    let sqes = map(OFFSETS[2], uring.sqes_len())?;
+    // Where it is not certain that there are indices: programs that have them write them before they make a request;
+    // where all are 0, as in a ring that has none, their order is the natural one.
+    let array = Uring::array(cq_entries, uring.flags) as usize / 4;
     let indices = array..array + sq_entries as usize;
-    if !ring.is_whole() || indices.clone().all(|i| ring.word(i) == 0) {
+    if !sizes.indices && (!ring.is_whole() || indices.clone().all(|i| ring.word(i) == 0)) {
         uring.flags |= NO_SQARRAY;
     }
     uring.flags |= flags;
@@ -458,11 +455,11 @@ mod tests {
         // Where the kernel or an administrator forbids rings there is nothing to look at.
         let Ok((fd, _)) = uring::setup(4, 0, 0) else { return };
         let (uring, bytes) = look(&seen(4, 8, 0, 0), fd.as_fd()).unwrap();
-        assert_eq!((uring.flags, bytes.len() as u64), (NO_SQARRAY, uring.ring_len() + uring.sqes_len()));
+        assert_eq!((uring.flags, bytes.len() as u64), (0, uring.ring_len() + uring.sqes_len()));
         let ring = Map::new(fd.as_fd(), 0, uring.ring_len()).unwrap();
         ring.set(word::SQ_TAIL, 3);
         assert_eq!(uring::enter(fd.as_fd(), 3).unwrap(), 3);
-        ring.set(Uring::array(8) as usize / 4 + 1, 1);
+        ring.set(Uring::array(8, 0) as usize / 4 + 1, 1);
         assert_eq!(look(&seen(4, 8, 3, 3), fd.as_fd()).unwrap().0.flags, 0);
         ring.set(word::SQ_DROPPED, 1);
         assert!(look(&seen(4, 8, 3, 3), fd.as_fd()).unwrap_err().contains("more completions"));
@@ -471,24 +468,13 @@ mod tests {
     }
 
     #[test]
-    fn entries_of_twice_the_size_are_seen() {
-        const WIDE: [u32; 2] = [1 << 10, 1 << 11];
-        for flags in WIDE {
-            let Ok((fd, _)) = uring::setup(512, 0, flags) else { return };
-            assert!(look(&seen(512, 1024, 0, 0), fd.as_fd()).unwrap_err().contains("twice the size"));
-        }
-        let Ok((fd, _)) = uring::setup(512, 0, 0) else { return };
-        assert!(look(&seen(512, 1024, 0, 0), fd.as_fd()).is_ok());
-    }
-
-    #[test]
     fn rings_of_one_thread_are_seen() {
         for flags in [SINGLE_ISSUER, SINGLE_ISSUER | DEFER_TASKRUN] {
             let Ok((fd, _)) = std::thread::spawn(move || uring::setup(4, 0, flags)).join().unwrap() else { return };
             let seen = look(&seen(4, 8, 0, 0), fd.as_fd()).unwrap().0;
-            assert_eq!(seen.flags, flags | NO_SQARRAY);
+            assert_eq!(seen.flags, flags);
         }
         let Ok((fd, _)) = uring::setup(4, 0, DISABLED) else { return };
-        assert_eq!(look(&seen(4, 8, 0, 0), fd.as_fd()).unwrap().0.flags, DISABLED | NO_SQARRAY);
+        assert_eq!(look(&seen(4, 8, 0, 0), fd.as_fd()).unwrap().0.flags, DISABLED);
     }
 }

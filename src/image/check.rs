@@ -11,6 +11,7 @@ use crate::model::aio;
 use crate::model::fd::{Descriptor, Kind, Owner};
 use crate::model::files::{Content, Saved};
 use crate::model::locks::Lock;
+use crate::model::manifest::WIDE_RINGS;
 use crate::model::manifest::{DELETED_DIRECTORIES, HUGE_PAGES, INHERITED_PAGES, SPARSE_FILES};
 use crate::model::memory::{Backing, Inherits, Memory, SharedObjects, Span, Vma};
 use crate::model::mempolicy::Policy;
@@ -658,6 +659,9 @@ fn files(c: &Checkpoint, blobs: &HashMap<u32, u64>) -> Check {
             {
                 Err("a file is registered with it that is not there".to_owned())
             }
+            Kind::Uring(uring) if uring.is_wide() && !c.manifest.requires.iter().any(|name| name == WIDE_RINGS) => {
+                Err(format!("a ring has entries of twice the size, and {WIDE_RINGS} is not required"))
+            }
             Kind::Uring(uring) => content(&Some(uring.content)).and_then(|()| ring(uring)),
             Kind::Stdio(stdio) => standard_stream(stdio),
             _ => Ok(()),
@@ -718,7 +722,7 @@ fn ring(ring: &Uring) -> Check {
 mod tests {
     use crate::model::files::Content;
     use crate::model::thread::Sched;
-    use crate::model::uring::Poller;
+    use crate::model::uring::{Poller, WIDE_COMPLETIONS, WIDE_REQUESTS};
     use crate::model::{Hex, Pid};
 
     use super::*;
@@ -755,5 +759,11 @@ mod tests {
         not(&|ring| ring.credentials = vec![0]);
         not(&|ring| ring.credentials = vec![3, 1]);
         not(&|ring| ring.content.size += 1);
+        for wide in [WIDE_REQUESTS, WIDE_COMPLETIONS] {
+            not(&|ring| ring.flags |= wide);
+            let mut other = Uring { flags: SQPOLL | wide, ..polled.clone() };
+            other.content.size = other.ring_len() + other.sqes_len();
+            assert_eq!(ring(&other), Ok(()));
+        }
     }
 }

@@ -18,6 +18,7 @@ pub const KNOWN_FEATURES: &[&str] = &[
     INOTIFY_EVENTS,
     EARLY_DATA,
     PACKET_SOCKETS,
+    WIDE_RINGS,
 ];
 
 /// In `requires` where a process has [`super::memory::Memory::inherits`].
@@ -49,6 +50,9 @@ pub const EARLY_DATA: &str = "early-data";
 
 /// In `requires` where there is a socket of [`super::sockets::Family::Packet`].
 pub const PACKET_SOCKETS: &str = "packet-sockets";
+
+/// In `requires` where a ring of io_uring has entries of twice the size ([`super::uring::Uring::is_wide`]).
+pub const WIDE_RINGS: &str = "wide-rings";
 
 /// First member of an image.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -76,6 +76,10 @@ pub const IOPOLL: u32 = 1;
 pub const SQPOLL: u32 = 1 << 1;
 /// IORING_SETUP_R_DISABLED: nothing has been asked of it yet.
 pub const DISABLED: u32 = 1 << 6;
+/// IORING_SETUP_SQE128: requests have twice the size.
+pub const WIDE_REQUESTS: u32 = 1 << 10;
+/// IORING_SETUP_CQE32: completions have twice the size.
+pub const WIDE_COMPLETIONS: u32 = 1 << 11;
 /// IORING_SETUP_SINGLE_ISSUER.
 pub const SINGLE_ISSUER: u32 = 1 << 12;
 /// IORING_SETUP_DEFER_TASKRUN, of rings with a single issuer.
@@ -83,7 +87,8 @@ pub const DEFER_TASKRUN: u32 = 1 << 13;
 /// IORING_SETUP_NO_SQARRAY.
 pub const NO_SQARRAY: u32 = 1 << 16;
 /// All that there may be.
-pub const KNOWN: u32 = IOPOLL | SQPOLL | DISABLED | SINGLE_ISSUER | DEFER_TASKRUN | NO_SQARRAY;
+pub const KNOWN: u32 =
+    IOPOLL | SQPOLL | DISABLED | WIDE_REQUESTS | WIDE_COMPLETIONS | SINGLE_ISSUER | DEFER_TASKRUN | NO_SQARRAY;
 /// Where mappings of a ring begin: the ring, the same again, its requests (include/uapi/linux/io_uring.h).
 pub const OFFSETS: [u64; 3] = [0, 0x800_0000, 0x1000_0000];
 /// Rings that a thread can register (IO_RINGFD_REG_MAX).
@@ -132,18 +137,31 @@ const SQE: u64 = 64;
 
 impl Uring {
     /// Byte at which the indices of requests begin, if it has them.
-    pub fn array(cq_entries: u32) -> u64 {
-        (word::CQES as u64 * 4 + u64::from(cq_entries) * CQE).next_multiple_of(64)
+    pub fn array(cq_entries: u32, flags: u32) -> u64 {
+        let ordinary = word::CQES as u64 * 4 + u64::from(cq_entries) * CQE;
+        // The kernel doubles what comes before the completions as well (io_uring/io_uring.c, `rings_size`).
+        let bytes = if flags & WIDE_COMPLETIONS != 0 { ordinary * 2 } else { ordinary };
+        bytes.next_multiple_of(64)
     }
 
     /// Bytes of the ring.
     pub fn ring_len(&self) -> u64 {
-        let array = Uring::array(self.cq_entries);
+        let array = Uring::array(self.cq_entries, self.flags);
         if self.flags & NO_SQARRAY != 0 { array } else { array + u64::from(self.sq_entries) * 4 }
     }
 
     /// Bytes of its requests.
     pub fn sqes_len(&self) -> u64 {
-        u64::from(self.sq_entries) * SQE
+        u64::from(self.sq_entries) * self.sqe_len()
+    }
+
+    /// Bytes of each request.
+    pub fn sqe_len(&self) -> u64 {
+        if self.flags & WIDE_REQUESTS != 0 { SQE * 2 } else { SQE }
+    }
+
+    /// Whether entries have twice the size ([`super::manifest::WIDE_RINGS`]).
+    pub fn is_wide(&self) -> bool {
+        self.flags & (WIDE_REQUESTS | WIDE_COMPLETIONS) != 0
     }
 }

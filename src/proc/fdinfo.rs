@@ -81,6 +81,10 @@ pub struct Ring {
     pub polls: u32,
     /// Completions that found no place.
     pub overflown: u32,
+    /// Whether requests not yet taken have twice the size, where any are listed.
+    pub wide_requests: Option<bool>,
+    /// The same of completions, going by the first: Linux 6.18 looks for others in wrong places.
+    pub wide_completions: Option<bool>,
 }
 
 /// Busy polling of the network by an io_uring.
@@ -207,8 +211,9 @@ pub fn parse(bytes: &[u8]) -> Result<FdInfo, Malformed> {
                 ring.personalities.push(number);
                 continue;
             }
-            if let Some(entry) = line.strip_prefix(b"    ") {
-                registered(ring, list, entry).ok_or(Malformed("what is registered is odd"))?;
+            let is_number = |key: &[u8]| decimal::<u32>(key.trim_ascii()).is_some();
+            if split_once(line, b':').is_some_and(|(place, _)| is_number(place)) {
+                registered(ring, list, line.trim_ascii()).ok_or(Malformed("what is registered is odd"))?;
                 continue;
             }
         }
@@ -304,8 +309,10 @@ fn count(ring: &mut Ring, line: &[u8]) {
     }
 }
 
-/// Entries behind `UserFiles` and `UserBufs`: `0: /tmp/a`, `1: <none>`, `2: 0x55b477d527a0/4096`.
+/// Entries behind `UserFiles` and `UserBufs`: `0: /tmp/a`, `1: <none>`, `2: 0x55b477d527a0/4096`; and behind `SQEs` and `CQEs`:
+/// `0: opcode:NOP, fd:0, …, user_data:4` with `, e0:0x0, …` where it is wide, `0: user_data:4, res:0, flag:0` with `, extra1:0, …`.
 fn registered(ring: &mut Ring, list: &[u8], entry: &[u8]) -> Option<()> {
+    let has = |entry: &[u8], what: &[u8]| entry.windows(what.len()).any(|bytes| bytes == what);
     let place = |entry| split_once(entry, b':').and_then(|(place, what)| Some((decimal(place)?, what.trim_ascii())));
     match list {
         b"UserFiles" => {
@@ -318,6 +325,10 @@ fn registered(ring: &mut Ring, list: &[u8], entry: &[u8]) -> Option<()> {
                 let (address, len) = split_once(what, b'/')?;
                 ring.buffer_places.push((place, hex(address.strip_prefix(b"0x")?)?, decimal(len)?));
             }
+        }
+        b"SQEs" => ring.wide_requests = Some(has(entry, b", e0:")),
+        b"CQEs" => {
+            ring.wide_completions.get_or_insert(has(entry, b", extra1:"));
         }
         _ => {}
     }
@@ -493,14 +504,22 @@ fe:00:10010638 0 EOF\n",
         );
         assert_eq!(with("Pid:\t6467\nNSpid:\t6467\n").detail, Detail::Pidfd(6467));
         let ring = Ring { sq_mask: 7, cq_mask: 15, sq_head: 9, cq_tail: 8, ..Ring::default() };
-        let ring = Ring { files: 2, file_names: vec![(0, b"/tmp/a b".to_vec())], polls: 1, overflown: 1, ..ring };
+        let ring = Ring {
+            files: 13,
+            file_names: vec![(0, b"/tmp/a b".to_vec()), (12, b"/tmp/c".to_vec())],
+            polls: 1,
+            overflown: 1,
+            ..ring
+        };
         let napi = Napi { timeout: 50_000, prefer: true, by_hand: true };
         let ring = Ring { personalities: vec![3, 12], napi: Some(napi), ..ring };
         let ring = Ring { buffers: 3, buffer_places: vec![(0, 0x55b4, 5000)], ..ring };
+        let ring = Ring { wide_requests: Some(true), wide_completions: Some(true), ..ring };
         assert_eq!(
             with(
                 "SqMask:\t0x7\nSqHead:\t9\nSqTail:\t9\nCachedSqHead:\t9\nCqMask:\t0xf\nCqHead:\t8\nCqTail:\t8\n\
-                 CachedCqTail:\t8\nSQEs:\t0\nCQEs:\t0\nSqThread:\t-1\nSqThreadCpu:\t-1\nUserFiles:\t2\n    0: /tmp/a\\040b\n\
+                 CachedCqTail:\t8\nSQEs:\t1\n    0: opcode:NOP, fd:0, flags:0, user_data:1, e0:0x0, e1:0x0\n\
+                 CQEs:\t1\n    2: user_data:256, res:0, flag:8, extra1:0, extra2:0\n\nSqThread:\t-1\nSqThreadCpu:\t-1\nUserFiles:\t13\n    0: /tmp/a\\040b\n   12: /tmp/c\n\
                  UserBufs:\t3\n    0: 0x55b4/5000\n    1: <none>\nPersonalities:\n    3\n\tUid:\t\t0\t\t0\t\t0\t\t0\n\tGroups:\t\t\n\tCapEff:\t000001ffffffffff\n   12\nPollList:\n  op=6, task_works=0\nCqOverflowList:\n  user_data=7, res=0, flags=0\n\
                  NAPI:\tenabled\nnapi tracking:\tstatic\nnapi_busy_poll_dt:\t50000\nnapi_prefer_busy_poll:\ttrue\n"
             )

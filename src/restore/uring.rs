@@ -36,7 +36,6 @@ const REGISTER_NAPI: u32 = 27;
 const REGISTER_ENABLE_RINGS: u32 = 12;
 /// IORING_OP_NOP with IOSQE_CQE_SKIP_SUCCESS, as the first word of a request.
 const SILENT: u32 = 1 << 6 << 8;
-const SQE_WORDS: usize = 16;
 /// Nothing can be mapped below (the default of /proc/sys/vm/mmap_min_addr).
 const LOWEST: u64 = 0x1_0000;
 
@@ -73,7 +72,8 @@ fn is_known(params: &Params) -> bool {
     let bytes = |words: [usize; 6]| words.map(|w| w as u32 * 4);
     let sq = [word::SQ_HEAD, word::SQ_TAIL, word::SQ_MASK, word::SQ_ENTRIES, word::SQ_FLAGS, word::SQ_DROPPED];
     let cq = [word::CQ_HEAD, word::CQ_TAIL, word::CQ_MASK, word::CQ_ENTRIES, word::CQ_OVERFLOW, word::CQES];
-    let array = params.flags & NO_SQARRAY != 0 || u64::from(params.sq[6]) == Uring::array(params.cq_entries);
+    let array =
+        params.flags & NO_SQARRAY != 0 || u64::from(params.sq[6]) == Uring::array(params.cq_entries, params.flags);
     params.sq.starts_with(&bytes(sq)) && params.cq.starts_with(&bytes(cq)) && array
 }
 
@@ -209,7 +209,7 @@ pub(super) fn bring(
     // Empty requests are of IORING_OP_NOP, which does nothing and reports it.
     advance(&memory, ring.cq_tail, at_once[0], cancel, &mut submit)?;
     for sqe in 0..ring.sq_entries as usize {
-        requests.set(sqe * SQE_WORDS, SILENT);
+        requests.set(sqe * (ring.sqe_len() / 4) as usize, SILENT);
     }
     advance(&memory, ring.sq_head, at_once[1], cancel, &mut submit)?;
     if (memory.word(word::SQ_HEAD), memory.word(word::CQ_TAIL)) != (ring.sq_head, ring.cq_tail) {
