@@ -1,12 +1,12 @@
-// io_uring(7): registered buffers and files, with places left free, and an eventfd that counts completions; used by requests, by a ring of
-// all and one of a single thread.
+// io_uring(7): registered buffers and files, some far behind others with places left free, and an eventfd that counts
+// completions; used by requests, by a ring of all and one of a single thread.
 #include <sys/eventfd.h>
 #include <sys/socket.h>
 #include <sys/uio.h>
 
 #include "ring.h"
 
-enum { SINGLE = 1 << 12, DEFER = 1 << 13, FILES = 4, BUFFERS = 3 };
+enum { SINGLE = 1 << 12, DEFER = 1 << 13, FILES = 13, BUFFERS = 12 };
 static struct ring plain, single;
 static char first[9000], second[4096];
 static int file, pair[2], count;
@@ -27,8 +27,10 @@ static int poll_network(struct ring *r, uint32_t timeout, uint8_t prefer) {
 }
 
 static void prepare(struct ring *r) {
-    struct iovec buffers[BUFFERS] = {{first + 5, 8000}, {NULL, 0}, {second, sizeof second}};
-    int files[FILES] = {file, -1, pair[1], -1};
+    struct iovec buffers[BUFFERS] = {[0] = {first + 5, 8000}, [BUFFERS - 1] = {second, sizeof second}};
+    int files[FILES];
+    for (int i = 0; i < FILES; i++) files[i] = -1;
+    files[0] = file, files[FILES - 1] = pair[1];
     MUST(syscall(SYS_io_uring_register, r->fd, IORING_REGISTER_BUFFERS, buffers, BUFFERS));
     MUST(syscall(SYS_io_uring_register, r->fd, IORING_REGISTER_FILES, files, FILES));
     MUST(syscall(SYS_io_uring_register, r->fd, IORING_REGISTER_EVENTFD, &count, 1));
@@ -53,15 +55,15 @@ static void use(struct ring *r, uint64_t seed) {
     uint64_t offset = seed % 5000;
     memset(first, 0, sizeof first), memset(second, 0, sizeof second);
     CHECK(ask(r, IORING_OP_READ_FIXED, 0, 0, first + 100, 3000, offset) == 3000, "read into the first buffer");
-    CHECK(ask(r, IORING_OP_READ_FIXED, 0, 2, second, 4096, offset) == 4096, "read into the second buffer");
+    CHECK(ask(r, IORING_OP_READ_FIXED, 0, BUFFERS - 1, second, 4096, offset) == 4096, "read into the second buffer");
     for (int i = 0; i < 3000; i += 7) CHECK(first[100 + i] == (char)mix(offset + i) && second[i] == first[100 + i], "byte %d", i);
     // Beyond a buffer, and where there is none.
     CHECK(ask(r, IORING_OP_READ_FIXED, 0, 0, first + 8000, 6, 0) == -EFAULT, "a byte behind the first buffer");
     CHECK(ask(r, IORING_OP_READ_FIXED, 0, 1, second, 1, 0) == -EFAULT, "a buffer that there is not");
     CHECK(ask(r, IORING_OP_READ, 1, 0, second, 1, 0) == -EBADF && ask(r, IORING_OP_READ, 3, 0, second, 1, 0) == -EBADF, "free places");
-    CHECK(ask(r, IORING_OP_READ, 4, 0, second, 1, 0) == -EBADF, "a place too many");
+    CHECK(ask(r, IORING_OP_READ, FILES, 0, second, 1, 0) == -EBADF, "a place too many");
     char text[8] = "";
-    CHECK(ask(r, IORING_OP_WRITE, 2, 0, "socket", 6, 0) == 6 && read(pair[0], text, 8) == 6 && !strcmp(text, "socket"), "the socket");
+    CHECK(ask(r, IORING_OP_WRITE, FILES - 1, 0, "socket", 6, 0) == 6 && read(pair[0], text, 8) == 6 && !strcmp(text, "socket"), "the socket");
 }
 
 int main(int argc, char **argv) {
