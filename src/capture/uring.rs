@@ -176,6 +176,19 @@ fn look(seen: &Ring, copy: BorrowedFd<'_>) -> Result<(Uring, Vec<u8>), String> {
     if words != there || counts != (sq_head, cq_tail) {
         return Err("this kernel lays rings out in another way: not supported".to_owned());
     }
+    let reported = cq_tail.wrapping_add(ring.word(word::CQ_OVERFLOW)).wrapping_add(ring.word(word::SQ_DROPPED));
+    match sq_head.wrapping_sub(reported) as i32 {
+        _ if seen.polls > 0 => return Err(UNDER_WAY.to_owned()),
+        _ if seen.overflown > 0 => return Err("completions wait in it that found no place: not supported".to_owned()),
+        0 => {}
+        1.. => return Err(UNDER_WAY.to_owned()),
+        _ => {
+            let reason =
+                "it has reported more completions than it was given requests, so that what is under way can't be known";
+            return Err(reason.to_owned());
+        }
+    }
+    // With nothing under way the kernel writes nothing there meanwhile.
     let sizes = ringsizes::find(&uring, copy, &ring)?;
     uring.flags |= sizes.flags;
     let ring = map(OFFSETS[0], uring.ring_len())?;
@@ -190,18 +203,6 @@ fn look(seen: &Ring, copy: BorrowedFd<'_>) -> Result<(Uring, Vec<u8>), String> {
     uring.flags |= flags;
     if flags & SINGLE_ISSUER == 0 && polls(copy) {
         uring.flags |= IOPOLL;
-    }
-    let reported = cq_tail.wrapping_add(ring.word(word::CQ_OVERFLOW)).wrapping_add(ring.word(word::SQ_DROPPED));
-    match sq_head.wrapping_sub(reported) as i32 {
-        _ if seen.polls > 0 => return Err(UNDER_WAY.to_owned()),
-        _ if seen.overflown > 0 => return Err("completions wait in it that found no place: not supported".to_owned()),
-        0 => {}
-        1.. => return Err(UNDER_WAY.to_owned()),
-        _ => {
-            let reason =
-                "it has reported more completions than it was given requests, so that what is under way can't be known";
-            return Err(reason.to_owned());
-        }
     }
     let mut bytes = ring.bytes(uring.ring_len());
     bytes.extend(sqes.bytes(uring.sqes_len()));
