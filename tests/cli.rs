@@ -246,6 +246,30 @@ fn the_program_knows_its_job() {
 }
 
 #[test]
+fn a_program_may_ask_for_its_own_save() {
+    let place = Place::new();
+    let script = "$0 save $CKPT_NAME --kill -o x.tar 2>said; echo status $?; cat said; exit 7";
+    let ckpt = binary("ckpt");
+    let run = place.output("ckpt-run", &["-n", "me", "--", "sh", "-c", script, ckpt.to_str().unwrap()]);
+    assert_eq!((run.status.code(), run.stdout.as_slice()), (Some(85), &b""[..]), "{run:?}");
+    // Its call has two ends, like fork: that in the image was not told of the image, but knows that it is good.
+    let resumed = place.output("ckpt-resume", &["x.tar"]);
+    assert_eq!(resumed.status.code(), Some(7), "{resumed:?}");
+    assert_eq!(String::from_utf8(resumed.stdout).unwrap(), "status 0\nckpt: resumed: me goes on from its image\n");
+}
+
+#[test]
+fn attach_does_not_save_itself() {
+    let place = Place::new();
+    let attach = binary("ckpt-attach");
+    let mut shell = Command::new("sh");
+    place.settle(&mut shell);
+    let output = shell.args(["-c", "$0 $$; exit $?", attach.to_str().unwrap()]).output().unwrap();
+    fails(&output, 6, "not permitted to hold pid");
+    assert!(stderr(&output).contains("it is this command, which can't save itself\nhint: "), "{output:?}");
+}
+
+#[test]
 fn a_living_name_is_refused_and_a_dead_one_taken() {
     let place = Place::new();
     let mut first = place.job("job", "echo ready; read x");

@@ -135,6 +135,10 @@ fn not_permitted(pid: i32) -> Error {
     let scope = proc::number("sys/kernel/yama/ptrace_scope").unwrap_or(0);
     let uid = nix::unistd::geteuid().as_raw();
     let (reason, hint) = match proc::status(pid) {
+        _ if pid == nix::unistd::getpid().as_raw() => (
+            "it is this command, which can't save itself".to_owned(),
+            "start it outside of the tree, in another terminal; or start the program with ckpt-run, whose supervisor saves it",
+        ),
         Err(_) => ("it can't be looked at".to_owned(), "save it as the user it belongs to"),
         Ok(status) if uid != 0 && status.uid.iter().any(|&id| id != uid) => (
             format!("it belongs to another user (uid {})", status.uid[0]),

@@ -36,7 +36,7 @@ pub enum Exit {
 impl From<FailureKind> for Exit {
     fn from(kind: FailureKind) -> Exit {
         match kind {
-            FailureKind::Failed => Exit::Failed,
+            FailureKind::Failed | FailureKind::Resumed => Exit::Failed,
             FailureKind::Usage => Exit::Usage,
             FailureKind::Refused => Exit::Refused,
             FailureKind::Image => Exit::Image,

@@ -58,7 +58,14 @@ impl SaveOptions {
         if self.json && self.output.as_deref() == Some(Path::new("-")) {
             return Err(Failure::new(FailureKind::Usage, "standard output can't take both image and JSON", ""));
         }
-        let saved = self.order(target).save()?;
+        let saved = match self.order(target).save() {
+            // As with fork(2), one call has two ends: this is that of the copy, which knows nothing of the image but that it is good.
+            Err(Failure { kind: FailureKind::Resumed, messages, .. }) => {
+                messages.iter().for_each(|message| self.talk.line(&message.text));
+                return Ok(Outcome::Ours(Exit::Ok));
+            }
+            saved => saved?,
+        };
         if self.json {
             say::json(&say::with_schema("ckpt.saved/1", &saved));
         }

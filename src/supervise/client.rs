@@ -9,6 +9,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::socket::{ControlMessage, MsgFlags, getsockopt, sendmsg, sockopt};
+use nix::sys::stat::fstat;
 
 use super::directory::Directory;
 use super::protocol::{LONGEST_REPLY, Reply, Request, Status, line};
@@ -42,6 +43,8 @@ pub struct Connection {
     name: String,
     /// The supervisor.
     pub supervisor: i32,
+    /// The inode of our end: that of a resumed process is another one.
+    inode: Option<u64>,
     received: Vec<u8>,
 }
 
@@ -66,7 +69,8 @@ impl Connection {
                 hint: format!("let it go on first: fg in its shell, or kill -CONT {}", peer.pid),
             });
         }
-        Ok(Connection { stream, name: name.to_owned(), supervisor: peer.pid, received: Vec::new() })
+        let (name, inode) = (name.to_owned(), inode(&stream));
+        Ok(Connection { stream, name, supervisor: peer.pid, inode, received: Vec::new() })
     }
 
     /// Asks something that is answered at once.
@@ -85,8 +89,15 @@ impl Connection {
     /// and its answer to that is returned.
     ///
     /// # Errors
-    /// As [`Connection::ask`].
+    /// As [`Connection::ask`]; [`Error::Resumed`] where the program that was saved had asked for it itself.
     pub fn ask_patiently(&mut self, request: &Request, stream: Option<BorrowedFd<'_>>) -> Result<Reply, Error> {
+        match self.ask_until_signalled(request, stream) {
+            Err(Error::NoAnswer { .. }) if self.is_resumed() => Err(Error::Resumed { name: self.name.clone() }),
+            answered => answered,
+        }
+    }
+
+    fn ask_until_signalled(&mut self, request: &Request, stream: Option<BorrowedFd<'_>>) -> Result<Reply, Error> {
         let mut set = SigSet::empty();
         [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP].into_iter().for_each(|signal| set.add(signal));
         set.thread_block().map_err(Error::io("block", "signals"))?;
@@ -183,10 +194,20 @@ impl Connection {
         }
     }
 
+    /// Whether we are part of the job, and brought back by a resume since we asked.
+    fn is_resumed(&self) -> bool {
+        let ours = std::env::var_os("CKPT_NAME").is_some_and(|name| name == self.name.as_str());
+        ours && inode(&self.stream) != self.inode
+    }
+
     fn no_answer(&self, reason: &str) -> Error {
         let (name, reason) = (self.name.clone(), reason.to_owned());
         Error::NoAnswer { name, pid: self.supervisor, reason, hint: "`ckpt ls` shows the jobs that are running".into() }
     }
+}
+
+fn inode(stream: &UnixStream) -> Option<u64> {
+    fstat(stream).ok().map(|stat| stat.st_ino)
 }
 
 fn is_hang_up(error: &io::Error) -> bool {

@@ -51,6 +51,12 @@ pub enum Error {
         /// What helps.
         hint: String,
     },
+    /// Who asked for the save is part of the job, and was resumed from the image.
+    #[error("resumed: {name} goes on from its image")]
+    Resumed {
+        /// The job, as it was called.
+        name: String,
+    },
     /// The directory of control sockets can't be trusted.
     #[error("cannot use {}: {reason}", .path.display())]
     Directory {

@@ -14,6 +14,8 @@ use crate::{capture, image, restore};
 pub enum FailureKind {
     /// None of the others.
     Failed,
+    /// None at all: the save was made, and who asked for it is in the image.
+    Resumed,
     /// Asked for wrongly.
     Usage,
     /// Something unsupported, or in conflict.
@@ -102,6 +104,7 @@ impl From<Error> for Failure {
             Error::Directory { .. } => {
                 Failure::new(Kind::Permission, text, "set XDG_RUNTIME_DIR to a directory that only you can enter")
             }
+            Error::Resumed { .. } => Failure::new(Kind::Resumed, text, ""),
             Error::Start { .. } => Failure::new(Kind::Failed, text, ""),
             Error::Io { ref source, .. } => {
                 let kind = match source.kind() {
