@@ -195,6 +195,8 @@ struct Subject<'a> {
     offset: Option<u64>,
     /// What opening it needs.
     needed: AccessFlags,
+    /// Permission bits it had, if it is open.
+    mode: Option<u32>,
     /// The program writes to it.
     written: bool,
     saved: Option<Saved>,
@@ -215,7 +217,10 @@ impl Subject<'_> {
         if !meta.is_file() && self.offset.is_some() {
             return Some(Change::NoFile);
         }
-        if let Some(forbidden) = forbidden(self.path.as_path(), self.needed) {
+        let as_made = |mode| permitted::as_it_was_made(&meta, mode);
+        if let Some(forbidden) = forbidden(self.path.as_path(), self.needed)
+            && !self.mode.is_some_and(as_made)
+        {
             return Some(Change::Forbidden(forbidden));
         }
         let size = meta.size();
@@ -297,12 +302,13 @@ impl Judge<'_> {
     fn mapped(&mut self, pid: Pid, file: &MappedFile, needed: AccessFlags) {
         let (saved, embedded, written) = (file.saved, file.embedded, needed.contains(AccessFlags::W_OK));
         let (path, stamp) = (&file.path, &file.stamp);
-        self.judge(&Subject { pid, path, stamp, offset: None, needed, written, saved, embedded });
+        self.judge(&Subject { pid, path, stamp, offset: None, needed, mode: None, written, saved, embedded });
     }
 
     fn open(&mut self, pid: Pid, file: &Regular, (needed, written): (AccessFlags, bool), embedded: Option<Content>) {
         let (offset, saved, path, stamp) = (Some(file.offset), file.saved, &file.path, &file.stamp);
-        self.judge(&Subject { pid, path, stamp, offset, needed, written, saved, embedded });
+        let mode = Some(file.mode);
+        self.judge(&Subject { pid, path, stamp, offset, needed, mode, written, saved, embedded });
     }
 
     /// Something without content of which the name must lead to the same type; what is to be done where it doesn't.
@@ -416,6 +422,7 @@ mod tests {
             path: &path.as_path().into(),
             stamp: &NOW,
             offset: Some(4),
+            mode: None,
             needed: AccessFlags::R_OK,
             written,
             saved: saved.then_some(Saved { content, mode: 0o644 }),

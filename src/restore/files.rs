@@ -23,7 +23,7 @@ use super::changed::{Changed, PutBack};
 use super::fd::reopen;
 use super::nameless::{self, Scaffold};
 use super::view::View;
-use super::{Error, memfd, namespaces, sparse};
+use super::{Error, memfd, namespaces, permitted, sparse};
 
 /// O_NOFOLLOW stays among a file's flags, and would forbid the way through /proc, which is a link.
 pub const NOFOLLOW: u32 = libc::O_NOFOLLOW as u32;
@@ -111,7 +111,10 @@ impl<'a> Contents<'a> {
         let source = self.source(&regular.path, regular.content.as_ref(), regular.mode)?;
         let reopened = match source {
             Some(made) => reopen(&own_link(made), flags & !NOFOLLOW),
-            None => reopen(&self.followed(&regular.path), flags),
+            None => {
+                let path = self.followed(&regular.path);
+                reopen(&path, flags).or_else(|error| reopen_as_owner(&path, flags, regular.mode).unwrap_or(Err(error)))
+            }
         };
         let own = regular.content.and_then(|c| self.made.get(&c.id)).filter(|m| m.temporary && regular.temporary);
         let mut file = match own {
@@ -253,6 +256,19 @@ impl<'a> Contents<'a> {
             .map(|made| &made.file)
             .ok_or_else(|| Error::file("making", path, io::ErrorKind::NotFound.into()))
     }
+}
+
+/// Opens a file of ours against its mode, which it has again afterwards: programs make files that later may only be read, and
+/// go on writing to them (git its packs). `None` where that is not so.
+fn reopen_as_owner(path: &Path, flags: u32, mode: u32) -> Option<io::Result<File>> {
+    let handle = OpenOptions::new().read(true).custom_flags(libc::O_PATH).open(path).ok()?;
+    if !permitted::as_it_was_made(&handle.metadata().ok()?, mode) {
+        return None;
+    }
+    let link = own_link(&handle);
+    fs::set_permissions(&link, Permissions::from_mode(mode | 0o600)).ok()?;
+    let opened = reopen(&link, flags & !NOFOLLOW);
+    Some(fs::set_permissions(&link, Permissions::from_mode(mode)).and(opened))
 }
 
 /// Makes a file under the old name if that is free, else beside it; where nothing can be made there, among temporary

@@ -68,6 +68,14 @@ pub fn not_to_enter(path: &Path, meta: &Metadata, user: bool) -> Option<Forbidde
     if user && own { None } else { forbidden(path, AccessFlags::X_OK) }
 }
 
+/// Whether the owner, which we are, may open a file against its mode because it has been like this all along: `mode` is what the
+/// program had it open with, from when it was made (open(2): the mode holds for later opens only). Set-id bits would be lost
+/// by changing the mode (chmod(2)), so none may be there.
+pub fn as_it_was_made(meta: &Metadata, mode: u32) -> bool {
+    use std::os::unix::fs::MetadataExt;
+    meta.uid() == geteuid().as_raw() && meta.mode() & 0o7777 == mode && mode & 0o7000 == 0
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -90,6 +98,21 @@ mod tests {
             assert_eq!(may_not(0o400, read | write), denied("written to"));
         }
         assert_eq!(forbidden(Path::new("/nowhere"), read), None);
+    }
+
+    #[test]
+    fn what_was_made_so_may_be_opened_by_its_owner() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let made = |mode| {
+            fs::set_permissions(file.path(), fs::Permissions::from_mode(mode)).unwrap();
+            fs::metadata(file.path()).unwrap()
+        };
+        assert!(as_it_was_made(&made(0o444), 0o444));
+        assert!(!as_it_was_made(&made(0o444), 0o644));
+        assert!(!as_it_was_made(&made(0o2444), 0o2444));
+        if !geteuid().is_root() {
+            assert!(!as_it_was_made(&fs::metadata("/etc/passwd").unwrap(), 0o644));
+        }
     }
 
     #[test]

@@ -98,8 +98,8 @@ int main(void) {
     int temporary = open(".", O_TMPFILE | O_RDWR, 0600);
     if (temporary >= 0) CHECK(write(temporary, "unnamed", 7) == 7, "write");
     int nobody = MUST(open("append", O_WRONLY));
-    MUST(fchmod(nobody, 0440)); // what was opened for writing can't be opened so again by an ordinary user
-    MUST(fchmod(nobody, 0640));
+    MUST(fchmod(nobody, 0440)); // what was opened for writing can be opened so again by its owner only, and not just so
+    MUST(close(nobody));
     MUST(mkdir("listing", 0755));
     for (int i = 0; i < ENTRIES; i++) {
         snprintf(buffer, 64, "listing/entry-%03d-with-a-name-of-some-length", i);
