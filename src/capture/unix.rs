@@ -1,6 +1,7 @@
 //! UNIX sockets.
 
 use std::collections::{HashMap, HashSet};
+use std::fs::Metadata;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 
@@ -184,22 +185,37 @@ fn link(inode: u64, seen: &Unix, found: &Found, indices: &Indices<'_>) -> Link {
 fn bound(work: &Work<'_>, name: Name, seen: &Unix, found: &Found) -> Bound {
     let found_by = seen.kind == libc::SOCK_DGRAM as u8 || seen.peer.is_none();
     let file = seen.file.filter(|_| found_by).and_then(|(inode, _)| {
-        let mut candidates = directories(work, &name).into_iter().map(|dir| {
+        let candidates = directories(work, &name).into_iter().map(|dir| {
             let mut path = dir;
             path.extend(&name.0);
             path
         });
-        candidates.find_map(|path| {
-            let meta = work.view.lstat(&path).filter(|m| m.mode() & libc::S_IFMT == libc::S_IFSOCK)?;
-            // On a union of file systems the numbers differ; then it is not another's.
-            let of_another = || found.unix.values().any(|s| s.file.is_some_and(|(i, _)| i == meta.ino() as u32));
-            (meta.ino() as u32 == inode || !of_another()).then(|| SocketFile {
-                path: Name(path),
-                mode: meta.mode() & 0o7777,
-                device: meta.dev(),
-                inode: meta.ino(),
+        let candidates: Vec<_> = candidates.collect();
+        let look = |path: &[u8]| work.view.lstat(path).filter(|m| m.mode() & libc::S_IFMT == libc::S_IFSOCK);
+        let is_it = |meta: &Metadata| meta.ino() as u32 == inode;
+        // On a union of file systems the numbers differ; then it is not another's.
+        let nobodys =
+            |meta: &Metadata| !found.unix.values().any(|s| s.file.is_some_and(|(inode, _)| inode == meta.ino() as u32));
+        let made = |path: &Vec<u8>, meta: Metadata, renamed| SocketFile {
+            path: Name(path.clone()),
+            mode: meta.mode() & 0o7777,
+            device: meta.dev(),
+            inode: meta.ino(),
+            renamed,
+        };
+        // A server makes its socket beside the old one, and then gives it that one's name (HAProxy does).
+        let renamed = |path: &Vec<u8>| {
+            let dir = path.get(..=path.iter().rposition(|&b| b == b'/')?)?;
+            work.view.entries(dir).filter(|(_, entry, _)| *entry as u32 == inode).find_map(|(entry, ..)| {
+                let now = [dir, &entry].concat();
+                let meta = look(&now).filter(is_it)?;
+                Some(made(path, meta, Some(Name(now))))
             })
-        })
+        };
+        let named = |fits: &dyn Fn(&Metadata) -> bool| {
+            candidates.iter().find_map(|path| Some(made(path, look(path).filter(fits)?, None)))
+        };
+        named(&is_it).or_else(|| candidates.iter().find_map(renamed)).or_else(|| named(&nobodys))
     });
     Bound { name, file }
 }

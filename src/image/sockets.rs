@@ -107,6 +107,12 @@ fn check_unix(c: &Checkpoint, index: usize, socket: &Socket, own: &UnixSocket) -
         if path.first() != Some(&b'/') || path.contains(&0) || bound.is_abstract() || !path.ends_with(&bound.name.0) {
             return Err(format!("it has the name {}, and its file is {}", bound.name.display(), file.path.display()));
         }
+        if let Some(renamed) = &file.renamed {
+            let fits = renamed.0.first() == Some(&b'/') && !renamed.0.contains(&0) && renamed != &file.path;
+            if !fits || renamed.as_path().parent() != file.path.as_path().parent() {
+                return Err(format!("its file {} was renamed to {}", file.path.display(), renamed.display()));
+            }
+        }
     }
     if let Some(at) = socket.queue.iter().flat_map(|m| &m.rights).find(|at| **at as usize >= c.files.len()) {
         return Err(format!("open file {at}, which is not there, is on its way to it"));

@@ -78,6 +78,16 @@ pub struct SocketFile {
     pub device: u64,
     /// See there.
     pub inode: u64,
+    /// Its absolute path, if it was given another name in its directory since: then [`SocketFile::path`] is where it was made.
+    #[serde(default)]
+    pub renamed: Option<Name>,
+}
+
+impl SocketFile {
+    /// Where others find it.
+    pub fn place(&self) -> &Name {
+        self.renamed.as_ref().unwrap_or(&self.path)
+    }
 }
 
 /// What one that listens has besides.

@@ -106,7 +106,9 @@ fn paths<'a>(checkpoint: &'a mut Checkpoint, left_out: Option<&Name>) -> Vec<&'a
                 if bound.name.0.starts_with(b"/") {
                     out.push(&mut bound.name);
                 }
-                out.extend(bound.file.as_mut().map(|f| &mut f.path));
+                out.extend(
+                    bound.file.as_mut().into_iter().flat_map(|f| [&mut f.path].into_iter().chain(&mut f.renamed)),
+                );
             }
             Kind::Fanotify(group) => out.extend(group.marks.iter_mut().map(|m| &mut m.path)),
             Kind::Inotify(i) => out.extend(i.watches.iter_mut().map(|w| &mut w.path)),
@@ -152,7 +154,7 @@ mod tests {
     fn bound(name: &str, path: &str) -> (String, String) {
         use crate::model::unix::{Bound, Link, SocketFile};
         let mut checkpoint = crate::image::sample();
-        let file = Some(SocketFile { path: path.into(), mode: 0, device: 0, inode: 0 });
+        let file = Some(SocketFile { path: path.into(), mode: 0, device: 0, inode: 0, renamed: None });
         let bound = Some(Bound { name: name.into(), file });
         let (peer, peer_name, listening) = (None, None, None);
         let (link, reset, urgent, marks) = (Link::None, false, None, Vec::new());

@@ -140,7 +140,8 @@ pub fn conflicts(checkpoint: &Checkpoint, conflicts: &mut Vec<Refusal>) {
     for (index, socket, unix) in sockets::unix(checkpoint) {
         let Some(bound) = &unix.bound else { continue };
         let found = match &bound.file {
-            Some(file) => in_the_way(file),
+            Some(file) => in_the_way(&file.path, file)
+                .or_else(|| file.renamed.as_ref().and_then(|renamed| in_the_way(renamed, file))),
             None if bound.is_abstract() && super::unix::has_its_name(socket, unix) => taken(socket.kind, &bound.name),
             None => continue,
         };
@@ -151,9 +152,9 @@ pub fn conflicts(checkpoint: &Checkpoint, conflicts: &mut Vec<Refusal>) {
     }
 }
 
-/// What stands in the way of a socket's file, and the way out.
-fn in_the_way(file: &SocketFile) -> Option<(String, &'static str)> {
-    let path = file.path.as_path();
+/// What stands in the way of a socket's file under one of its names, and the way out.
+fn in_the_way(path: &Name, file: &SocketFile) -> Option<(String, &'static str)> {
+    let path = path.as_path();
     let dir = path.parent().unwrap_or(path);
     if !dir.is_dir() {
         return Some(("the directory of the socket is gone".to_owned(), "make it again"));

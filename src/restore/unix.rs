@@ -5,6 +5,7 @@
 //! connections, and those that listen listen again, with the connections that were waiting there.
 
 use std::collections::{HashMap, HashSet};
+use std::fs;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
@@ -301,11 +302,15 @@ impl<'a> Making<'_, 'a> {
         batch.call_expecting(Expect::Anything, "umask", libc::SYS_umask, &[mask]);
         batch.call_expecting(Expect::Anything, "bind", libc::SYS_bind, &[number as u64, at.0, address.len() as u64]);
         result(puppet.run(batch)?.last()).map_err(failed)?;
-        self.work.files.made(path);
-        let address = if too_long(path) {
-            self.work.elsewhere().and_then(|e| e.address_of(path)).map_err(failed)?
+        let now = file.place();
+        if now != &file.path {
+            fs::rename(path, now.as_path()).inspect_err(|_| drop(fs::remove_file(path))).map_err(failed)?;
+        }
+        self.work.files.made(now.as_path());
+        let address = if too_long(now.as_path()) {
+            self.work.elsewhere().and_then(|e| e.address_of(now.as_path())).map_err(failed)?
         } else {
-            sockaddr(&file.path)
+            sockaddr(now)
         };
         self.work.addresses.insert(which, address);
         Ok(())

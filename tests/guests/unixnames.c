@@ -147,6 +147,11 @@ int main(void) {
     for (int i = 0; i < 3; i++) crowd[i] = know(client(SOCK_STREAM, here("crowded")), 1);
     MUST(listen(crowded, 0));
 
+    // A socket that took the place of another, as servers do that are started again.
+    MUST(close(bound(SOCK_STREAM, path("renamed"))));
+    int renamed = know(server(SOCK_STREAM, path("before"), 1), 0);
+    MUST(rename("before", "renamed"));
+
     // A relative name, files that are gone, servers that are gone.
     int relative = know(server(SOCK_STREAM, path("relative"), 1), 0);
     MUST(chmod("relative", 0600));
@@ -208,6 +213,9 @@ int main(void) {
         put(deleted_in, "x"), get(deleted_client, "x"), put(orphan, "y"), get(orphan_in, "y");
         int visitor = client(SOCK_STREAM, path("relative"));
         MUST(close(MUST(accept(relative, NULL, NULL)))), MUST(close(visitor));
+        visitor = know(client(SOCK_STREAM, path("renamed")), 1);
+        MUST(close(MUST(accept(renamed, NULL, NULL)))), MUST(close(visitor)), known--;
+        CHECK(access("before", F_OK), "the renamed socket has its first name, too");
         struct stat at;
         CHECK(stat("relative", &at) == 0 && (at.st_mode & 0777) == 0600, "mode %o", at.st_mode);
         CHECK(stat("door", &at) == 0 && (at.st_mode & 0777) == 0640, "mode %o", at.st_mode);
