@@ -223,12 +223,23 @@ fn bash() {
         return;
     }
     let (scene, mut terminal) = (Scene::new("bash"), Terminal::new());
+    let before = terminal.settings();
     let mut job = start_run(&scene, &terminal, &["bash", "--norc", "-i"]);
     terminal.shows(&scene, "PROMPT ");
     terminal.press("x=5; sleep 1000 &\n");
     terminal.press("echo $(jobs)\n");
     terminal.shows(&scene, "Running");
     // Not only the terminal has what was typed, but the program, too.
+    terminal.press("sed -u s/to/from/\nto sed\n");
+    terminal.shows(&scene, "from sed");
+    // A shell is ended in the middle of its line editor, as the leader of the foreground group.
+    terminal.press("\x03");
+    terminal.shows(&scene, "PROMPT ");
+    let image = scene.image("0.ckpt.tar");
+    scene.save(&image, &["--kill"]);
+    assert_eq!(scene.end_of(&mut job).code(), Some(85));
+    assert!(same(&terminal.settings(), &before), "the terminal is left with the shell's settings");
+    job = terminal.start(&scene, &bin("ckpt-resume"), &[image.to_str().expect("a path")]);
     terminal.press("sed -u s/to/from/\nto sed\n");
     terminal.shows(&scene, "from sed");
     for generation in 1..=3 {

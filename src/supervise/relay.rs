@@ -7,9 +7,10 @@ use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
+use nix::errno::Errno;
 use nix::poll::{PollFlags, PollTimeout};
-use nix::sys::signal::{Signal, killpg};
-use nix::unistd::{Pid, getpgrp, tcgetpgrp};
+use nix::sys::signal::{SigSet, Signal, killpg};
+use nix::unistd::{Pid, getpgrp, tcgetpgrp, tcsetpgrp};
 
 use crate::restore::Terminal;
 use crate::sys::tty::{self, Termios};
@@ -199,12 +200,22 @@ impl Lent {
         ours.then(|| tty::settings(input.as_fd()).ok()).flatten().map(|before| Lent { before })
     }
 
-    /// A program that was ended by a save has not put the settings back itself.
+    /// A program that was ended by a save has not put the settings back itself; nor, if it was a shell with job control, the
+    /// foreground, which is left to a group that has nobody.
     pub fn give_back(self) {
         let input = io::stdin();
-        if tcgetpgrp(&input) == Ok(getpgrp()) {
-            let _ = tty::set(input.as_fd(), &self.before);
+        let Ok(foreground) = tcgetpgrp(&input) else { return };
+        if foreground != getpgrp() {
+            if killpg(foreground, None) != Err(Errno::ESRCH) {
+                return;
+            }
+            // Not stopped for it, though in the background: tcsetpgrp(3).
+            let stops = SigSet::from_iter([Signal::SIGTTOU]);
+            if stops.thread_block().is_err() || tcsetpgrp(&input, getpgrp()).is_err() {
+                return;
+            }
         }
+        let _ = tty::set(input.as_fd(), &self.before);
     }
 }
 
