@@ -155,7 +155,7 @@ fn words_of_ours_while_the_terminal_is_the_programs() {
     job = terminal.start(&scene, &bin("ckpt-resume"), &["-v", image.to_str().expect("a path")]);
     terminal.shows(&scene, "size 24 80");
     scene.save(&scene.image("2.ckpt.tar"), &["--keep-running"]);
-    for words in ["ckpt: looked after=", "ckpt: written after="] {
+    for words in ["ckpt: looked after=", "ckpt: copied after="] {
         terminal.shows(&scene, words);
         terminal.shows(&scene, "s\r\n");
     }
