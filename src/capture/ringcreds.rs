@@ -38,27 +38,12 @@ mod tests {
     use std::os::fd::AsFd;
 
     use super::*;
-    use crate::model::files::Content;
     use crate::sys::uring;
 
     #[test]
     fn numbers_are_told_or_named_by_requests() {
         let Ok((fd, _)) = uring::setup(4, 0, 0) else { return };
-        let ring = Uring {
-            flags: 0,
-            issuer: None,
-            poller: None,
-            credentials: Vec::new(),
-            napi: None,
-            files: Vec::new(),
-            buffers: Vec::new(),
-            eventfd: None,
-            sq_entries: 4,
-            cq_entries: 8,
-            sq_head: 0,
-            cq_tail: 0,
-            content: Content { id: 0, size: 0 },
-        };
+        let ring = Uring { sq_entries: 4, cq_entries: 8, ..Uring::default() };
         assert!(numbers(&[], fd.as_fd(), &ring).unwrap().is_empty());
         let requests = Map::new(fd.as_fd(), OFFSETS[2], 256).unwrap();
         requests.set(16 + 10, 7 << 16 | 3);

@@ -131,24 +131,9 @@ fn by_content(page: &[u8], entries: u32, made: u32) -> Option<bool> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::files::Content;
 
     fn ring(entries: u32) -> Uring {
-        Uring {
-            flags: 0,
-            issuer: None,
-            poller: None,
-            credentials: Vec::new(),
-            napi: None,
-            files: Vec::new(),
-            buffers: Vec::new(),
-            eventfd: None,
-            sq_entries: entries,
-            cq_entries: entries * 2,
-            sq_head: 0,
-            cq_tail: 0,
-            content: Content { id: 0, size: 0 },
-        }
+        Uring { sq_entries: entries, cq_entries: entries * 2, ..Uring::default() }
     }
 
     #[test]

@@ -147,24 +147,8 @@ fn only_one(mut files: impl Iterator<Item = u32>) -> Option<u32> {
 fn look(seen: &Ring, copy: BorrowedFd<'_>) -> Result<(Uring, Vec<u8>), String> {
     let flags = owned(seen, copy).map_err(|what| format!("{what} is not supported"))?;
     let (sq_entries, cq_entries) = (seen.sq_mask.wrapping_add(1), seen.cq_mask.wrapping_add(1));
-    let content = crate::model::files::Content { id: 0, size: 0 };
     let (sq_head, cq_tail) = (seen.sq_head, seen.cq_tail);
-    let (files, buffers) = (Vec::new(), Vec::new());
-    let mut uring = Uring {
-        flags: 0,
-        issuer: None,
-        poller: None,
-        credentials: Vec::new(),
-        napi: None,
-        files,
-        buffers,
-        eventfd: None,
-        sq_entries,
-        cq_entries,
-        sq_head,
-        cq_tail,
-        content,
-    };
+    let mut uring = Uring { sq_entries, cq_entries, sq_head, cq_tail, ..Uring::default() };
     let map = |offset, len| Map::new(copy, offset, len).map_err(unmapped);
     let ring = map(OFFSETS[0], uring.ring_len())?;
     let words = [seen.sq_mask, seen.cq_mask, sq_entries, cq_entries];

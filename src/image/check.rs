@@ -720,7 +720,6 @@ fn ring(ring: &Uring) -> Check {
 
 #[cfg(test)]
 mod tests {
-    use crate::model::files::Content;
     use crate::model::thread::Sched;
     use crate::model::uring::{Poller, WIDE_COMPLETIONS, WIDE_REQUESTS};
     use crate::model::{Hex, Pid};
@@ -733,18 +732,11 @@ mod tests {
         let poller = Poller { number: 1, like: Pid(1), affinity: Hex(vec![1]), sched, idle: 0 };
         let mut polled = Uring {
             flags: SQPOLL,
-            issuer: None,
             poller: Some(poller),
-            files: Vec::new(),
-            buffers: Vec::new(),
             credentials: vec![1, 3],
-            eventfd: None,
-            napi: None,
             sq_entries: 4,
             cq_entries: 8,
-            sq_head: 0,
-            cq_tail: 0,
-            content: Content { id: 0, size: 0 },
+            ..Uring::default()
         };
         polled.content.size = polled.ring_len() + polled.sqes_len();
         assert_eq!(ring(&polled), Ok(()));

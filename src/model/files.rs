@@ -37,7 +37,7 @@ pub struct Saved {
 
 /// The content of a file, kept in the image as member `files/ID.data`. Two descriptions of the same (deleted) file
 /// carry the same id.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Content {
     /// Number of the member.
     pub id: u32,

@@ -8,7 +8,7 @@ use super::thread::Sched;
 use super::{Addr, Hex, Pid};
 
 /// A ring with nothing under way.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Uring {
     /// IORING_SETUP_* bits that decide how it works: [`KNOWN`].
     pub flags: u32,

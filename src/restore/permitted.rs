@@ -60,8 +60,8 @@ pub fn on_noexec(path: &Path) -> bool {
     statvfs(path).is_ok_and(|of| of.flags().contains(FsFlags::ST_NOEXEC))
 }
 
-/// The same as [`forbidden`] for a directory that a process is to be in. In a user namespace made for it (`user`) it has all capabilities, which
-/// count for what belongs to the one user and group there are (kernel/capability.c, privileged_wrt_inode_uidgid).
+/// The same as [`forbidden`] for a directory that a process is to be in. In a user namespace made for it (`user`) it has all
+/// capabilities, which count for what belongs to the one user and group there are (kernel/capability.c, privileged_wrt_inode_uidgid).
 pub fn not_to_enter(path: &Path, meta: &Metadata, user: bool) -> Option<Forbidden> {
     use std::os::unix::fs::MetadataExt;
     let own = meta.uid() == geteuid().as_raw() && meta.gid() == getegid().as_raw();
