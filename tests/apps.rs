@@ -105,7 +105,7 @@ fn rust_pipeline() {
 fn xz() {
     if have("xz", "xz") {
         let mut app = App::new("xz", &[&"xz", &"-2", &"-T2", &"--block-size=524288", &"-c", &"text"]);
-        app.inputs = vec![("text", text(160))];
+        app.inputs = vec![("text", text(110))];
         survives(&app);
     }
 }
@@ -114,7 +114,7 @@ fn xz() {
 fn zstd() {
     if have("zstd", "zstd") {
         let mut app = App::new("zstd", &[&"zstd", &"-12", &"-T2", &"-q", &"-c", &"text"]);
-        app.inputs = vec![("text", text(300))];
+        app.inputs = vec![("text", text(200))];
         survives(&app);
     }
 }
@@ -164,7 +164,7 @@ fn node() {
 #[test]
 fn numpy() {
     if Path::new("/usr/lib/python3/dist-packages/numpy").exists() {
-        survives(&App::new("numpy", &[&"/usr/bin/python3", &script("arrays.py"), &"500", &"12"]));
+        survives(&App::new("numpy", &[&"/usr/bin/python3", &script("arrays.py"), &"500", &"6"]));
     } else {
         skip("numpy", "python3-numpy is not installed");
     }
@@ -226,7 +226,7 @@ fn sqlite() {
 fn compressor_pipeline() {
     if have("xz", "compressor_pipeline") && have("zstd", "compressor_pipeline") {
         let mut app = App::new("compressor_pipeline", &[&"bash", &script("compressors.sh")]);
-        app.inputs = vec![("text", text(160))];
+        app.inputs = vec![("text", text(110))];
         app.makes = &["text.gz", "text.xz", "text.zst"];
         app.grows = "text.zst";
         survives(&app);

@@ -393,7 +393,7 @@ fn waits(name: &str, count: u64) {
 /// resumed.
 #[test]
 fn hundreds_of_saves() {
-    for (name, rounds) in [("registers", 15), ("instants", 15), ("births", 8)] {
+    for (name, rounds) in [("registers", 15), ("instants", 10), ("births", 6)] {
         let Some(program) = guest(name, Build::Dynamic) else { return };
         let scene = Scene::new(name);
         let mut job = scene.start_run(&[program.as_ref()]);

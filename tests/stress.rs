@@ -14,7 +14,7 @@ fn number(variable: &str, usual: u64) -> u64 {
 #[test]
 fn nothing_is_lost_and_nothing_doubled() {
     let Some(program) = compile("guests/stress.c", Build::Dynamic) else { return skip("stress", "no gcc") };
-    let (saves, resumes) = (number("CKPT_STRESS_SAVES", 200), number("CKPT_STRESS_RESUMES", 40));
+    let (saves, resumes) = (number("CKPT_STRESS_SAVES", 120), number("CKPT_STRESS_RESUMES", 25));
     let seed = number("CKPT_STRESS_SEED", 1).to_string();
     let scene = Scene::new("stress");
     let mut job = scene.start_run(&[program.as_ref(), seed.as_ref()]);
