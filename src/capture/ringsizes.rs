@@ -2,11 +2,14 @@
 //! lists, in fdinfo, entries that have not been taken (io_uring/fdinfo.c); of requests in rings without indices it lists none.
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::sync::OnceLock;
 
 use crate::model::uring::{NO_SQARRAY, OFFSETS, Uring, WIDE_COMPLETIONS, WIDE_REQUESTS, word};
 use crate::proc;
 use crate::proc::fdinfo::{Detail, Ring};
 use crate::sys::uring::{self, Map};
+
+use super::uring::{REGISTER_NAPI, UNDER_WAY};
 
 /// Bytes of an ordinary request.
 const SQE: usize = 64;
@@ -60,7 +63,7 @@ fn list(ring: &Uring, copy: BorrowedFd<'_>, memory: &Map) -> Result<Ring, String
     let info = proc::fdinfo(std::process::id() as i32, copy.as_raw_fd()).map_err(|e| e.to_string())?;
     match info.detail {
         Detail::IoUring(listed) => Ok(listed),
-        _ => Err(super::uring::UNDER_WAY.to_owned()),
+        _ => Err(UNDER_WAY.to_owned()),
     }
 }
 
@@ -86,9 +89,9 @@ impl Drop for Back<'_> {
 /// Whether listing requests of rings without indices is safe: kernels that have such rings, from 6.6 on, had to learn it
 /// before 6.9, which knows IORING_REGISTER_NAPI.
 fn can_be_listed() -> bool {
-    const REGISTER_NAPI: u32 = 27;
+    static HERE: OnceLock<bool> = OnceLock::new();
     let knows_napi = |fd: OwnedFd| uring::try_register(fd.as_fd(), REGISTER_NAPI) == libc::EFAULT;
-    uring::setup(1, 0, NO_SQARRAY).map_or(true, |(fd, _)| knows_napi(fd))
+    *HERE.get_or_init(|| uring::setup(1, 0, NO_SQARRAY).map_or(true, |(fd, _)| knows_napi(fd)))
 }
 
 /// Whether requests that are not listed have twice the size, by their pages or by what is in them. `made`: how many were

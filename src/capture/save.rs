@@ -56,7 +56,7 @@ pub fn save(request: &Request<'_>) -> Result<Saved, Error> {
     let mut writer = Writer::create(sink)?;
     let expected = reserve::memory(&request.hold());
     writer.make_room(expected.saturating_add(METADATA));
-    let room = copied::room(expected);
+    let room = if request.after == After::Continue { copied::room(expected) } else { Vec::new() };
     let manifest = manifest::prepare(&request.name)?;
     let Draft { image, parts, contents, notes, processes, threads, stopped } =
         apart(|| draft(request, writer, manifest, room))?;

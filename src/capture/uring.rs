@@ -31,7 +31,7 @@ pub(super) const NAME: &[u8] = b"anon_inode:[io_uring]";
 const REGISTER_EVENTFD: u32 = 4;
 const REGISTER_RESTRICTIONS: u32 = 11;
 const REGISTER_PBUF_STATUS: u32 = 26;
-const REGISTER_NAPI: u32 = 27;
+pub(super) const REGISTER_NAPI: u32 = 27;
 /// Groups of buffers that are looked for.
 const GROUPS: u32 = 1024;
 const ENTER_REGISTERED_RING: u64 = 16;
