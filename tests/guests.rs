@@ -299,13 +299,15 @@ other_builds! { memory stack threads locks blocked timeouts tree syscalls mqnoti
 #[test]
 fn hundreds_of_children() {
     undisturbed("children", Build::Dynamic);
-    generations("children", Build::Dynamic, 1, Duration::ZERO);
+    generations("children", Build::Dynamic, 3, Duration::ZERO);
+    keep_running("children", Build::Dynamic, false);
 }
 
 #[test]
 fn tens_of_thousands_of_mappings() {
     undisturbed("manymaps", Build::Dynamic);
-    generations("manymaps", Build::Dynamic, 2, Duration::ZERO);
+    generations("manymaps", Build::Dynamic, 3, Duration::ZERO);
+    keep_running("manymaps", Build::Dynamic, true);
 }
 
 /// A program that is dead for three seconds must not see them: `--clock keep` is the default.
