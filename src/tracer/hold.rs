@@ -128,6 +128,7 @@ pub fn hold(request: &HoldRequest<'_>) -> Result<Held, Error> {
     let mut found = tree::members(request.root, request.reaper, |_| false)?;
     // What can be known before is not asked while the program stands still.
     sys::sched::processors();
+    sys::cpu::ask();
     let mut workers = HashMap::new();
     let looked = many::each(&found, 4, |process| {
         warm::look_up(process.pid, &process.tids);
