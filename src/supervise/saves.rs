@@ -14,6 +14,7 @@ use super::engine;
 use super::protocol::{SaveRequest, Saved, Survey};
 use super::{Error, Failure, FailureKind};
 use crate::capture::{Keep, Output};
+use crate::sys::spawn::UntoldStops;
 
 /// Saves that may wait for their turn.
 const LONGEST_QUEUE: usize = 64;
@@ -127,7 +128,10 @@ impl Saves {
         let (flag, done) = (Arc::clone(&cancel), Arc::clone(&self.done));
         let whole = work.request.pid.is_none();
         let body = move || {
+            // The supervisor looks after its children as soon as the save is done.
+            let stops = UntoldStops::begin();
             let result = catch_unwind(AssertUnwindSafe(|| run(work, &flag)));
+            drop(stops);
             let _ = done.write(1);
             result.unwrap_or_else(|_| Err(Failure::new(FailureKind::Failed, "the save broke off: a bug in ckpt", "")))
         };

@@ -70,8 +70,30 @@ pub fn as_we_were_started(command: &mut Command, mask: SigSet) {
 
 /// Puts SIGCHLD at its default, so that children wait to be reaped even if we were started with it ignored.
 pub fn keep_children() -> io::Result<()> {
+    child_signal(SaFlags::empty())
+}
+
+/// While this lives, SIGCHLD does not tell of stops: each one that ptrace brings about would wake whoever reads the
+/// signal. Who needs to know of others looks once it is gone. For a process that has called [`keep_children`].
+#[derive(Debug)]
+pub struct UntoldStops(());
+
+impl UntoldStops {
+    /// Begins with it.
+    pub fn begin() -> io::Result<Self> {
+        child_signal(SaFlags::SA_NOCLDSTOP).map(Self)
+    }
+}
+
+impl Drop for UntoldStops {
+    fn drop(&mut self) {
+        let _ = child_signal(SaFlags::empty());
+    }
+}
+
+fn child_signal(flags: SaFlags) -> io::Result<()> {
     // SAFETY: the default disposition runs no code of ours.
-    unsafe { sigaction(Signal::SIGCHLD, &SigAction::new(SigHandler::SigDfl, SaFlags::empty(), SigSet::empty()))? };
+    unsafe { sigaction(Signal::SIGCHLD, &SigAction::new(SigHandler::SigDfl, flags, SigSet::empty()))? };
     Ok(())
 }
 
