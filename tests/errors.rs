@@ -1046,7 +1046,11 @@ fn kernel_objects_that_cannot_be_saved() {
             "TCP socket",
             "bytes have been sent over it before it was accepted, and can't be looked at: signals",
         ),
-        ("early-unix", "UNIX stream socket", "bytes have been sent over a connection before it was accepted"),
+        (
+            "early-unix",
+            "UNIX stream socket",
+            "bytes have been sent over a connection before it was accepted, and can't be looked at: signals",
+        ),
         ("cork", "UDP socket", "bytes are held back in it (UDP_CORK or MSG_MORE)"),
         ("icmp", "UDP socket", "an error waits in it, in front of its datagrams"),
         ("netlink", "netlink socket", "messages of the kernel wait in it that the program has not read yet"),

@@ -240,6 +240,7 @@ guests! {
     sockopts: false,
     tcp: false,
     earlybytes: false,
+    earlymessages: false,
     closing: false,
     urgent: false,
     unixurgent: true,

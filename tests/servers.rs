@@ -54,6 +54,13 @@ fn asyncio() {
 }
 
 #[test]
+fn busy_server() {
+    if have("python3", "busy_server") {
+        survives(&python("busy_server", "busy_server.py", "25"));
+    }
+}
+
+#[test]
 fn node_http() {
     if have("node", "node_http") {
         survives(&App::new("node_http", &[&"node", &script("http.js"), &"250"]));

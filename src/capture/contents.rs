@@ -12,7 +12,7 @@ use crate::sys::bytes::Bytes;
 
 use super::nameless::NamelessObjects;
 use super::reserve::Reserve;
-use super::{early, inotify, mqueue, pty, sparse};
+use super::{early, inotify, mqueue, pty, sparse, unaccepted};
 
 /// The contents collected so far.
 #[derive(Debug, Default)]
@@ -32,6 +32,8 @@ pub(super) struct Contents {
     pub ptys: Vec<pty::Seen>,
     /// Queues of TCP connections that are yet to be looked into.
     pub queues: Vec<early::Seen>,
+    /// The same of UNIX connections.
+    pub unaccepted: Vec<unaccepted::Seen>,
     /// Memory for what waits in sockets.
     pub reserve: Arc<Reserve>,
     files: HashMap<(u64, u64), Content>,

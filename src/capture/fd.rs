@@ -253,8 +253,8 @@ pub(super) struct Work<'a> {
     pub fresh: sockets::FreshOnes,
     /// Whether somebody is in the middle of a file in /proc.
     pub half_read: bool,
-    /// It does not help to wait for a moment any more.
-    pub last: bool,
+    /// Whether queues of connections that nobody has accepted are looked into.
+    pub queues: bool,
 }
 
 /// What is known of files.
@@ -272,7 +272,7 @@ pub(super) fn capture(
     root: usize,
     inside: &Inside,
     mut seen: Vec<SeenFd>,
-    (files, last): (Files<'_>, bool),
+    (files, queues): (Files<'_>, bool),
     contents: &mut Contents,
     refusals: &mut Refusals,
 ) -> Result<Captured, Error> {
@@ -294,7 +294,7 @@ pub(super) fn capture(
         linked,
         fresh,
         half_read: false,
-        last,
+        queues,
     };
     work.watched = inotify::find(&work, &groups, seen.iter().flat_map(fanotify::files))?;
     work.linked = linked::find(&mut work)?;

@@ -50,8 +50,8 @@ pub(super) fn root_of(held: &Held, host: i32) -> Result<(usize, &HeldProcess), E
     held.processes.iter().enumerate().find(|(_, p)| p.host == host).ok_or(Error::Vanished { pid: host })
 }
 
-/// Looks at everything. `last`: what is gone in a moment is not waited for any more.
-pub(super) fn look(held: &Held, request: &Request<'_>, reserve: &Arc<Reserve>, last: bool) -> Result<Looked, Error> {
+/// Looks at everything. `queues`: also into those of connections that nobody has accepted, if something was sent over them.
+pub(super) fn look(held: &Held, request: &Request<'_>, reserve: &Arc<Reserve>, queues: bool) -> Result<Looked, Error> {
     let (cancel, keep) = (request.cancel, &request.keep);
     let (root_index, root) = root_of(held, request.root)?;
     let mut refusals = Refusals::default();
@@ -96,7 +96,7 @@ pub(super) fn look(held: &Held, request: &Request<'_>, reserve: &Arc<Reserve>, l
     let ipc = ipc::look(held, root, &inside, &mut shared, &mut refusals)?;
     unless_cancelled(cancel)?;
     let files = fd::Files { view: &view, mapped: &mut mapped, keep: &keep.files };
-    let fds = fd::capture(held, root_index, &inside, seen_fds, (files, last), &mut contents, &mut refusals)?;
+    let fds = fd::capture(held, root_index, &inside, seen_fds, (files, queues), &mut contents, &mut refusals)?;
     for process in &mut processes {
         let pid = held.processes.get(process.index).map_or(root.pid, |p| p.pid);
         uring::settle(&mut process.memory.memory, pid, &rings, &fds.rings, &mut refusals);

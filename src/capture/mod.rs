@@ -72,6 +72,7 @@ mod thread;
 mod timerfd;
 mod timers;
 mod tree;
+mod unaccepted;
 mod unix;
 mod uring;
 mod view;

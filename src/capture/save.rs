@@ -9,8 +9,8 @@ use nix::sys::signal::{SigSet, Signal};
 use crate::image::{self, Blob, Part, Sink, Writer, process_part, shared_part};
 use crate::model::fd::Kind;
 use crate::model::manifest::{
-    DELETED_DIRECTORIES, EARLY_DATA, HUGE_PAGES, INHERITED_PAGES, INOTIFY_EVENTS, Manifest, PACKET_SOCKETS,
-    SPARSE_FILES, UNIX_SOCKETS, URGENT_DATA, WIDE_RINGS,
+    DELETED_DIRECTORIES, EARLY_DATA, EARLY_MESSAGES, HUGE_PAGES, INHERITED_PAGES, INOTIFY_EVENTS, Manifest,
+    PACKET_SOCKETS, SPARSE_FILES, UNIX_SOCKETS, URGENT_DATA, WIDE_RINGS,
 };
 use crate::model::memory::{self, SharedObjects};
 use crate::model::process::Process;
@@ -31,7 +31,7 @@ use super::reserve::{self, Reserve};
 use super::{
     After, Error, Output, Request, Saved, aio, datagram, early, fanotify, fd, inherits, inotify, jobcontrol, manifest,
     mempolicy, mqnotify, mqueue, netlink, process, procfs, pty, seccomp, shared, sockets, sqpoll, sysvsem, tcp, thread,
-    timerfd, unix, uring,
+    timerfd, unaccepted, unix, uring,
 };
 
 /// Saves a tree: holds it, looks at it, writes the image, lets it go (or stops or ends it).
@@ -145,6 +145,9 @@ fn hold_and_look(request: &Request<'_>) -> Result<(Held, Looked), Error> {
     const TRIES: u32 = 20;
     /// So many are for a program that reads a file of /proc; it may as well be in the middle of one for good.
     const HALF_READ: u32 = 4;
+    /// So many are for a server to take a connection over which something was sent; a busy one may not for long, while
+    /// each look makes all wait.
+    const UNACCEPTED: u32 = 4;
     const PAUSE: Duration = Duration::from_millis(5);
     let reserve = Arc::new(Reserve::ahead(&request.hold()));
     let mut tries = 0;
@@ -165,9 +168,13 @@ fn hold_and_look(request: &Request<'_>) -> Result<(Held, Looked), Error> {
         aio::UNDER_WAY,
         uring::UNDER_WAY,
     ];
+    let passes = |reason: &str| {
+        PASSING.contains(&reason) || [tcp::EARLY, unix::EARLY].iter().any(|early| reason.starts_with(early))
+    };
     loop {
         let held = hold(&request.hold())?;
-        let mut looked = look(&held, request, &reserve, tries + 1 == TRIES)?;
+        let queues = tries == UNACCEPTED || tries + 1 == TRIES;
+        let mut looked = look(&held, request, &reserve, queues)?;
         let refusals = &looked.refusals.0;
         if refusals.is_empty() && (!looked.fds.half_read || tries >= HALF_READ) {
             let polled = sqpoll::copies(&held, &looked.fds)?;
@@ -182,7 +189,7 @@ fn hold_and_look(request: &Request<'_>) -> Result<(Held, Looked), Error> {
             return Ok((held, looked));
         }
         tries += 1;
-        if tries == TRIES || refusals.iter().any(|r| !PASSING.contains(&r.reason.as_str())) {
+        if tries == TRIES || refusals.iter().any(|r| !passes(&r.reason)) {
             return Err(Error::Refused(looked.refusals.0));
         }
         held.release()?;
@@ -214,6 +221,7 @@ fn take(held: &mut Held, looked: Looked, mut manifest: Manifest, request: &Reque
     let mut answers = all.iter();
     let mut news = HashMap::new();
     sockets::ask(held, &fds.asks, &mut fds.files)?;
+    unaccepted::take(held, &mut contents, &mut fds.files)?;
     fd::ask(held, &mut fds)?;
     uring::issuers(held, &mut fds.files, &fds.descriptors)?;
     let (mut processes, mut parts, mut origins) = (Vec::new(), Vec::new(), Vec::new());
@@ -295,6 +303,9 @@ fn take(held: &mut Held, looked: Looked, mut manifest: Manifest, request: &Reque
     }
     if fds.files.iter().any(|file| matches!(&file.kind, Kind::Socket(socket) if socket.has_urgent())) {
         manifest.requires.push(URGENT_DATA.to_owned());
+    }
+    if fds.files.iter().any(|file| matches!(&file.kind, Kind::Socket(socket) if socket.is_early())) {
+        manifest.requires.push(EARLY_MESSAGES.to_owned());
     }
     let waits = !contents.queues.is_empty();
     early::take(&mut contents, &mut fds.files)?;

@@ -22,7 +22,7 @@ use crate::tracer::{Held, Remote};
 use super::fd::{Group, SeenFd, TableOf, Work};
 use super::flight::{self, Waiting};
 use super::refusals::CLOSE;
-use super::{Error, Inside, datagram, netlink, packet, tcp, unix};
+use super::{Error, Inside, datagram, netlink, packet, tcp, unaccepted, unix};
 
 /// Why a socket is refused whose options can't all be seen.
 pub(super) const EBPF: &str = "a socket with an eBPF program attached is not supported";
@@ -230,13 +230,15 @@ pub(super) fn capture(
     let mut out = Captured { kinds: HashMap::with_capacity(all.len()), ..Captured::default() };
     let mut of_tcp = tcp::read(work, &all, found, inside, &file_of_inode)?;
     let mut of_unix = unix::read(work, &all, &found.unix, inside)?;
+    let indices = unix::Indices { by_inode: &file_of_inode, by_place: file_of };
+    let early = if work.queues { unaccepted::find(work, found, &of_unix, &indices)? } else { HashMap::new() };
     for (first, s) in all {
         let made = found.made.get(&s.meta.ino()).copied();
         let socket = if let Some(reading) = of_unix.remove(&s.meta.ino()) {
             out.owners.insert(first, reading.owner);
             let waiting = found.waiting.remove(&s.meta.ino());
-            let indices = unix::Indices { by_inode: &file_of_inode, by_place: file_of };
-            unix::capture(work, s, reading, waiting, found, inside, &indices)
+            let early = early.get(&s.meta.ino()).copied();
+            unix::capture(work, s, (reading, waiting, early), found, inside, &indices)
         } else if let Some(made) = made.filter(|made| datagram::is(*made).is_some()) {
             datagram::capture(work, s, &s.copy(work.held)?, made, found, inside)?
         } else if let Some(made) = made.filter(|made| netlink::is(*made)) {

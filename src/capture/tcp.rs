@@ -128,7 +128,7 @@ pub(super) fn read(
     file_of: &HashMap<u64, u32>,
 ) -> Result<HashMap<u64, Reading>, Error> {
     let mut ends = Vec::new();
-    let early = if work.last { early::find(work, found, file_of)? } else { HashMap::new() };
+    let early = if work.queues { early::find(work, found, file_of)? } else { HashMap::new() };
     for &(_, s) in all {
         let Some(&made) = found.made.get(&s.meta.ino()).filter(|made| is(**made)) else { continue };
         let mut end = other_end(s, found, file_of);

@@ -21,7 +21,7 @@ use super::fd::{OWNER, SeenFd, Work, owner};
 use super::flight::Waiting;
 use super::refusals::CLOSE;
 use super::sockets::{EBPF, FEW, Found, credentials, model, refuse, remote_option};
-use super::{Error, Inside};
+use super::{Error, Inside, unaccepted};
 
 const SO_PEERCRED: i32 = 17;
 
@@ -52,10 +52,10 @@ pub(super) struct Indices<'a> {
 #[derive(Debug)]
 pub(super) struct Reading {
     ucred: Vec<u8>,
-    address: Vec<u8>,
+    pub address: Vec<u8>,
     peer_address: Option<Vec<u8>>,
     /// Missing if there is a program of eBPF.
-    options: Option<Vec<SocketOption>>,
+    pub options: Option<Vec<SocketOption>>,
     pub owner: Option<Owner>,
 }
 
@@ -91,12 +91,12 @@ fn made(seen: &Unix) -> Made {
     Made { domain: libc::AF_UNIX, kind: seen.kind.into(), protocol: 0 }
 }
 
-/// A UNIX socket of the tree, in which `waiting` was found; `None` if it was refused.
+/// A UNIX socket of the tree, in which something waits; `None` if it was refused. What it has sent before it was accepted
+/// can be had or not, if that is known.
 pub(super) fn capture(
     work: &mut Work<'_>,
     s: &SeenFd,
-    reading: Reading,
-    waiting: Option<Waiting>,
+    (reading, waiting, early): (Reading, Option<Waiting>, Option<Result<(), &'static str>>),
     found: &Found,
     inside: &Inside,
     indices: &Indices<'_>,
@@ -126,8 +126,15 @@ pub(super) fn capture(
     };
     let link = link(s.meta.ino(), seen, found, indices);
     if matches!(link, Link::Waiting(_)) && seen.sent > 0 {
-        refuse(work, s, EARLY, "save it when the server has taken the connection");
-        return None;
+        let reason = match early {
+            Some(Ok(())) => None,
+            Some(Err(why)) => Some(unaccepted::reason(why)),
+            None => Some(EARLY.to_owned()),
+        };
+        if let Some(reason) = reason {
+            refuse(work, s, &reason, "save it when the server has taken the connection");
+            return None;
+        }
     }
     let mut listening = None;
     if seen.listening {
@@ -145,18 +152,19 @@ pub(super) fn capture(
         listening = Some(Listening { backlog: seen.sent, waiting });
     }
     let peer_name = match link {
-        Link::Closed | Link::Outside => reading.peer_address.and_then(|a| net::unix::name(&a)),
+        Link::Closed | Link::Outside => reading.peer_address.as_ref().and_then(|a| net::unix::name(a)),
         _ => None,
     };
     let family = UnixSocket {
         link,
         peer: parse(&reading.ucred).and_then(|c| credentials(c, inside)),
         reset: queue.error,
-        bound: net::unix::name(&reading.address).map(|name| bound(work, name, seen, found)),
+        bound: bound_name(work, &reading.address, seen, found),
         peer_name,
         listening,
         urgent: queue.urgent.at.map(|at| at as u64),
         marks: queue.urgent.read.iter().map(|at| *at as u64).collect(),
+        early: None,
     };
     // Streams and packets come from the peer; of datagrams anybody may have sent each.
     let datagrams = seen.kind == libc::SOCK_DGRAM as u8;
@@ -179,6 +187,11 @@ fn link(inode: u64, seen: &Unix, found: &Found, indices: &Indices<'_>) -> Link {
         },
         Some(peer) => indices.by_inode.get(&peer).map_or(Link::Outside, |&file| Link::To(file)),
     }
+}
+
+/// The name a socket says it has.
+pub(super) fn bound_name(work: &Work<'_>, address: &[u8], seen: &Unix, found: &Found) -> Option<Bound> {
+    net::unix::name(address).map(|name| bound(work, name, seen, found))
 }
 
 /// A name, and the file others find the socket by. One that was accepted has name and file of the one that listens.

@@ -227,7 +227,10 @@ fn socket(socket: &Socket) -> String {
                 (None, Link::Closed) => "its peer is closed".to_owned(),
                 (None, Link::Outside) => "to somebody outside".to_owned(),
             };
-            format!("UNIX {kind}{name}, {link}, {held} in it")
+            match unix.early.as_ref().and_then(|early| early.content) {
+                Some(early) => format!("UNIX {kind}{name}, {link}, {} sent", units::bytes(early.size)),
+                None => format!("UNIX {kind}{name}, {link}, {held} in it"),
+            }
         }
         Family::Tcp(tcp) => match tcp.early.and_then(|early| early.content) {
             Some(early) => format!("TCP {}, {} sent", self::tcp(tcp), units::bytes(early.size)),

@@ -766,9 +766,10 @@ mod tests {
                 urgent(c, 0, State::Idle);
                 let Some(Kind::Socket(socket)) = c.files.last_mut().map(|f| &mut f.kind) else { panic!("no socket") };
                 let (link, urgent, marks) = (Link::Closed, at, marks.to_vec());
-                let (peer, bound, peer_name, listening) = (None, None, None, None);
+                let (peer, bound, peer_name, listening, early) = (None, None, None, None, None);
+                let reset = false;
                 socket.family =
-                    Family::Unix(UnixSocket { link, peer, reset: false, bound, peer_name, listening, urgent, marks });
+                    Family::Unix(UnixSocket { link, peer, reset, bound, peer_name, listening, urgent, marks, early });
                 socket.kind = kind;
                 let message = socket.queue[0].clone();
                 socket.queue =
@@ -841,6 +842,66 @@ mod tests {
             edited(|c| early(c, u64::MAX, None)),
             edited(idle),
             edited(unsaid),
+        ] {
+            assert!(matches!(result, Err(Error::Inconsistent { .. })), "{result:?}");
+        }
+    }
+
+    /// A UNIX socket that has sent messages of `sizes` too early, `size` bytes in all.
+    fn early_messages(c: &mut Checkpoint, kind: i32, sizes: &[u64], size: u64, urgent: Option<u64>) {
+        use crate::model::fd::{Kind, OpenFile};
+        use crate::model::files::Content;
+        use crate::model::sockets::{Family, Message, Socket};
+        use crate::model::unix::{Bound, Early, Link, Listening, UnixSocket};
+        let at = c.files.len() as u32;
+        let message = |&size: &u64| Message { size, credentials: None, from: None, rights: Vec::new() };
+        let messages = sizes.iter().map(message).collect();
+        let early = Some(Early { messages, content: Some(Content { id: 0, size }), urgent });
+        let bound = Some(Bound { name: "\0a".into(), file: None });
+        let listening = Some(Listening { backlog: 1, waiting: vec![Some(at + 1)] });
+        for (link, bound, listening, early) in
+            [(Link::None, bound, listening, None), (Link::Waiting(at), None, None, early)]
+        {
+            let (peer, peer_name, urgent, marks, reset) = (None, None, None, Vec::new(), false);
+            let unix = UnixSocket { link, peer, reset, bound, peer_name, listening, urgent, marks, early };
+            let (queue, content, options) = (Vec::new(), None, Vec::new());
+            let socket = Socket { kind, family: Family::Unix(unix), shutdown: 0, queue, content, options };
+            c.files.push(OpenFile { flags: 2, owner: None, kind: Kind::Socket(socket) });
+        }
+        use crate::model::manifest::{EARLY_MESSAGES, UNIX_SOCKETS};
+        c.manifest.requires = [EARLY_MESSAGES, UNIX_SOCKETS].map(String::from).to_vec();
+    }
+
+    #[test]
+    fn early_messages_are_bytes_of_a_connection_that_waits() {
+        use crate::model::fd::Kind;
+        use crate::model::sockets::{Family, Message, Socket};
+        use crate::model::unix::{Link, UnixSocket};
+        let size = 5;
+        edited(|c| early_messages(c, 1, &[3, 1, 1], size, Some(3))).unwrap();
+        edited(|c| early_messages(c, 5, &[2, 3], size, None)).unwrap();
+        let last = |c: &mut Checkpoint, change: &dyn Fn(&mut UnixSocket)| {
+            early_messages(c, 1, &[5], size, None);
+            match c.files.last_mut().map(|file| &mut file.kind) {
+                Some(Kind::Socket(Socket { family: Family::Unix(unix), .. })) => change(unix),
+                other => panic!("{other:?}"),
+            }
+        };
+        let message = |change: &dyn Fn(&mut Message)| {
+            edited(|c| last(c, &|unix| change(&mut unix.early.as_mut().unwrap().messages[0])))
+        };
+        for result in [
+            edited(|c| early_messages(c, 1, &[3, 1], size, None)),
+            edited(|c| early_messages(c, 1, &[5], size, Some(0))),
+            edited(|c| early_messages(c, 5, &[1, 4], size, Some(0))),
+            edited(|c| early_messages(c, 1, &[u64::MAX, 6], size, None)),
+            edited(|c| {
+                early_messages(c, 1, &[5], size, None);
+                c.manifest.requires.remove(0);
+            }),
+            edited(|c| last(c, &|unix| unix.link = Link::Closed)),
+            message(&|m| m.rights.push(0)),
+            message(&|m| m.from = Some("a".into())),
         ] {
             assert!(matches!(result, Err(Error::Inconsistent { .. })), "{result:?}");
         }

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use crate::model::datagram::DatagramSocket;
 use crate::model::fd::Kind;
 use crate::model::files::Content;
-use crate::model::manifest::{EARLY_DATA, PACKET_SOCKETS, UNIX_SOCKETS, URGENT_DATA};
+use crate::model::manifest::{EARLY_DATA, EARLY_MESSAGES, PACKET_SOCKETS, UNIX_SOCKETS, URGENT_DATA};
 use crate::model::packet::PacketSocket;
 use crate::model::sockets::{Family, Socket};
 use crate::model::tcp::{Link as TcpLink, MOST_EARLY, State, TcpSocket};
@@ -118,6 +118,7 @@ fn check_unix(c: &Checkpoint, index: usize, socket: &Socket, own: &UnixSocket) -
         return Err(format!("open file {at}, which is not there, is on its way to it"));
     }
     check_places(socket, own)?;
+    check_early_messages(c, socket, own)?;
     let reads = datagrams || !matches!(own.link, Link::None | Link::Waiting(_));
     let holds = !socket.queue.is_empty() || !own.marks.is_empty();
     if holds && !reads {
@@ -177,12 +178,36 @@ fn check_places(socket: &Socket, own: &UnixSocket) -> Result<(), String> {
     if alone && marks && ascending { Ok(()) } else { Err("urgent data in the middle of other".to_owned()) }
 }
 
-/// What a TCP socket has sent over a connection that was not accepted.
+/// What a socket has sent over a connection that was not accepted.
 pub fn early(socket: &Socket) -> Option<Content> {
     match &socket.family {
         Family::Tcp(tcp) => tcp.early.and_then(|early| early.content),
+        Family::Unix(unix) => unix.early.as_ref().and_then(|early| early.content),
         _ => None,
     }
+}
+
+fn check_early_messages(c: &Checkpoint, socket: &Socket, own: &UnixSocket) -> Result<(), String> {
+    let Some(early) = &own.early else { return Ok(()) };
+    if !matches!(own.link, Link::Waiting(_)) || socket.kind == 2 {
+        return Err("it has sent something too early, and does not wait to be accepted".to_owned());
+    }
+    let mut end = 0u64;
+    let mut urgent_is_one = early.urgent.is_none();
+    for message in &early.messages {
+        if message.credentials.is_some() || message.from.is_some() || !message.rights.is_empty() {
+            return Err("what it has sent too early is more than bytes".to_owned());
+        }
+        urgent_is_one |= socket.kind == 1 && early.urgent == Some(end) && message.size == 1;
+        end = end.checked_add(message.size).ok_or("what it has sent too early is too long")?;
+    }
+    if end != early.content.map_or(0, |content| content.size) || !urgent_is_one {
+        return Err("what it has sent too early is not what it should be".to_owned());
+    }
+    if !c.manifest.requires.iter().any(|name| name == EARLY_MESSAGES) {
+        return Err(format!("it has sent something too early, and {EARLY_MESSAGES} is not required"));
+    }
+    Ok(())
 }
 
 fn check_early(c: &Checkpoint, tcp: &TcpSocket) -> Result<(), String> {

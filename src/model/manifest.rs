@@ -19,6 +19,7 @@ pub const KNOWN_FEATURES: &[&str] = &[
     EARLY_DATA,
     PACKET_SOCKETS,
     WIDE_RINGS,
+    EARLY_MESSAGES,
 ];
 
 /// In `requires` where a process has [`super::memory::Memory::inherits`].
@@ -47,6 +48,9 @@ pub const INOTIFY_EVENTS: &str = "inotify-events";
 
 /// In `requires` where a TCP socket has [`super::tcp::TcpSocket::early`].
 pub const EARLY_DATA: &str = "early-data";
+
+/// In `requires` where a UNIX socket has [`super::unix::UnixSocket::early`].
+pub const EARLY_MESSAGES: &str = "early-messages";
 
 /// In `requires` where there is a socket of [`super::sockets::Family::Packet`].
 pub const PACKET_SOCKETS: &str = "packet-sockets";

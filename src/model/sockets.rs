@@ -38,6 +38,11 @@ impl Socket {
             || self.queue.iter().any(|m| m.from.is_some() || !m.rights.is_empty())
     }
 
+    /// Whether it is a UNIX socket that has sent something before it was accepted ([`super::manifest::EARLY_MESSAGES`]).
+    pub fn is_early(&self) -> bool {
+        matches!(&self.family, Family::Unix(unix) if unix.early.is_some())
+    }
+
     /// Whether it is a packet socket ([`super::manifest::PACKET_SOCKETS`]).
     pub fn is_packet(&self) -> bool {
         matches!(self.family, Family::Packet(_))

@@ -3,7 +3,8 @@
 use serde::{Deserialize, Serialize};
 
 use super::Name;
-use super::sockets::Credentials;
+use super::files::Content;
+use super::sockets::{Credentials, Message};
 
 /// What is particular to a UNIX socket.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -32,6 +33,21 @@ pub struct UnixSocket {
     /// end there.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub marks: Vec<u64>,
+    /// What it has sent while its connection waits to be accepted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub early: Option<Early>,
+}
+
+/// What was sent over a connection that waits to be accepted ([`Link::Waiting`]).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Early {
+    /// The messages, in order, with nothing but their sizes; a stream's are pieces.
+    pub messages: Vec<Message>,
+    /// The bytes of all of them, one after the other.
+    pub content: Option<Content>,
+    /// How many of a stream's are in front of the urgent one (MSG_OOB), which is a message of its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub urgent: Option<u64>,
 }
 
 /// What a socket is connected to.

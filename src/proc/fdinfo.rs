@@ -50,6 +50,8 @@ pub enum Detail {
     Pidfd(i32),
     /// io_uring(7), unless it is at work.
     IoUring(Ring),
+    /// A UNIX socket: descriptors on their way to it; of one that listens, with all connections that wait there.
+    UnixSocket(u32),
 }
 
 /// An io_uring's state.
@@ -271,6 +273,7 @@ fn field(out: &mut FdInfo, key: &[u8], value: &[u8]) -> Option<()> {
                 other => *other = Detail::Epoll(vec![watch]),
             }
         }
+        b"scm_fds" => out.detail = Detail::UnixSocket(decimal(value)?),
         b"Pid" => out.detail = Detail::Pidfd(decimal(value)?),
         b"SqMask" => out.detail = Detail::IoUring(Ring { sq_mask: prefixed(value)?, ..Ring::default() }),
         _ => {

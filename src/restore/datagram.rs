@@ -18,7 +18,7 @@ use crate::net::{inet, inflight, multicast, options};
 use crate::sys::{fds, socket, tasks};
 
 use super::tcp::reuse;
-use super::{Error, sockets, unix};
+use super::{Error, sockets};
 
 const IP_UNICAST_IF: (i32, i32) = (0, 50);
 const IPV6_MULTICAST_IF: (i32, i32) = (41, 17);
@@ -134,7 +134,7 @@ pub fn make(image: &Image, notes: &mut Vec<String>) -> Result<HashMap<u32, Owned
         let shares = made.keys().any(|&other| same_port(checkpoint, other, &own));
         let lost = fill(image, &own, fd.as_fd(), shares).map_err(|e| failed(&own, e))?;
         own.connect(fd.as_fd()).map_err(|e| failed(&own, e))?;
-        unix::shut(fd.as_fd(), own.socket.shutdown).map_err(|e| failed(&own, e))?;
+        socket::shut(fd.as_fd(), own.socket.shutdown).map_err(|e| failed(&own, e))?;
         if lost > 0 {
             notes.push(format!("{}: {lost} of the datagrams that waited in it did not arrive", own.name()));
         }

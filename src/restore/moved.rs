@@ -157,8 +157,8 @@ mod tests {
         let file = Some(SocketFile { path: path.into(), mode: 0, device: 0, inode: 0, renamed: None });
         let bound = Some(Bound { name: name.into(), file });
         let (peer, peer_name, listening) = (None, None, None);
-        let (link, reset, urgent, marks) = (Link::None, false, None, Vec::new());
-        let unix = UnixSocket { link, peer, reset, bound, peer_name, listening, urgent, marks };
+        let (link, reset, urgent, marks, early) = (Link::None, false, None, Vec::new(), None);
+        let unix = UnixSocket { link, peer, reset, bound, peer_name, listening, urgent, marks, early };
         let (queue, content, options) = (vec![], None, vec![]);
         let socket = Socket { kind: 1, family: Family::Unix(unix), shutdown: 0, queue, content, options };
         checkpoint.files[0].kind = Kind::Socket(socket);

@@ -9,12 +9,13 @@ use std::os::unix::fs::FileExt;
 
 use crate::image::Image;
 use crate::model::fd::Kind;
+use crate::model::files::Content;
 use crate::model::process::Process;
 use crate::model::sockets::{Credentials, Family, Message, Socket};
-use crate::model::unix::UnixSocket;
+use crate::model::unix::{Early, UnixSocket};
 use crate::model::{Addr, Checkpoint, Name, Pid, Refusal};
 use crate::net::options;
-use crate::sys::{fds, tasks};
+use crate::sys::{self, fds, tasks};
 
 use super::build::clone_into;
 use super::fd::{Sources, source};
@@ -138,7 +139,7 @@ pub fn make(
     }
     for (index, socket, _) in unix(checkpoint) {
         let copy = work.copy(Which::File(index))?;
-        unix::shut(copy, socket.shutdown).map_err(|e| Error::step("shutting down a socket", host, e))?;
+        sys::socket::shut(copy, socket.shutdown).map_err(|e| Error::step("shutting down a socket", host, e))?;
         options::set_early(copy, &socket.options)
             .and_then(|()| options::set_late(copy, &socket.options))
             .map_err(|e| Error::step("setting a socket's options", host, e))?;
@@ -384,19 +385,37 @@ impl Work<'_> {
         &mut self,
         socket: &Socket,
         to: Which,
+        from: impl FnMut(&Message) -> Result<(Which, Option<Vec<u8>>), Error>,
+    ) -> Result<(), Error> {
+        let (urgent, marks) = places(socket);
+        let (kind, messages, content) = (socket.kind, &socket.queue[..], socket.content);
+        self.pour(&Pour { kind, messages, content, urgent, marks }, to, from)
+    }
+
+    /// Sends what `from` has sent over a connection that waits to be accepted.
+    pub fn send_early(&mut self, from: Which, kind: i32, early: &Early) -> Result<(), Error> {
+        let (messages, content, urgent) = (&early.messages[..], early.content, early.urgent);
+        self.pour(&Pour { kind, messages, content, urgent, marks: &[] }, from, |_| Ok((from, None)))
+    }
+
+    fn pour(
+        &mut self,
+        pour: &Pour<'_>,
+        to: Which,
         mut from: impl FnMut(&Message) -> Result<(Which, Option<Vec<u8>>), Error>,
     ) -> Result<(), Error> {
         let failed = |e| Error::step("filling a socket", 0, e);
-        let (mut at, size) = match &socket.content {
+        let Pour { urgent, marks, .. } = *pour;
+        let (mut at, size) = match pour.content {
             Some(content) => {
                 self.image.blob(content.id).ok_or_else(|| failed(io::Error::other("its content is missing")))?
             }
             None => (0, 0),
         };
         let end = at.saturating_add(size);
-        let (begin, (urgent, marks)) = (at, places(socket));
+        let begin = at;
         let mut widened = HashMap::new();
-        for message in &socket.queue {
+        for message in pour.messages {
             let (from, address) = from(message)?;
             if let Entry::Vacant(entry) = widened.entry(from) {
                 entry.insert(options::send_buffer(self.copy(from)?).map_err(failed)?);
@@ -410,7 +429,7 @@ impl Work<'_> {
             if marks.contains(&place) {
                 self.mark(from, to)?;
             }
-            let how = match socket.kind {
+            let how = match pour.kind {
                 libc::SOCK_STREAM if urgent == Some(place) => How::Urgent,
                 libc::SOCK_STREAM => How::InPieces,
                 _ => How::Whole,
@@ -529,6 +548,16 @@ enum How {
 }
 
 /// Where urgent data of a UNIX stream waits, and where some has been.
+/// Messages on their way into a socket.
+#[derive(Debug)]
+struct Pour<'a> {
+    kind: i32,
+    messages: &'a [Message],
+    content: Option<Content>,
+    urgent: Option<u64>,
+    marks: &'a [u64],
+}
+
 fn places(socket: &Socket) -> (Option<u64>, &[u64]) {
     match &socket.family {
         Family::Unix(unix) => (unix.urgent, &unix.marks),

@@ -20,7 +20,7 @@ use crate::sys::tasks::back_off;
 use crate::sys::{fds, socket};
 
 use super::ports::{Ephemeral, connect_anyhow};
-use super::{Error, Sockets, sockets, unix};
+use super::{Error, Sockets, sockets};
 
 /// How long a new connection may take to take in what is sent over it.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -245,13 +245,13 @@ impl<'a> Work<'a> {
     /// Brings a connection as near to its end as it was.
     fn end(&mut self, own: &Own<'_>) -> io::Result<()> {
         let Some(near) = self.made.get(&own.index) else { return Ok(()) };
-        unix::shut(near.as_fd(), own.socket.shutdown)?;
+        socket::shut(near.as_fd(), own.socket.shutdown)?;
         let Some(far) = self.stand_in.take() else { return Ok(()) };
         match own.tcp.state {
             // Both sides have said that it is over, the other first: then none of its traces stay at our address.
             State::Ended { error: false } => {
-                unix::shut(far.as_fd(), 2)?;
-                unix::shut(near.as_fd(), 2)
+                socket::shut(far.as_fd(), 2)?;
+                socket::shut(near.as_fd(), 2)
             }
             State::Connected { link: Link::Closed, .. } => Ok(()),
             State::Connected { .. } if self.outside == Sockets::Close => Ok(()),
@@ -304,7 +304,7 @@ impl<'a> Work<'a> {
                 if let Some(early) = &own.tcp.early {
                     self.send_early(fd.as_fd(), early)?;
                 }
-                unix::shut(fd.as_fd(), own.socket.shutdown)?;
+                socket::shut(fd.as_fd(), own.socket.shutdown)?;
             }
             (None, _) => {}
         }

@@ -7,7 +7,6 @@
 use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd};
 
 use crate::model::sockets::{Credentials, Family, Message, Socket};
 use crate::model::unix::{Bound, Link, Listening, UnixSocket};
@@ -447,6 +446,9 @@ impl<'a> Making<'_, 'a> {
                 Some(index) => {
                     let who = self.work.holder_as(*index);
                     self.connect_as(who, Which::File(*index), own.which())?;
+                    if let Some(early) = self.list.get(index).and_then(|client| client.unix.early.as_ref()) {
+                        self.work.send_early(Which::File(*index), own.socket.kind, early)?;
+                    }
                 }
                 None => {
                     let address = self.address(own.which())?;
@@ -495,20 +497,4 @@ fn pair(puppet: &mut Puppet, kind: i32) -> Result<[i32; 2], Error> {
     puppet.read(at, &mut fds)?;
     let [a, b, c, d, e, f, g, h] = fds;
     Ok([i32::from_ne_bytes([a, b, c, d]), i32::from_ne_bytes([e, f, g, h])])
-}
-
-/// shutdown(2) of the sides in `mask`: receiving 1, sending 2.
-pub fn shut(fd: BorrowedFd<'_>, mask: u8) -> io::Result<()> {
-    use nix::sys::socket::{Shutdown, shutdown};
-    let how = match mask & 3 {
-        0 => return Ok(()),
-        1 => Shutdown::Read,
-        2 => Shutdown::Write,
-        _ => Shutdown::Both,
-    };
-    match shutdown(fd.as_raw_fd(), how) {
-        // A stream that was never connected can't be shut down, and its peer, which was closed, has done it.
-        Err(nix::Error::ENOTCONN) => Ok(()),
-        other => other.map_err(io::Error::from),
-    }
 }

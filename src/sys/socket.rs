@@ -290,6 +290,22 @@ pub fn accept(fd: BorrowedFd<'_>) -> io::Result<OwnedFd> {
     }
 }
 
+/// shutdown(2) of the sides in `mask`: receiving 1, sending 2.
+pub fn shut(fd: BorrowedFd<'_>, mask: u8) -> io::Result<()> {
+    use nix::sys::socket::{Shutdown, shutdown};
+    let how = match mask & 3 {
+        0 => return Ok(()),
+        1 => Shutdown::Read,
+        2 => Shutdown::Write,
+        _ => Shutdown::Both,
+    };
+    match shutdown(fd.as_raw_fd(), how) {
+        // A stream that was never connected can't be shut down, and its peer, which was closed, has done it.
+        Err(nix::Error::ENOTCONN) => Ok(()),
+        other => other.map_err(io::Error::from),
+    }
+}
+
 /// bind(2) to a whole `sockaddr`.
 pub fn bind(fd: BorrowedFd<'_>, address: &[u8]) -> io::Result<()> {
     // SAFETY: `address` outlives the call.

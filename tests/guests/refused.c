@@ -103,7 +103,7 @@ int main(int argc, char **argv) {
         int client = MUST(socket(family, SOCK_STREAM, 0));
         MUST(connect(client, (void *)&at, len));
         CHECK(send(client, "early", 5, 0) == 5, "send");
-        if (!strcmp(kind, "early-tcp")) MUST(fcntl(client, F_SETFL, O_RDWR | O_ASYNC));
+        if (strcmp(kind, "early-mixed")) MUST(fcntl(client, F_SETFL, O_RDWR | O_ASYNC));
         // Others may come.
         FILE *note = fopen("port", "w");
         CHECK(note && fprintf(note, "%d", ntohs(((struct sockaddr_in *)&at)->sin_port)) > 0 && fclose(note) == 0, "port");

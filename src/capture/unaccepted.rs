@@ -1,0 +1,388 @@
+//! Bytes that were sent over UNIX connections nobody has accepted yet. There is no way to look at them but to accept those
+//! connections, and a UNIX socket connects only once: each client gets a new socket in place of its own, which connects
+//! as that had and sends the same. So this is done only where waiting for the server was in vain, and where all that is
+//! to be seen of a client's socket can be had for another.
+
+use std::collections::HashMap;
+use std::io;
+use std::mem::size_of;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
+
+use crate::model::fd::{Kind, OpenFile};
+use crate::model::sockets::{Family, Message, Socket, SocketOption};
+use crate::model::unix::{Early, SocketFile};
+use crate::net::queue::{self, Of, Queue};
+use crate::net::{options, unix};
+use crate::proc::fdinfo::{Detail, Watch};
+use crate::sys::{fds, socket};
+use crate::tracer::{Held, Remote};
+
+use super::Error;
+use super::contents::Contents;
+use super::fd::{SeenFd, TableOf, Work};
+use super::sockets::Found;
+use super::unix::{EARLY, Indices, Reading};
+
+/// Connections of one queue.
+const MOST_CONNECTIONS: usize = 1024;
+/// SO_PASSCRED, SO_PASSPIDFD and SO_RCVTIMEO, SO_SNDTIMEO: the server is told who has sent something; a thread may wait
+/// with a time-out that belongs to the socket.
+const TOLD: [i32; 2] = [16, 76];
+const TIME_OUTS: [i32; 2] = [libc::SO_RCVTIMEO, libc::SO_SNDTIMEO];
+
+/// A queue that is to be looked into.
+#[derive(Debug)]
+pub(super) struct Seen {
+    listener: OwnedFd,
+    /// Where its clients find it.
+    address: Vec<u8>,
+    /// Device and inode of its file; `None` for an abstract name.
+    file: Option<(u64, u64)>,
+    kind: i32,
+    /// Oldest connection first.
+    clients: Vec<Client>,
+}
+
+/// A socket whose connection waits, and what another needs to be like it.
+#[derive(Debug)]
+struct Client {
+    file: u32,
+    table: TableOf,
+    host: i32,
+    /// Its numbers, and which are closed by exec.
+    numbers: Vec<(i32, bool)>,
+    flags: u32,
+    options: Vec<SocketOption>,
+    shutdown: u8,
+    /// Numbers of epolls that watch it.
+    watches: Vec<(i32, Watch)>,
+}
+
+/// What is to be said of clients that have sent something too early, by inode: nothing, or why their bytes can't be had.
+/// The queues that are to be looked into are noted.
+pub(super) fn find(
+    work: &mut Work<'_>,
+    found: &Found,
+    readings: &HashMap<u64, Reading>,
+    indices: &Indices<'_>,
+) -> Result<HashMap<u64, Result<(), &'static str>>, Error> {
+    let mut out = HashMap::new();
+    let listeners = found.unix.iter().filter(|(inode, s)| s.listening && indices.by_inode.contains_key(inode));
+    for (inode, listener) in listeners {
+        let early = |inode: &u64| found.unix.get(inode).is_some_and(|client| client.sent > 0);
+        let early: Vec<u64> = listener.waiting.iter().copied().filter(early).collect();
+        if early.is_empty() {
+            continue;
+        }
+        let queue = queue_of(work, found, readings, indices, *inode)?;
+        out.extend(early.into_iter().map(|inode| (inode, queue.as_ref().map(drop).map_err(|why| *why))));
+        work.contents.unaccepted.extend(queue.ok());
+    }
+    Ok(out)
+}
+
+/// A queue with its clients, or why it can't be looked into.
+fn queue_of(
+    work: &Work<'_>,
+    found: &Found,
+    readings: &HashMap<u64, Reading>,
+    indices: &Indices<'_>,
+    inode: u64,
+) -> Result<Result<Seen, &'static str>, Error> {
+    let Some((seen, reading)) = found.unix.get(&inode).zip(readings.get(&inode)) else {
+        return Ok(Err("nobody has the listening socket"));
+    };
+    let Some(server) = work.seen.iter().find(|s| s.meta.ino() == inode) else {
+        return Ok(Err("nobody has the listening socket"));
+    };
+    if seen.waiting.len() > MOST_CONNECTIONS {
+        return Ok(Err("too many connections wait in the same queue"));
+    }
+    if has(reading, &TOLD) {
+        return Ok(Err("the server wants to know who has sent them (SO_PASSCRED)"));
+    }
+    // Those of all connections in its queue (net/unix/af_unix.c, unix_count_nr_fds).
+    if server.info.detail != Detail::UnixSocket(0) {
+        return Ok(Err("descriptors may be on their way with them"));
+    }
+    let is = |file: &SocketFile| seen.file.is_some_and(|(inode, _)| inode == file.inode as u32);
+    let named = super::unix::bound_name(work, &reading.address, seen, found);
+    let (address, file) = match named {
+        Some(bound) if bound.is_abstract() => (unix::sockaddr(&bound.name), None),
+        Some(bound) => match bound.file {
+            Some(file) if file.place().0.len() < unix::LONGEST && is(&file) => {
+                (unix::sockaddr(file.place()), Some((file.device, file.inode)))
+            }
+            _ => return Ok(Err("their server's socket is not found under a name of less than 108 bytes")),
+        },
+        None => return Ok(Err("their server's socket has no name")),
+    };
+    let listener = server.copy(work.held)?;
+    let mut clients = Vec::with_capacity(seen.waiting.len());
+    for inode in &seen.waiting {
+        match client(work, found, readings, indices, *inode) {
+            Ok(client) => clients.push(client),
+            Err(why) => return Ok(Err(why)),
+        }
+    }
+    Ok(Ok(Seen { listener, address, file, kind: seen.kind.into(), clients }))
+}
+
+fn has(reading: &Reading, names: &[i32]) -> bool {
+    let options = reading.options.as_deref().unwrap_or_default();
+    options.iter().any(|option| option.level == libc::SOL_SOCKET && names.contains(&option.name))
+}
+
+fn client(
+    work: &Work<'_>,
+    found: &Found,
+    readings: &HashMap<u64, Reading>,
+    indices: &Indices<'_>,
+    inode: u64,
+) -> Result<Client, &'static str> {
+    let there = indices.by_inode.get(&inode).zip(found.unix.get(&inode)).zip(readings.get(&inode));
+    let Some(((&file, seen), reading)) = there else { return Err("not all who wait with it are in the tree") };
+    let holders: Vec<&SeenFd> = work.seen.iter().filter(|s| s.meta.ino() == inode).collect();
+    let Some(first) = holders.first() else { return Err("not all who wait with it are in the tree") };
+    if holders.iter().any(|s| s.own.is_some() || s.table() != first.table()) {
+        return Err("several processes have it, or one that waits with it");
+    }
+    if reading.owner.is_some() || first.info.flags & libc::O_ASYNC as u32 != 0 {
+        return Err("signals are sent for it, or for one that waits with it");
+    }
+    if unix::name(&reading.address).is_some() {
+        return Err("it has a name of its own, or one that waits with it");
+    }
+    let Some(options) = reading.options.clone().filter(|_| !has(reading, &TOLD) && !has(reading, &TIME_OUTS)) else {
+        return Err("it has a time-out, tells who has sent something, or is filtered, or one that waits with it");
+    };
+    let (process, thread) = first.table();
+    let filtered = |t: &crate::tracer::HeldThread| t.status.seccomp != 0;
+    let task = work.held.processes.get(process).and_then(|p| p.threads.get(thread.unwrap_or(0)));
+    if task.is_none_or(filtered) {
+        return Err("its process is under a seccomp filter");
+    }
+    let rings = |s: &SeenFd| matches!(&s.info.detail, Detail::IoUring(ring) if ring.files > 0);
+    if work.seen.iter().any(rings) {
+        return Err("it may be registered with an io_uring");
+    }
+    let numbers: Vec<(i32, bool)> =
+        holders.iter().map(|s| (s.fd, s.info.flags & libc::O_CLOEXEC as u32 != 0)).collect();
+    let watches = watches(work, indices, inode, first, &numbers)?;
+    let flags = first.flags();
+    Ok(Client {
+        file,
+        table: first.table(),
+        host: first.host,
+        numbers,
+        flags,
+        options,
+        shutdown: seen.shutdown,
+        watches,
+    })
+}
+
+/// The epolls that watch a client's socket, each once, by a number in its own table.
+fn watches(
+    work: &Work<'_>,
+    indices: &Indices<'_>,
+    inode: u64,
+    client: &SeenFd,
+    numbers: &[(i32, bool)],
+) -> Result<Vec<(i32, Watch)>, &'static str> {
+    let mut all: HashMap<u32, (Option<i32>, Vec<Watch>)> = HashMap::new();
+    for (index, s) in work.seen.iter().enumerate() {
+        let Detail::Epoll(watches) = &s.info.detail else { continue };
+        let of_it: Vec<Watch> = watches.iter().filter(|watch| watch.ino == inode).cloned().collect();
+        if of_it.is_empty() {
+            continue;
+        }
+        let Some(&file) = indices.by_place.get(&index) else { return Err("an epoll of somebody else watches it") };
+        let entry = all.entry(file).or_insert((None, of_it));
+        if s.own.is_none() && s.table() == client.table() {
+            entry.0 = Some(s.fd);
+        }
+    }
+    let mut out = Vec::new();
+    for (epoll, watches) in all.into_values() {
+        let Some(epoll) = epoll else {
+            return Err("an epoll of another process watches it, or one that waits with it");
+        };
+        for watch in watches {
+            if !numbers.iter().any(|(number, _)| *number == watch.fd) {
+                return Err("an epoll watches it under a number that it no longer has");
+            }
+            out.push((epoll, watch));
+        }
+    }
+    Ok(out)
+}
+
+/// Looks into the queues. Nothing else may be done with their sockets meanwhile.
+pub(super) fn take(held: &mut Held, contents: &mut Contents, files: &mut [OpenFile]) -> Result<(), Error> {
+    for seen in std::mem::take(&mut contents.unaccepted) {
+        let mut made = Vec::with_capacity(seen.clients.len());
+        let ready = seen.clients.iter().try_for_each(|client| make(held, &seen, client, &mut made));
+        if let Err(e) = ready {
+            for (client, new) in seen.clients.iter().zip(&made) {
+                close(&mut remote(held, client)?, new.number)?;
+            }
+            return Err(e);
+        }
+        // From here on the connections are in nobody's queue.
+        let mut failure = None;
+        for (client, new) in seen.clients.iter().zip(&made) {
+            match again(held, &seen, client, new) {
+                Ok(queue) => note(contents, files, client.file, queue),
+                Err(e) => failure = failure.or(Some(e)),
+            }
+        }
+        if let Some(e) = failure {
+            return Err(e);
+        }
+    }
+    Ok(())
+}
+
+/// A socket that is to take the place of a client's.
+#[derive(Debug)]
+struct New {
+    number: i32,
+    copy: OwnedFd,
+}
+
+fn remote<'a>(held: &'a mut Held, client: &Client) -> Result<Remote<'a>, Error> {
+    let process = held.processes.get_mut(client.table.0).ok_or(Error::Vanished { pid: client.host })?;
+    Ok(process.remote(client.table.1.unwrap_or(0))?)
+}
+
+fn close(remote: &mut Remote<'_>, number: i32) -> Result<(), Error> {
+    remote.call("close", libc::SYS_close, [number as u64, 0, 0, 0, 0, 0])?;
+    Ok(())
+}
+
+/// Makes the new socket, and sees that the server can be reached: no more than that can fail.
+fn make(held: &mut Held, seen: &Seen, client: &Client, made: &mut Vec<New>) -> Result<(), Error> {
+    let failed = |e| Error::of(client.host, "making a socket like the one that waits to be accepted")(e);
+    let mut remote = remote(held, client)?;
+    let kind = seen.kind | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
+    let number = remote.call("socket", libc::SYS_socket, [libc::AF_UNIX as u64, kind as u64, 0, 0, 0, 0])? as i32;
+    let reached = seen.file.map_or(Ok(true), |file| reaches(&mut remote, &seen.address, file));
+    drop(remote);
+    let process = held.processes.get(client.table.0).ok_or(Error::Vanished { pid: client.host })?;
+    let copy = process.descriptor(client.table.1, number).map_err(failed)?;
+    options::set_early(copy.as_fd(), &client.options).map_err(failed)?;
+    options::widen(copy.as_fd()).map_err(failed)?;
+    made.push(New { number, copy });
+    if reached? { Ok(()) } else { Err(failed(io::Error::other("it does not reach its server by name"))) }
+}
+
+/// Whether a process finds the server's file under its name, and may connect to it.
+fn reaches(remote: &mut Remote<'_>, address: &[u8], file: (u64, u64)) -> Result<bool, Error> {
+    let (path, out) = (remote.scratch(), remote.scratch().0 + 256);
+    // Behind the family.
+    remote.write(path, address.get(2..).unwrap_or_default())?;
+    remote.write(crate::model::Addr(path.0 + address.len() as u64), &[0])?;
+    let here = libc::AT_FDCWD as u64;
+    if remote.try_call(libc::SYS_newfstatat, [here, path.0, out, 0, 0, 0])?.is_err() {
+        return Ok(false);
+    }
+    let mut stat = [0; 16];
+    remote.read(crate::model::Addr(out), &mut stat)?;
+    let word = |at: usize| stat.get(at..at + size_of::<u64>()).and_then(|b| b.try_into().ok()).map(u64::from_ne_bytes);
+    // st_dev and st_ino come first.
+    if (word(0), word(8)) != (Some(file.0), Some(file.1)) {
+        return Ok(false);
+    }
+    let as_it_is = [here, path.0, libc::W_OK as u64, libc::AT_EACCESS as u64, 0, 0];
+    Ok(remote.try_call(libc::SYS_faccessat2, as_it_is)?.is_ok())
+}
+
+/// Accepts the oldest connection, looks at what was sent over it, and has the new socket take its place.
+fn again(held: &mut Held, seen: &Seen, client: &Client, new: &New) -> Result<Queue, Error> {
+    let failed = |step| Error::of(client.host, step);
+    let accepted = socket::events(seen.listener.as_fd(), libc::POLLIN)
+        .and_then(|events| if events == 0 { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(()) })
+        .and_then(|()| socket::accept(seen.listener.as_fd()))
+        .map_err(failed("accepting a connection in place of its server"))?;
+    let queue = if seen.kind == libc::SOCK_STREAM {
+        queue::unix_stream(accepted.as_fd()).map(Some)
+    } else {
+        queue::datagrams(accepted.as_fd(), Of::Unix)
+    };
+    let mut remote = remote(held, client)?;
+    remote.write(remote.scratch(), &seen.address)?;
+    let to = [new.number as u64, remote.scratch().0, seen.address.len() as u64, 0, 0, 0];
+    remote.call("connect", libc::SYS_connect, to)?;
+    let queue = queue.and_then(|queue| queue.ok_or(io::ErrorKind::InvalidData.into()));
+    let sent = queue.and_then(|queue| send(new.copy.as_fd(), seen.kind, &queue).map(|()| queue));
+    for &(number, cloexec) in &client.numbers {
+        let flags = if cloexec { libc::O_CLOEXEC } else { 0 };
+        remote.call("dup3", libc::SYS_dup3, [new.number as u64, number as u64, flags as u64, 0, 0, 0])?;
+    }
+    close(&mut remote, new.number)?;
+    for (epoll, watch) in &client.watches {
+        let event = [&watch.events.to_ne_bytes()[..], &watch.data.to_ne_bytes()].concat();
+        remote.write(remote.scratch(), &event)?;
+        let add = [*epoll as u64, libc::EPOLL_CTL_ADD as u64, watch.fd as u64, remote.scratch().0, 0, 0];
+        remote.call("epoll_ctl", libc::SYS_epoll_ctl, add)?;
+    }
+    drop(remote);
+    let fd = new.copy.as_fd();
+    sent.and_then(|queue| {
+        options::reset_send_buffer(fd, fresh_buffer()?)?;
+        options::set_late(fd, &client.options)?;
+        socket::shut(fd, client.shutdown)?;
+        fds::fcntl(fd, libc::F_SETFL, client.flags.into())?;
+        Ok(queue)
+    })
+    .map_err(failed("sending again what was sent over a connection that waits to be accepted"))
+}
+
+/// The size of a send buffer that nobody has chosen.
+fn fresh_buffer() -> io::Result<(i32, Option<i32>)> {
+    options::send_buffer(socket::socket(libc::AF_UNIX, libc::SOCK_STREAM, 0)?.as_fd())
+}
+
+fn send(fd: BorrowedFd<'_>, kind: i32, queue: &Queue) -> io::Result<()> {
+    let mut at = 0;
+    for message in &queue.messages {
+        let bytes = &message.bytes[..];
+        match bytes {
+            [byte] if queue.urgent.at == Some(at) => socket::send_urgent(fd, *byte, &[])?,
+            _ if kind != libc::SOCK_STREAM => drop(socket::send(fd, bytes, None, &[])?),
+            _ => {
+                let mut left = bytes;
+                while !left.is_empty() {
+                    let n = socket::send(fd, left, None, &[])?;
+                    left = left.get(n..).unwrap_or_default();
+                }
+            }
+        }
+        at += bytes.len();
+    }
+    Ok(())
+}
+
+/// Notes what a client has sent.
+fn note(contents: &mut Contents, files: &mut [OpenFile], file: u32, queue: Queue) {
+    let Some(Kind::Socket(Socket { family: Family::Unix(unix), .. })) =
+        files.get_mut(file as usize).map(|f| &mut f.kind)
+    else {
+        return;
+    };
+    if queue.messages.is_empty() {
+        return;
+    }
+    let of = |bytes: &Vec<u8>| Message { size: bytes.len() as u64, credentials: None, from: None, rights: Vec::new() };
+    let messages = queue.messages.iter().map(|message| of(&message.bytes)).collect();
+    let bytes: Vec<u8> = queue.messages.into_iter().flat_map(|message| message.bytes).collect();
+    let content = (!bytes.is_empty()).then(|| contents.bytes(bytes));
+    unix.early = Some(Early { messages, content, urgent: queue.urgent.at.map(|at| at as u64) });
+}
+
+/// Why a connection is refused whose bytes can't be had.
+pub(super) fn reason(why: &str) -> String {
+    format!("{EARLY}, and can't be looked at: {why}")
+}
