@@ -22,7 +22,7 @@ pub(super) fn shared(pagemap: &File, maps: &[Mapping], runs: &[Run]) -> io::Resu
 }
 
 /// Bit 56 of a page's entry: it is mapped here and nowhere else (Documentation/admin-guide/mm/pagemap.rst).
-fn not_exclusive(pagemap: &File, run: Run, out: &mut Vec<Run>) -> io::Result<()> {
+pub(super) fn not_exclusive(pagemap: &File, run: Run, out: &mut Vec<Run>) -> io::Result<()> {
     const ENTRY: u64 = 8;
     const EXCLUSIVE: u64 = 1 << 56;
     let mut buf = [0u8; 32 * 1024];

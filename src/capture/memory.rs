@@ -11,10 +11,11 @@ use crate::model::process::MmFields;
 use crate::model::uring::OFFSETS;
 use crate::model::{Addr, Hex, Name};
 use crate::proc::{self, smaps::Mapping};
-use crate::sys::mem::{PageQuery, page, pagemap_scan};
+use crate::sys::mem::{PageQuery, Ranges, has_pagemap_scan, page, pagemap_scan};
 use crate::tracer::HeldProcess;
 
 use super::Error;
+use super::entries;
 use super::forked;
 use super::mapped::Mapped;
 use super::refusals::Refusals;
@@ -130,7 +131,7 @@ pub(super) fn read(p: &HeldProcess) -> Result<Read, Error> {
     let maps = p.maps.get_or_init(|| maps);
     let failed = |e| Error::of(p.host, "reading the page map")(e);
     let pagemap = File::open(format!("/proc/{}/pagemap", p.live())).map_err(failed)?;
-    let (pages, guards) = pages(&pagemap, maps).map_err(failed)?;
+    let (pages, guards) = pages(p, &pagemap, maps).map_err(failed)?;
     // Pages that may be dropped at any time are not worth keeping (MAP_DROPPABLE: random state of the vDSO).
     let wanted = maps.iter().filter(|m| !is_kernels(&m.name) && !m.shared && !m.flags.has(*b"dp"));
     let runs = clip(&pages, &wanted.map(|m| (m.start, m.end)).collect::<Vec<_>>());
@@ -349,10 +350,11 @@ fn vdso(p: &HeldProcess, maps: &[Mapping]) -> Result<Option<Vdso>, Error> {
     Ok(Some(Vdso { vvar_start: Addr(vvar_start), start: Addr(code.start), end: Addr(code.end), code: Hex(bytes) }))
 }
 
-type Ranges = Vec<(Addr, Addr)>;
-
 /// Every page of the process that is neither a file's nor the zero page; and the guard pages.
-fn pages(pagemap: &File, maps: &[Mapping]) -> io::Result<(Ranges, Ranges)> {
+fn pages(p: &HeldProcess, pagemap: &File, maps: &[Mapping]) -> io::Result<(Ranges, Ranges)> {
+    if !has_pagemap_scan(pagemap.as_fd()) {
+        return Ok((entries::pages(p, pagemap, maps)?, Vec::new()));
+    }
     let (Some(first), Some(last)) = (maps.first(), maps.iter().rfind(|m| m.end <= TOP)) else {
         return Ok((Vec::new(), Vec::new()));
     };

@@ -9,6 +9,7 @@ mod copied;
 mod credentials;
 mod datagram;
 mod early;
+mod entries;
 mod epoll;
 mod error;
 mod eventfd;

@@ -80,7 +80,7 @@ fn host(json: bool) -> Done {
         yama(),
         call("pidfd_getfd", probe::pidfd_getfd(), "looking at open descriptors", "Linux 5.6"),
         call("kcmp", probe::kcmp(), "telling which descriptors are shared", "a kernel with CONFIG_KCMP"),
-        call("PAGEMAP_SCAN", probe::pagemap_scan(), "finding the pages to save", "Linux 6.7"),
+        call("PAGEMAP_SCAN", probe::pagemap_scan(), "finding the pages to save quickly", "Linux 6.7").lesser(),
         call("clone3", probe::clone3(), "giving processes the pids they had", "Linux 5.5"),
         namespaces(),
     ];
@@ -109,10 +109,11 @@ fn kernel() -> Finding {
         nix::sys::utsname::uname().map(|uts| uts.release().to_string_lossy().into_owned()).unwrap_or_default();
     let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(|number| number.parse::<u32>().unwrap_or(0));
     let version = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
-    if version >= (6, 7) {
+    if version >= (6, 1) {
         Finding::ok(what, format!("Linux {release}"))
     } else {
-        Finding::missing(what, format!("Linux {release} is older than 6.7"), "use a newer kernel")
+        let why = format!("Linux {release} is older than 6.1, the oldest that was tried");
+        Finding::missing(what, why, "see what of the following is missing").lesser()
     }
 }
 

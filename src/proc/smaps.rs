@@ -24,6 +24,8 @@ pub struct Mapping {
     pub name: Vec<u8>,
     /// From the `VmFlags` line; none in a `maps` text.
     pub flags: VmFlags,
+    /// KiB in memory, without the zero page, and pages of hugetlbfs.
+    pub resident: u64,
     /// KiB in swap.
     pub swap: u64,
     /// KiB of pages that are mapped elsewhere too.
@@ -170,6 +172,11 @@ fn detail(mapping: &mut Mapping, line: &[u8]) {
         [b'K', ..] => {
             if let Some(value) = line.strip_prefix(b"KernelPageSize:") {
                 mapping.page = kib(value).saturating_mul(1024);
+            }
+        }
+        [b'R', b's', ..] => {
+            if let Some(value) = line.strip_prefix(b"Rss:") {
+                mapping.resident = kib(value);
             }
         }
         [b'S', b'w', ..] => {

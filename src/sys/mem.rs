@@ -113,16 +113,70 @@ struct ScanArg {
     return_mask: u64,
 }
 
-/// PAGEMAP_SCAN on an open /proc/PID/pagemap: the ranges of `start..end` that match, in order, neighbours joined.
-pub fn pagemap_scan(
-    pagemap: BorrowedFd<'_>,
-    start: Addr,
-    end: Addr,
-    query: PageQuery,
-) -> io::Result<Vec<(Addr, Addr)>> {
+impl PageQuery {
+    fn fits(&self, categories: u64) -> bool {
+        let flipped = categories ^ self.inverted;
+        flipped & self.all == self.all && (self.any == 0 || flipped & self.any != 0)
+    }
+}
+
+/// Ranges of addresses.
+pub type Ranges = Vec<(Addr, Addr)>;
+
+fn join(out: &mut Ranges, from: u64, to: u64) {
+    match out.last_mut() {
+        Some((_, last)) if last.0 == from => last.0 = to,
+        _ => out.push((Addr(from), Addr(to))),
+    }
+}
+
+/// The ranges of `start..end` that match, in order, neighbours joined, from an open /proc/PID/pagemap: by PAGEMAP_SCAN, or where
+/// the kernel hasn't got that by [`pagemap_read`].
+pub fn pagemap_scan(pagemap: BorrowedFd<'_>, start: Addr, end: Addr, query: PageQuery) -> io::Result<Ranges> {
+    match scan(pagemap, start, end, query) {
+        Err(e) if e.raw_os_error() == Some(libc::ENOTTY) => pagemap_read(pagemap, start, end, query),
+        other => other,
+    }
+}
+
+/// Whether the kernel has PAGEMAP_SCAN (Linux ≥ 6.7).
+pub fn has_pagemap_scan(pagemap: BorrowedFd<'_>) -> bool {
+    scan(pagemap, Addr(0), Addr(4096), PageQuery::default()).is_ok()
+}
+
+/// The same as [`pagemap_scan`], page by page (Documentation/admin-guide/mm/pagemap.rst): 8 bytes are read for each, whether there
+/// is one or not. Pages that are in memory and no file's may be the zero page.
+pub fn pagemap_read(pagemap: BorrowedFd<'_>, start: Addr, end: Addr, query: PageQuery) -> io::Result<Ranges> {
+    const PAGE: u64 = 4096;
+    const ENTRY: u64 = 8;
+    const KNOWN: [(u64, u64); 3] = [(1 << 61, page::FILE), (1 << 62, page::SWAPPED), (1 << 63, page::PRESENT)];
+    let mut buf = [0u8; 64 * 1024];
+    let mut out = Vec::new();
+    let mut at = start.0;
+    while at < end.0 {
+        let want = ((end.0 - at) / PAGE * ENTRY).min(buf.len() as u64) as usize;
+        let entries = buf.get_mut(..want).filter(|entries| !entries.is_empty());
+        let entries = entries.ok_or(io::ErrorKind::InvalidInput)?;
+        let n = nix::sys::uio::pread(pagemap, entries, (at / PAGE * ENTRY) as libc::off_t)?;
+        if n < ENTRY as usize {
+            break;
+        }
+        for entry in entries.get(..n).unwrap_or_default().chunks_exact(ENTRY as usize).filter_map(|e| e.first_chunk()) {
+            let entry = u64::from_ne_bytes(*entry);
+            let categories = KNOWN.iter().filter(|(bit, _)| entry & bit != 0).fold(0, |all, (_, c)| all | c);
+            if query.fits(categories) {
+                join(&mut out, at, at + PAGE);
+            }
+            at += PAGE;
+        }
+    }
+    Ok(out)
+}
+
+fn scan(pagemap: BorrowedFd<'_>, start: Addr, end: Addr, query: PageQuery) -> io::Result<Ranges> {
     const PAGEMAP_SCAN: libc::c_ulong = 0xc060_6610; // _IOWR('f', 16, struct pm_scan_arg)
     let mut regions = [PageRegion::default(); 512];
-    let mut out: Vec<(Addr, Addr)> = Vec::new();
+    let mut out = Ranges::new();
     let mut from = start.0;
     while from < end.0 {
         let mut arg = ScanArg {
@@ -142,10 +196,7 @@ pub fn pagemap_scan(
         // SAFETY: `arg` and `regions` outlive the call and have the sizes they claim.
         let n = check(unsafe { libc::ioctl(pagemap.as_raw_fd(), PAGEMAP_SCAN, &raw mut arg) } as libc::c_long)?;
         for r in regions.iter().take(n as usize) {
-            match out.last_mut() {
-                Some((_, last)) if last.0 == r.start => last.0 = r.end,
-                _ => out.push((Addr(r.start), Addr(r.end))),
-            }
+            join(&mut out, r.start, r.end);
         }
         if arg.walk_end <= from {
             break;
@@ -153,4 +204,47 @@ pub fn pagemap_scan(
         from = arg.walk_end;
     }
     Ok(out)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs::File;
+    use std::os::fd::AsFd;
+
+    #[test]
+    fn entries_tell_what_a_scan_does() {
+        const PAGE: usize = 4096;
+        const PAGES: usize = 20_000;
+        let (prot, flags) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
+        // SAFETY: new memory, which is ours until the end of the test.
+        let at = unsafe { libc::mmap(std::ptr::null_mut(), PAGES * PAGE, prot, flags, -1, 0) };
+        assert_ne!(at, libc::MAP_FAILED);
+        // SAFETY: huge pages would fill what is left empty here.
+        unsafe { libc::madvise(at, PAGES * PAGE, libc::MADV_NOHUGEPAGE) };
+        let written = [0, 1, 2, 700, 8191, 8192, 8193, 19_999];
+        for page in written {
+            // SAFETY: within the memory.
+            unsafe { at.cast::<u8>().add(page * PAGE).write_volatile(1) };
+        }
+        let start = Addr(at as u64);
+        let end = Addr(start.0 + (PAGES * PAGE) as u64);
+        let pagemap = File::open("/proc/self/pagemap").unwrap();
+        let query = PageQuery { inverted: page::FILE, all: page::FILE, any: page::PRESENT | page::SWAPPED };
+        let read = pagemap_read(pagemap.as_fd(), start, end, query).unwrap();
+        let pages: Vec<usize> = read
+            .iter()
+            .flat_map(|(from, to)| (from.0..to.0).step_by(PAGE))
+            .map(|a| (a - start.0) as usize / PAGE)
+            .collect();
+        assert_eq!(pages, written);
+        if has_pagemap_scan(pagemap.as_fd()) {
+            assert_eq!(scan(pagemap.as_fd(), start, end, query).unwrap(), read);
+        }
+        // A file's pages are none.
+        let code = entries_tell_what_a_scan_does as *const () as u64 / 4096 * 4096;
+        assert_eq!(pagemap_read(pagemap.as_fd(), Addr(code), Addr(code + 4096), query).unwrap(), []);
+        // SAFETY: nothing refers to it any more.
+        unsafe { libc::munmap(at, PAGES * PAGE) };
+    }
 }
