@@ -236,6 +236,7 @@ guests! {
     madvise: true,
     thp: true,
     guards: true,
+    pkeys: true,
     mempolicy: true,
     sockopts: false,
     tcp: false,

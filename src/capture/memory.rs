@@ -209,9 +209,6 @@ fn unsupported(m: &Mapping) -> Option<&'static str> {
     if m.end > TOP {
         return Some("addresses beyond 47 bits are not supported");
     }
-    if m.pkey != 0 {
-        return Some("protection keys are not supported");
-    }
     // Marked like memory of a device (`mm`).
     if m.name == uring::NAME {
         return None;
@@ -458,7 +455,6 @@ mod tests {
         assert_eq!((v.locked, v.advice), (Some(true), vec![10, 14, 16]));
         assert_eq!(v.anon_name, Some(Name::from("x")));
         assert!(unsupported(&mapping("1000-2000 rw-p 00000000 00:00 0\nVmFlags: rd io\n")).is_some());
-        assert!(unsupported(&mapping("1000-2000 rw-p 00000000 00:00 0\nProtectionKey: 1\n")).is_some());
     }
 
     fn with_whole<T>(f: impl FnOnce(&mut Whole<'_>) -> T) -> T {

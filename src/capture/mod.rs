@@ -45,6 +45,7 @@ mod packets;
 mod pages;
 mod pidfd;
 mod pipes;
+mod pkeys;
 mod process;
 mod procfs;
 mod pty;

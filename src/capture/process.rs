@@ -21,6 +21,7 @@ use super::mapped::Mapped;
 use super::memory::lock_future;
 use super::mempolicy;
 use super::nameless::{NamelessObjects, is_deleted};
+use super::pkeys;
 use super::refusals::Refusals;
 use super::seccomp;
 use super::signals;
@@ -165,6 +166,7 @@ pub(super) struct Asked {
     policies: Vec<mempolicy::Asked>,
     actions: Vec<(i32, Room)>,
     timers: timers::Asked,
+    keys: pkeys::Asked,
 }
 
 /// Asks the first thread of a process for what only that can tell. `nodes`: as in [`super::thread::ask`].
@@ -178,6 +180,7 @@ pub(super) fn ask(p: &HeldProcess, seen: &mut Seen, memory: &Memory, nodes: Opti
         policies: nodes.map_or_else(Vec::new, |len| mempolicy::ask_memory(calls, len, memory)),
         actions: signals::ask(calls, status.map_or(0, |s| s.sig_caught | s.sig_ignored)),
         timers: timers::ask(calls, listed),
+        keys: pkeys::ask(calls),
     }
 }
 
@@ -206,6 +209,7 @@ pub(super) fn capture(
         thread.pending.retain(|pending| !signals::comes_again(pending, &held.regs, held.sigmask));
     }
     memory.fields.brk = Addr(answers.value(asked.brk));
+    memory.keys = pkeys::allocated(&asked.keys, answers);
     memory.policies = mempolicy::placements(&asked.policies, &memory, answers);
     let (umask, locked) = p.threads.first().map_or((0, 0), |t| (t.status.umask, t.status.locked));
     memory.lock_future = match p.scratch() {

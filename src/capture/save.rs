@@ -10,7 +10,7 @@ use crate::image::{self, Blob, Part, Sink, Writer, process_part, shared_part};
 use crate::model::fd::Kind;
 use crate::model::manifest::{
     DELETED_DIRECTORIES, EARLY_DATA, EARLY_MESSAGES, HUGE_PAGES, INHERITED_PAGES, INOTIFY_EVENTS, Manifest,
-    PACKET_SOCKETS, SPARSE_FILES, UNIX_SOCKETS, URGENT_DATA, WIDE_RINGS,
+    PACKET_SOCKETS, PROTECTION_KEYS, SPARSE_FILES, UNIX_SOCKETS, URGENT_DATA, WIDE_RINGS,
 };
 use crate::model::memory::{self, SharedObjects};
 use crate::model::process::Process;
@@ -331,6 +331,9 @@ fn take(held: &mut Held, looked: Looked, mut manifest: Manifest, request: &Reque
         || processes.iter().any(|p| p.memory.vmas.iter().any(|v| v.huge.is_some()))
     {
         manifest.requires.push(HUGE_PAGES.to_owned());
+    }
+    if processes.iter().any(|p| !p.memory.keys.is_empty()) {
+        manifest.requires.push(PROTECTION_KEYS.to_owned());
     }
     inotify::take(std::mem::take(&mut contents.unread), &mut fds.files)?;
     if fds.files.iter().any(|file| matches!(&file.kind, Kind::Inotify(instance) if !instance.events.is_empty())) {

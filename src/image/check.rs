@@ -12,8 +12,8 @@ use crate::model::fd::{Descriptor, Kind, Owner};
 use crate::model::files::{Content, Saved};
 use crate::model::locks::Lock;
 use crate::model::manifest::WIDE_RINGS;
-use crate::model::manifest::{DELETED_DIRECTORIES, HUGE_PAGES, INHERITED_PAGES, SPARSE_FILES};
-use crate::model::memory::{Backing, Inherits, Memory, SharedObjects, Span, Vma};
+use crate::model::manifest::{DELETED_DIRECTORIES, HUGE_PAGES, INHERITED_PAGES, PROTECTION_KEYS, SPARSE_FILES};
+use crate::model::memory::{Backing, Inherits, KEYS, Memory, SharedObjects, Span, Vma};
 use crate::model::mempolicy::Policy;
 use crate::model::mqnotify::{COOKIE, How, Notification};
 use crate::model::mqueue::{Message, Queue};
@@ -73,6 +73,10 @@ pub(super) fn check(c: &Checkpoint, parts: &HashMap<&str, &[Run]>, blobs: &HashM
         }
     }
     inherited(c, parts)?;
+    let keys = c.processes.iter().any(|p| !p.memory.keys.is_empty());
+    if keys && !c.manifest.requires.iter().any(|name| name == PROTECTION_KEYS) {
+        return Err(format!("there are protection keys, and {PROTECTION_KEYS} is not required"));
+    }
     if has_huge_pages(c) && !c.manifest.requires.iter().any(|name| name == HUGE_PAGES) {
         return Err(format!("there are huge pages, and {HUGE_PAGES} is not required"));
     }
@@ -276,6 +280,9 @@ fn mappings(memory: &Memory, shared: &SharedObjects) -> Check {
                 }
             }
         }
+    }
+    if !memory.keys.iter().all(|key| KEYS.contains(key)) || !memory.keys.is_sorted_by(|a, b| a < b) {
+        return Err(format!("protection keys {:?}, which cannot be", memory.keys));
     }
     within(memory.guards.iter().copied(), &memory.vmas, "guard pages")?;
     within(memory.policies.iter().map(|p| p.span), &memory.vmas, "memory policies")?;

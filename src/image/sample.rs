@@ -152,6 +152,7 @@ fn process(pid: i32, cwd: &Name) -> Process {
             ],
             vdso: None,
             guards: vec![],
+            keys: vec![],
             policies: vec![],
             lock_future: None,
             aio: vec![],

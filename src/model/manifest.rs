@@ -20,6 +20,7 @@ pub const KNOWN_FEATURES: &[&str] = &[
     PACKET_SOCKETS,
     WIDE_RINGS,
     EARLY_MESSAGES,
+    PROTECTION_KEYS,
 ];
 
 /// In `requires` where a process has [`super::memory::Memory::inherits`].
@@ -48,6 +49,9 @@ pub const INOTIFY_EVENTS: &str = "inotify-events";
 
 /// In `requires` where a TCP socket has [`super::tcp::TcpSocket::early`].
 pub const EARLY_DATA: &str = "early-data";
+
+/// In `requires` where a process has [`super::memory::Memory::keys`].
+pub const PROTECTION_KEYS: &str = "protection-keys";
 
 /// In `requires` where a UNIX socket has [`super::unix::UnixSocket::early`].
 pub const EARLY_MESSAGES: &str = "early-messages";

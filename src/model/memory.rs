@@ -30,7 +30,13 @@ pub struct Memory {
     /// Pages that are in the image once, as those of another process.
     #[serde(default)]
     pub inherits: Option<Inherits>,
+    /// Protection keys that are allocated (pkey_alloc), in ascending order, each one of [`KEYS`].
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub keys: Vec<u32>,
 }
+
+/// Protection keys there may be on x86-64 beside 0, which all memory has.
+pub const KEYS: std::ops::RangeInclusive<u32> = 1..=15;
 
 /// Private pages that are the same as another process's at the same addresses: shared since a fork.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -74,7 +80,7 @@ pub struct Vma {
     /// Bytes of its pages, if they are huge ones of hugetlbfs.
     #[serde(default)]
     pub huge: Option<u64>,
-    /// Protection key; 0: none.
+    /// Protection key; 0: none. One that is not allocated is the kernel's, of memory that may only be executed.
     pub pkey: u32,
     /// PR_SET_VMA_ANON_NAME.
     pub anon_name: Option<Name>,

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io;
 
 use crate::image::{Image, Run, process_part, shared_part};
-use crate::model::memory::{Backing, Vma};
+use crate::model::memory::{Backing, KEYS, Vma};
 use crate::model::process::Process;
 use crate::model::{Addr, Checkpoint, Name, Pid, Refusal};
 use crate::proc;
@@ -16,7 +16,7 @@ use super::fill::{self, Filler};
 use super::hugetlb;
 use super::inherit::{self, Range};
 use super::stub::{Batch, Expect, LEN, Puppet};
-use super::{Error, aio, process, switches, thp, uring, vdso};
+use super::{Error, aio, pkeys, process, switches, thp, uring, vdso};
 
 const PROT_READ: u32 = 1;
 const PROT_WRITE: u32 = 2;
@@ -225,6 +225,8 @@ pub fn furnish(
     };
     process::mm_fields(puppet, process, site.sources, notes)?;
     let mut batch = puppet.batch();
+    puppet.flush_for(&mut batch, 3 * KEYS.count(), 0)?;
+    pkeys::allocate(&mut batch, process, born);
     for (index, (vma, range)) in process.memory.vmas.iter().zip(ranges).enumerate() {
         puppet.flush_for(&mut batch, 2, 0)?;
         let wanted = site.working(process, vma);
@@ -307,7 +309,10 @@ pub fn finish(puppet: &mut Puppet, process: &Process, site: &Site<'_>, foreign_v
                 batch.call("munmap", libc::SYS_munmap, &[start, end - start]);
             }
         }
-        if site.working(process, vma) != vma.prot {
+        if let Some(key) = pkeys::of(&process.memory, vma) {
+            let args = [vma.start.0, vma.len(), vma.prot.into(), key.into()];
+            batch.call("pkey_mprotect", libc::SYS_pkey_mprotect, &args);
+        } else if site.working(process, vma) != vma.prot {
             batch.call("mprotect", libc::SYS_mprotect, &[vma.start.0, vma.len(), u64::from(vma.prot)]);
         }
     }

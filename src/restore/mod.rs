@@ -43,6 +43,7 @@ mod permitted;
 mod pidfd;
 mod pinned;
 mod pipes;
+mod pkeys;
 pub mod plan;
 mod ports;
 mod process;

@@ -14,7 +14,7 @@ use super::namespaces::{self, Wanted};
 use super::tree::{Order, order};
 use super::{
     Error, Options, Pids, Sockets, credentials, datagram, fanotify, fd, hugetlb, inotify, ipc, limits, locks, manifest,
-    memory, mqueue, netlink, opath, packet, procfs, seccomp, sockets, tcp, thread, uring, vdso,
+    memory, mqueue, netlink, opath, packet, pkeys, procfs, seccomp, sockets, tcp, thread, uring, vdso,
 };
 
 /// A complete plan.
@@ -111,6 +111,7 @@ pub fn plan(image: &Image, options: &Options) -> Result<Plan, Error> {
             });
         }
     }
+    pkeys::conflicts(checkpoint, &mut conflicts);
     vdso_notes(checkpoint, options, &mut conflicts, &mut notes);
     for (file, index) in checkpoint.files.iter().zip(0u32..) {
         if let Kind::Stdio(s) = &file.kind {

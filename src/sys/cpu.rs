@@ -13,6 +13,7 @@ struct Known {
     xsave_len: usize,
     component_ends: [usize; COMPONENTS],
     syscall_overwrites_rcx: bool,
+    protection_keys: bool,
 }
 
 impl Known {
@@ -27,7 +28,8 @@ impl Known {
             }
         }
         let fred = __cpuid_count(7, 0).eax >= 1 && __cpuid_count(7, 1).eax & 1 << 17 != 0;
-        Self { xsave_len: area.ebx as usize, component_ends, syscall_overwrites_rcx: !fred }
+        let protection_keys = __cpuid_count(7, 0).ecx & 1 << 4 != 0;
+        Self { xsave_len: area.ebx as usize, component_ends, syscall_overwrites_rcx: !fred, protection_keys }
     }
 }
 
@@ -51,6 +53,11 @@ pub fn xsave_component_end(component: u32) -> usize {
 /// sub-leaf 1, EAX bit 17).
 pub fn syscall_overwrites_rcx() -> bool {
     KNOWN.syscall_overwrites_rcx
+}
+
+/// Whether there are protection keys, and the kernel has them enabled (CPUID leaf 7, ECX bit 4, OSPKE).
+pub fn has_protection_keys() -> bool {
+    KNOWN.protection_keys
 }
 
 #[cfg(test)]
