@@ -15,7 +15,7 @@ use crate::model::Addr;
 use crate::model::thread::Regs;
 use crate::sys::{ptrace, stub};
 
-use super::hold::{Held, HeldProcess, HeldThread};
+use super::held::{Held, HeldProcess, HeldThread};
 use super::remote::map_grounds;
 use super::task::{Running, Stopped};
 use super::{Error, SCRATCH_LEN, decode, frame};

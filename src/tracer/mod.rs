@@ -8,8 +8,10 @@
 
 mod apart;
 mod calls;
+mod describe;
 pub mod frame;
 mod gadgets;
+mod held;
 mod hold;
 mod liveness;
 mod patience;
@@ -27,9 +29,16 @@ use crate::proc;
 
 pub use apart::apart;
 pub use calls::{Answers, Call, Calls, Job, Room};
-pub use hold::{Held, HeldProcess, HeldThread, HoldRequest, hold};
+pub use held::{Held, HeldProcess, HeldThread};
+pub use hold::{HoldRequest, hold};
 pub use patience::Patience;
 pub use remote::{Remote, SCRATCH_LEN};
+
+impl From<Error> for io::Error {
+    fn from(error: Error) -> io::Error {
+        io::Error::other(error)
+    }
+}
 
 /// What can go wrong while a tree is held. Pids are as this process sees them.
 #[derive(Debug, thiserror::Error)]

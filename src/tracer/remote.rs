@@ -9,7 +9,7 @@ use crate::sys::ptrace;
 use crate::sys::tasks::{Kcmp, kcmp};
 
 use super::gadgets::Gadgets;
-use super::hold::{Held, HeldProcess};
+use super::held::{Held, HeldProcess};
 use super::task::{Running, Stopped};
 use super::{Error, decode, frame};
 

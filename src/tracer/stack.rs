@@ -7,7 +7,7 @@ use crate::model::Addr;
 use crate::proc::smaps::Mapping;
 use crate::sys::mem::{PageQuery, page, pagemap_scan};
 
-use super::hold::HeldProcess;
+use super::held::HeldProcess;
 
 /// A place for `len` bytes at the bottom of `[stack]`: pages that the program never touched (the kernel maps 128 KiB
 /// more than it needs at exec), or else what lies below the main thread's red zone. A goroutine's or coroutine's stack
