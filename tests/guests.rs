@@ -12,7 +12,28 @@ use std::time::Duration;
 use harness::{Build, Scene, compile, skip};
 use nix::sys::signal::Signal;
 
+/// What can't be saved before some kernel, as docs/what-is-saved.md says.
+const SINCE: [(&str, (u32, u32)); 6] = [
+    ("eventfd", (6, 5)),
+    ("deadleader", (6, 9)),
+    ("tables", (6, 9)),
+    ("pidfd", (6, 9)),
+    ("urgent", (6, 9)),
+    ("unixurgent", (6, 12)),
+];
+
+/// Major and minor number of the kernel.
+fn kernel() -> (u32, u32) {
+    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").expect("a kernel");
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(|n| n.parse().unwrap_or(0));
+    (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0))
+}
+
 fn guest(name: &str, build: Build) -> Option<PathBuf> {
+    if let Some((_, since)) = SINCE.iter().find(|(of, since)| *of == name && kernel() < *since) {
+        skip(name, &format!("it needs Linux {}.{}", since.0, since.1));
+        return None;
+    }
     if FOR_ROOT.contains(&name) && !harness::root() {
         skip(name, "only root can set up what it is about");
         return None;

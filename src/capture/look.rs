@@ -93,6 +93,10 @@ pub(super) fn look(held: &Held, request: &Request<'_>, reserve: &Arc<Reserve>, q
         };
         processes.push(LookedProcess { index, seen, memory });
     }
+    // Nothing more can be seen then.
+    if !held.processes.iter().all(|p| p.threads.is_empty() || process::threads_descriptors(p, &inside)) {
+        return Err(Error::Refused(refusals.0));
+    }
     let ipc = ipc::look(held, root, &inside, &mut shared, &mut refusals)?;
     unless_cancelled(cancel)?;
     let files = fd::Files { view: &view, mapped: &mut mapped, keep: &keep.files };

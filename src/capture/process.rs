@@ -91,9 +91,9 @@ pub(super) fn look(
     let seccomp = seccomp::look(p, refusals)?;
     switches::look(p, refusals)?;
     let mut refuse = |reason: &str, hint: &str| refusals.add(p.pid, "process", reason, hint);
-    let no_thread_fds = || pidfd_open_thread(host).is_err_and(|e| e.raw_os_error() == Some(libc::EINVAL));
-    if p.ended_leader.is_some() && no_thread_fds() {
-        let reason = "its main thread has ended while others live: its descriptors can't be had before Linux 6.9";
+    if !threads_descriptors(p, inside) {
+        let reason =
+            "its main thread has ended, or a thread has descriptors of its own: these can't be had before Linux 6.9";
         refuse(reason, "save it under a newer kernel");
     }
     if p.threads.first().is_some_and(|t| t.status.shadow_stack) {
@@ -155,6 +155,12 @@ fn directory(
         );
     }
     Ok(Name(name))
+}
+
+/// Whether all descriptors can be had, those of threads, too.
+pub(super) fn threads_descriptors(p: &HeldProcess, inside: &Inside) -> bool {
+    let of_threads = p.ended_leader.is_some() || p.threads.iter().any(|t| inside.tables.contains(&t.host));
+    !of_threads || !pidfd_open_thread(p.live()).is_err_and(|e| e.raw_os_error() == Some(libc::EINVAL))
 }
 
 /// What is asked of a process.

@@ -18,9 +18,10 @@ const TRIES: u32 = 5;
 /// could see.
 pub(super) fn capture(held: &Held, s: &SeenFd, seen: &fdinfo::Timerfd) -> Result<timerfd::Timerfd, Error> {
     let zero = (0, 0);
-    if seen.value != zero || seen.ticks != 0 && seen.interval == zero {
-        return settled(seen, held);
+    if seen.value == zero && seen.ticks != 0 && seen.interval == zero {
+        return Ok(model(seen));
     }
+    // What was seen is of some time ago: it is looked at anew, and then at the clock.
     let copy = s.copy(held)?;
     let pid = std::process::id() as i32;
     let mut now = *seen;

@@ -314,7 +314,10 @@ fn again(held: &mut Held, seen: &Seen, client: &Client, new: &New) -> Result<Que
     let mut remote = remote(held, client)?;
     remote.write(remote.scratch(), &seen.address)?;
     let to = [new.number as u64, remote.scratch().0, seen.address.len() as u64, 0, 0, 0];
-    remote.call("connect", libc::SYS_connect, to)?;
+    if let Err(e) = remote.call("connect", libc::SYS_connect, to) {
+        close(&mut remote, new.number)?;
+        return Err(e.into());
+    }
     let queue = queue.and_then(|queue| queue.ok_or(io::ErrorKind::InvalidData.into()));
     let sent = queue.and_then(|queue| send(new.copy.as_fd(), seen.kind, &queue).map(|()| queue));
     for &(number, cloexec) in &client.numbers {
