@@ -12,14 +12,16 @@ use std::time::Duration;
 use harness::{Build, Scene, compile, skip};
 use nix::sys::signal::Signal;
 
-/// What can't be saved before some kernel, as docs/what-is-saved.md says.
-const SINCE: [(&str, (u32, u32)); 6] = [
+/// What can't be saved, or can't be seen by the guest, before some kernel; docs/what-is-saved.md says more.
+const SINCE: [(&str, (u32, u32)); 8] = [
     ("eventfd", (6, 5)),
     ("deadleader", (6, 9)),
     ("tables", (6, 9)),
     ("pidfd", (6, 9)),
     ("urgent", (6, 9)),
-    ("unixurgent", (6, 12)),
+    ("mlock", (6, 12)),
+    ("procfs", (6, 12)),
+    ("unixurgent", (6, 18)),
 ];
 
 /// Major and minor number of the kernel.
