@@ -223,12 +223,14 @@ fn watches(
 pub(super) fn take(held: &mut Held, contents: &mut Contents, files: &mut [OpenFile]) -> Result<(), Error> {
     for seen in std::mem::take(&mut contents.unaccepted) {
         let mut made = Vec::with_capacity(seen.clients.len());
-        let ready = seen.clients.iter().try_for_each(|client| make(held, &seen, client, &mut made));
-        if let Err(e) = ready {
-            for (client, new) in seen.clients.iter().zip(&made) {
-                close(&mut remote(held, client)?, new.number)?;
+        for client in &seen.clients {
+            match make(held, &seen, client) {
+                Ok(new) => made.push(new),
+                Err(e) => {
+                    seen.clients.iter().zip(&made).try_for_each(|(client, new)| close(held, client, new.number))?;
+                    return Err(e);
+                }
             }
-            return Err(e);
         }
         // From here on the connections are in nobody's queue.
         let mut failure = None;
@@ -257,25 +259,34 @@ fn remote<'a>(held: &'a mut Held, client: &Client) -> Result<Remote<'a>, Error> 
     Ok(process.remote(client.table.1.unwrap_or(0))?)
 }
 
-fn close(remote: &mut Remote<'_>, number: i32) -> Result<(), Error> {
-    remote.call("close", libc::SYS_close, [number as u64, 0, 0, 0, 0, 0])?;
+fn close(held: &mut Held, client: &Client, number: i32) -> Result<(), Error> {
+    remote(held, client)?.call("close", libc::SYS_close, [number as u64, 0, 0, 0, 0, 0])?;
     Ok(())
 }
 
 /// Makes the new socket, and sees that the server can be reached: no more than that can fail.
-fn make(held: &mut Held, seen: &Seen, client: &Client, made: &mut Vec<New>) -> Result<(), Error> {
+fn make(held: &mut Held, seen: &Seen, client: &Client) -> Result<New, Error> {
     let failed = |e| Error::of(client.host, "making a socket like the one that waits to be accepted")(e);
     let mut remote = remote(held, client)?;
     let kind = seen.kind | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
     let number = remote.call("socket", libc::SYS_socket, [libc::AF_UNIX as u64, kind as u64, 0, 0, 0, 0])? as i32;
     let reached = seen.file.map_or(Ok(true), |file| reaches(&mut remote, &seen.address, file));
     drop(remote);
-    let process = held.processes.get(client.table.0).ok_or(Error::Vanished { pid: client.host })?;
-    let copy = process.descriptor(client.table.1, number).map_err(failed)?;
-    options::set_early(copy.as_fd(), &client.options).map_err(failed)?;
-    options::widen(copy.as_fd()).map_err(failed)?;
-    made.push(New { number, copy });
-    if reached? { Ok(()) } else { Err(failed(io::Error::other("it does not reach its server by name"))) }
+    let copy = || {
+        let process = held.processes.get(client.table.0).ok_or(io::ErrorKind::NotFound)?;
+        let copy = process.descriptor(client.table.1, number)?;
+        options::set_early(copy.as_fd(), &client.options)?;
+        options::widen(copy.as_fd())?;
+        Ok(copy)
+    };
+    let made = match (reached, copy()) {
+        (Ok(true), Ok(copy)) => return Ok(New { number, copy }),
+        (Ok(false), _) => Err(failed(io::Error::other("it does not reach its server by name"))),
+        (Err(e), _) => Err(e),
+        (_, Err(e)) => Err(failed(e)),
+    };
+    close(held, client, number)?;
+    made
 }
 
 /// Whether a process finds the server's file under its name, and may connect to it.
@@ -315,7 +326,8 @@ fn again(held: &mut Held, seen: &Seen, client: &Client, new: &New) -> Result<Que
     remote.write(remote.scratch(), &seen.address)?;
     let to = [new.number as u64, remote.scratch().0, seen.address.len() as u64, 0, 0, 0];
     if let Err(e) = remote.call("connect", libc::SYS_connect, to) {
-        close(&mut remote, new.number)?;
+        drop(remote);
+        close(held, client, new.number)?;
         return Err(e.into());
     }
     let queue = queue.and_then(|queue| queue.ok_or(io::ErrorKind::InvalidData.into()));
@@ -324,7 +336,7 @@ fn again(held: &mut Held, seen: &Seen, client: &Client, new: &New) -> Result<Que
         let flags = if cloexec { libc::O_CLOEXEC } else { 0 };
         remote.call("dup3", libc::SYS_dup3, [new.number as u64, number as u64, flags as u64, 0, 0, 0])?;
     }
-    close(&mut remote, new.number)?;
+    remote.call("close", libc::SYS_close, [new.number as u64, 0, 0, 0, 0, 0])?;
     for (epoll, watch) in &client.watches {
         let event = [&watch.events.to_ne_bytes()[..], &watch.data.to_ne_bytes()].concat();
         remote.write(remote.scratch(), &event)?;
