@@ -2,10 +2,12 @@
 
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt;
+use std::os::fd::AsFd;
 
-use crate::image::{PAGE, Run};
+use crate::image::Run;
+use crate::model::Addr;
 use crate::proc::smaps::Mapping;
+use crate::sys::mem::{PageQuery, page, pagemap_read};
 
 /// Of the private pages in `runs`, those that somebody else has mapped too, or that are in swap. Both ascending.
 pub(super) fn shared(pagemap: &File, maps: &[Mapping], runs: &[Run]) -> io::Result<Vec<Run>> {
@@ -21,25 +23,13 @@ pub(super) fn shared(pagemap: &File, maps: &[Mapping], runs: &[Run]) -> io::Resu
     Ok(out)
 }
 
-/// Bit 56 of a page's entry: it is mapped here and nowhere else (Documentation/admin-guide/mm/pagemap.rst).
+/// Of the pages of `run` those that somebody else has mapped too.
 pub(super) fn not_exclusive(pagemap: &File, run: Run, out: &mut Vec<Run>) -> io::Result<()> {
-    const ENTRY: u64 = 8;
-    const EXCLUSIVE: u64 = 1 << 56;
-    let mut buf = [0u8; 32 * 1024];
-    let mut at = run.start;
-    let end = run.start + run.len;
-    while at < end {
-        let want = ((end - at) / PAGE * ENTRY).min(buf.len() as u64) as usize;
-        let entries = buf.get_mut(..want).unwrap_or_default();
-        pagemap.read_exact_at(entries, at / PAGE * ENTRY)?;
-        for entry in entries.chunks_exact(ENTRY as usize).filter_map(|e| e.first_chunk()) {
-            if u64::from_ne_bytes(*entry) & EXCLUSIVE == 0 {
-                match out.last_mut() {
-                    Some(last) if last.start + last.len == at => last.len += PAGE,
-                    _ => out.push(Run { start: at, len: PAGE }),
-                }
-            }
-            at += PAGE;
+    let query = PageQuery { inverted: page::EXCLUSIVE, all: page::EXCLUSIVE, any: 0 };
+    for (from, to) in pagemap_read(pagemap.as_fd(), Addr(run.start), Addr(run.start + run.len), query)? {
+        match out.last_mut() {
+            Some(last) if last.start + last.len == from.0 => last.len += to.0 - from.0,
+            _ => out.push(Run { start: from.0, len: to.0 - from.0 }),
         }
     }
     Ok(())

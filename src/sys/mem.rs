@@ -75,6 +75,8 @@ pub mod page {
     pub const PFNZERO: u64 = 1 << 5;
     /// Guard region (Linux ≥ 6.15).
     pub const GUARD: u64 = 1 << 8;
+    /// Mapped here and nowhere else. Not of PAGEMAP_SCAN, but of the entries that [`super::pagemap_read`] looks at.
+    pub const EXCLUSIVE: u64 = 1 << 63;
 }
 
 /// What PAGEMAP_SCAN is asked for: pages whose categories, after flipping `inverted`, have all of `all` and one of
@@ -149,8 +151,10 @@ pub fn has_pagemap_scan(pagemap: BorrowedFd<'_>) -> bool {
 pub fn pagemap_read(pagemap: BorrowedFd<'_>, start: Addr, end: Addr, query: PageQuery) -> io::Result<Ranges> {
     const PAGE: u64 = 4096;
     const ENTRY: u64 = 8;
-    const KNOWN: [(u64, u64); 3] = [(1 << 61, page::FILE), (1 << 62, page::SWAPPED), (1 << 63, page::PRESENT)];
-    let mut buf = [0u8; 64 * 1024];
+    const LONGEST: u64 = 64 * 1024;
+    const KNOWN: [(u64, u64); 4] =
+        [(1 << 56, page::EXCLUSIVE), (1 << 61, page::FILE), (1 << 62, page::SWAPPED), (1 << 63, page::PRESENT)];
+    let mut buf = vec![0u8; (end.0.saturating_sub(start.0) / PAGE * ENTRY).min(LONGEST) as usize];
     let mut out = Vec::new();
     let mut at = start.0;
     while at < end.0 {
