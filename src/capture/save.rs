@@ -169,7 +169,7 @@ fn hold_and_look(request: &Request<'_>) -> Result<(Held, Looked), Error> {
         uring::UNDER_WAY,
     ];
     let passes = |reason: &str| {
-        PASSING.contains(&reason) || [tcp::EARLY, unix::EARLY].iter().any(|early| reason.starts_with(early))
+        PASSING.contains(&reason) || [tcp::EARLY, unix::EARLY, unix::LOST].iter().any(|early| reason.starts_with(early))
     };
     loop {
         let held = hold(&request.hold())?;
@@ -221,7 +221,7 @@ fn take(held: &mut Held, looked: Looked, mut manifest: Manifest, request: &Reque
     let mut answers = all.iter();
     let mut news = HashMap::new();
     sockets::ask(held, &fds.asks, &mut fds.files)?;
-    unaccepted::take(held, &mut contents, &mut fds.files)?;
+    unaccepted::take(held, &mut contents, &mut fds.files, &inside)?;
     fd::ask(held, &mut fds)?;
     uring::issuers(held, &mut fds.files, &fds.descriptors)?;
     let (mut processes, mut parts, mut origins) = (Vec::new(), Vec::new(), Vec::new());

@@ -9,20 +9,21 @@ use std::mem::size_of;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 
+use crate::model::Pid;
 use crate::model::fd::{Kind, OpenFile};
-use crate::model::sockets::{Family, Message, Socket, SocketOption};
-use crate::model::unix::{Early, SocketFile};
+use crate::model::sockets::{Credentials, Family, Message, Socket, SocketOption};
+use crate::model::unix::{Early, Gone, SocketFile, UnixSocket};
 use crate::net::queue::{self, Of, Queue};
 use crate::net::{options, unix};
 use crate::proc::fdinfo::{Detail, Watch};
 use crate::sys::{fds, socket};
 use crate::tracer::{Held, Remote};
 
-use super::Error;
 use super::contents::Contents;
 use super::fd::{SeenFd, TableOf, Work};
-use super::sockets::Found;
-use super::unix::{EARLY, Indices, Reading};
+use super::sockets::{Found, credentials, remote_option};
+use super::unix::{EARLY, Indices, Reading, SO_PEERCRED, parse};
+use super::{Error, Inside};
 
 /// Connections of one queue.
 const MOST_CONNECTIONS: usize = 1024;
@@ -40,6 +41,8 @@ pub(super) struct Seen {
     /// Device and inode of its file; `None` for an abstract name.
     file: Option<(u64, u64)>,
     kind: i32,
+    /// Its place among the descriptions.
+    listening: u32,
     /// Oldest connection first.
     clients: Vec<Client>,
 }
@@ -47,7 +50,10 @@ pub(super) struct Seen {
 /// A socket whose connection waits, and what another needs to be like it.
 #[derive(Debug)]
 struct Client {
-    file: u32,
+    /// `None` for one that is closed: then its server's process connects in its stead.
+    file: Option<u32>,
+    /// Then also the server's number of the listening socket.
+    door: i32,
     table: TableOf,
     host: i32,
     /// Its numbers, and which are closed by exec.
@@ -71,7 +77,9 @@ pub(super) fn find(
     let listeners = found.unix.iter().filter(|(inode, s)| s.listening && indices.by_inode.contains_key(inode));
     for (inode, listener) in listeners {
         let early = |inode: &u64| found.unix.get(inode).is_some_and(|client| client.sent > 0);
-        let early: Vec<u64> = listener.waiting.iter().copied().filter(early).collect();
+        let gone = listener.waiting.iter().any(|inode| !found.unix.contains_key(inode));
+        let mut early: Vec<u64> = listener.waiting.iter().copied().filter(early).collect();
+        early.extend(gone.then_some(*inode));
         if early.is_empty() {
             continue;
         }
@@ -118,15 +126,20 @@ fn queue_of(
         },
         None => return Ok(Err("their server's socket has no name")),
     };
+    let Some(&listening) = indices.by_inode.get(&inode) else { return Ok(Err("nobody has the listening socket")) };
     let listener = server.copy(work.held)?;
     let mut clients = Vec::with_capacity(seen.waiting.len());
     for inode in &seen.waiting {
-        match client(work, found, readings, indices, *inode) {
+        let client = match found.unix.contains_key(inode) {
+            true => client(work, found, readings, indices, *inode),
+            false => stand_in(work, server),
+        };
+        match client {
             Ok(client) => clients.push(client),
             Err(why) => return Ok(Err(why)),
         }
     }
-    Ok(Ok(Seen { listener, address, file, kind: seen.kind.into(), clients }))
+    Ok(Ok(Seen { listener, address, file, kind: seen.kind.into(), listening, clients }))
 }
 
 fn has(reading: &Reading, names: &[i32]) -> bool {
@@ -157,10 +170,7 @@ fn client(
     let Some(options) = reading.options.clone().filter(|_| !has(reading, &TOLD) && !has(reading, &TIME_OUTS)) else {
         return Err("it has a time-out, tells who has sent something, or is filtered, or one that waits with it");
     };
-    let (process, thread) = first.table();
-    let filtered = |t: &crate::tracer::HeldThread| t.status.seccomp != 0;
-    let task = work.held.processes.get(process).and_then(|p| p.threads.get(thread.unwrap_or(0)));
-    if task.is_none_or(filtered) {
+    if is_filtered(work, first) {
         return Err("its process is under a seccomp filter");
     }
     let rings = |s: &SeenFd| matches!(&s.info.detail, Detail::IoUring(ring) if ring.files > 0);
@@ -172,7 +182,8 @@ fn client(
     let watches = watches(work, indices, inode, first, &numbers)?;
     let flags = first.flags();
     Ok(Client {
-        file,
+        file: Some(file),
+        door: -1,
         table: first.table(),
         host: first.host,
         numbers,
@@ -181,6 +192,22 @@ fn client(
         shutdown: seen.shutdown,
         watches,
     })
+}
+
+fn is_filtered(work: &Work<'_>, s: &SeenFd) -> bool {
+    let (process, thread) = s.table();
+    let task = work.held.processes.get(process).and_then(|p| p.threads.get(thread.unwrap_or(0)));
+    task.is_none_or(|t| t.status.seccomp != 0)
+}
+
+/// Who connects in place of a client that is gone.
+fn stand_in(work: &Work<'_>, server: &SeenFd) -> Result<Client, &'static str> {
+    if server.own.is_some() || is_filtered(work, server) {
+        return Err("the process of its server is under a seccomp filter");
+    }
+    let (numbers, options, watches) = (Vec::new(), Vec::new(), Vec::new());
+    let (table, host) = (server.table(), server.host);
+    Ok(Client { file: None, door: server.fd, table, host, numbers, flags: 0, options, shutdown: 0, watches })
 }
 
 /// The epolls that watch a client's socket, each once, by a number in its own table.
@@ -220,7 +247,12 @@ fn watches(
 }
 
 /// Looks into the queues. Nothing else may be done with their sockets meanwhile.
-pub(super) fn take(held: &mut Held, contents: &mut Contents, files: &mut [OpenFile]) -> Result<(), Error> {
+pub(super) fn take(
+    held: &mut Held,
+    contents: &mut Contents,
+    files: &mut [OpenFile],
+    inside: &Inside,
+) -> Result<(), Error> {
     for seen in std::mem::take(&mut contents.unaccepted) {
         let mut made = Vec::with_capacity(seen.clients.len());
         for client in &seen.clients {
@@ -234,10 +266,21 @@ pub(super) fn take(held: &mut Held, contents: &mut Contents, files: &mut [OpenFi
         }
         // From here on the connections are in nobody's queue.
         let mut failure = None;
-        for (client, new) in seen.clients.iter().zip(&made) {
-            match again(held, &seen, client, new) {
-                Ok(queue) => note(contents, files, client.file, queue),
-                Err(e) => failure = failure.or(Some(e)),
+        for (place, (client, new)) in (0u32..).zip(seen.clients.iter().zip(&made)) {
+            let (queue, peer) = match again(held, &seen, client, new, inside) {
+                Ok(told) => told,
+                Err(e) => {
+                    failure = failure.or(Some(e));
+                    continue;
+                }
+            };
+            let early = model(contents, queue);
+            match (client.file, unix_of(files, client.file.unwrap_or(seen.listening))) {
+                (Some(_), Some(unix)) => unix.early = Some(early).filter(|early| !early.messages.is_empty()),
+                (None, Some(UnixSocket { listening: Some(listening), .. })) => {
+                    listening.gone.push(Gone { place, peer, early });
+                }
+                _ => {}
             }
         }
         if let Some(e) = failure {
@@ -311,12 +354,27 @@ fn reaches(remote: &mut Remote<'_>, address: &[u8], file: (u64, u64)) -> Result<
 }
 
 /// Accepts the oldest connection, looks at what was sent over it, and has the new socket take its place.
-fn again(held: &mut Held, seen: &Seen, client: &Client, new: &New) -> Result<Queue, Error> {
+///
+/// Also tells who had made it.
+fn again(
+    held: &mut Held,
+    seen: &Seen,
+    client: &Client,
+    new: &New,
+    inside: &Inside,
+) -> Result<(Queue, Option<Credentials>), Error> {
     let failed = |step| Error::of(client.host, step);
-    let accepted = socket::events(seen.listener.as_fd(), libc::POLLIN)
+    let accepting = "accepting a connection in place of its server";
+    socket::events(seen.listener.as_fd(), libc::POLLIN)
         .and_then(|events| if events == 0 { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(()) })
-        .and_then(|()| socket::accept(seen.listener.as_fd()))
-        .map_err(failed("accepting a connection in place of its server"))?;
+        .map_err(failed(accepting))?;
+    let (accepted, pid) = match client.file {
+        Some(_) => (socket::accept(seen.listener.as_fd()).map_err(failed(accepting))?, None),
+        None => accept_as(held, client)?,
+    };
+    let ucred = socket::option(accepted.as_fd(), libc::SOL_SOCKET, SO_PEERCRED, 12).unwrap_or_default();
+    let peer = parse(&ucred).and_then(|ids| credentials(ids, inside));
+    let peer = peer.map(|peer| Credentials { pid: pid.unwrap_or(peer.pid), ..peer });
     let queue = if seen.kind == libc::SOCK_STREAM {
         queue::unix_stream(accepted.as_fd()).map(Some)
     } else {
@@ -350,9 +408,25 @@ fn again(held: &mut Held, seen: &Seen, client: &Client, new: &New) -> Result<Que
         options::set_late(fd, &client.options)?;
         socket::shut(fd, client.shutdown)?;
         fds::fcntl(fd, libc::F_SETFL, client.flags.into())?;
-        Ok(queue)
+        Ok((queue, peer))
     })
     .map_err(failed("sending again what was sent over a connection that waits to be accepted"))
+}
+
+/// Has a server accept a connection, and say who has made it: a pid that is no more can't be translated from outside.
+fn accept_as(held: &mut Held, client: &Client) -> Result<(OwnedFd, Option<Pid>), Error> {
+    let mut remote = remote(held, client)?;
+    let args = [client.door as u64, 0, 0, libc::SOCK_CLOEXEC as u64, 0, 0];
+    let number = remote.call("accept4", libc::SYS_accept4, args)? as i32;
+    let mut ucred = [0; 12];
+    let told = remote_option(&mut remote, number, SO_PEERCRED, &mut ucred);
+    drop(remote);
+    let process = held.processes.get(client.table.0).ok_or(Error::Vanished { pid: client.host })?;
+    let copy = process.descriptor(client.table.1, number);
+    close(held, client, number)?;
+    told?;
+    let copy = copy.map_err(Error::of(client.host, "copying a descriptor"))?;
+    Ok((copy, parse(&ucred).map(|[pid, ..]| Pid(pid as i32)).filter(|pid| pid.0 != 0)))
 }
 
 /// The size of a send buffer that nobody has chosen.
@@ -380,21 +454,20 @@ fn send(fd: BorrowedFd<'_>, kind: i32, queue: &Queue) -> io::Result<()> {
     Ok(())
 }
 
-/// Notes what a client has sent.
-fn note(contents: &mut Contents, files: &mut [OpenFile], file: u32, queue: Queue) {
-    let Some(Kind::Socket(Socket { family: Family::Unix(unix), .. })) =
-        files.get_mut(file as usize).map(|f| &mut f.kind)
-    else {
-        return;
-    };
-    if queue.messages.is_empty() {
-        return;
-    }
+/// What a client has sent.
+fn model(contents: &mut Contents, queue: Queue) -> Early {
     let of = |bytes: &Vec<u8>| Message { size: bytes.len() as u64, credentials: None, from: None, rights: Vec::new() };
     let messages = queue.messages.iter().map(|message| of(&message.bytes)).collect();
     let bytes: Vec<u8> = queue.messages.into_iter().flat_map(|message| message.bytes).collect();
     let content = (!bytes.is_empty()).then(|| contents.bytes(bytes));
-    unix.early = Some(Early { messages, content, urgent: queue.urgent.at.map(|at| at as u64) });
+    Early { messages, content, urgent: queue.urgent.at.map(|at| at as u64) }
+}
+
+fn unix_of(files: &mut [OpenFile], file: u32) -> Option<&mut UnixSocket> {
+    match files.get_mut(file as usize).map(|f| &mut f.kind) {
+        Some(Kind::Socket(Socket { family: Family::Unix(unix), .. })) => Some(unix),
+        _ => None,
+    }
 }
 
 /// Why a connection is refused whose bytes can't be had.

@@ -23,7 +23,7 @@ use super::refusals::CLOSE;
 use super::sockets::{EBPF, FEW, Found, credentials, model, refuse, remote_option};
 use super::{Error, Inside, unaccepted};
 
-const SO_PEERCRED: i32 = 17;
+pub(super) const SO_PEERCRED: i32 = 17;
 
 /// Why a connection with data that nobody can look at yet is refused: a server takes such a one within moments.
 pub(super) const EARLY: &str = "bytes have been sent over a connection before it was accepted";
@@ -91,8 +91,8 @@ fn made(seen: &Unix) -> Made {
     Made { domain: libc::AF_UNIX, kind: seen.kind.into(), protocol: 0 }
 }
 
-/// A UNIX socket of the tree, in which something waits; `None` if it was refused. What it has sent before it was accepted
-/// can be had or not, if that is known.
+/// A UNIX socket of the tree, in which something waits; `None` if it was refused. Last comes whether what was sent before
+/// it was accepted can be had, or what was sent to it over connections whose other end is gone.
 pub(super) fn capture(
     work: &mut Work<'_>,
     s: &SeenFd,
@@ -140,16 +140,18 @@ pub(super) fn capture(
     if seen.listening {
         let of_outside = |inode: &u64| !indices.by_inode.contains_key(inode);
         for inode in seen.waiting.iter().filter(|i| of_outside(i)) {
-            let reason = match found.unix.get(inode) {
-                None => LOST,
-                Some(client) if client.sent > 0 => EARLY,
-                Some(_) => continue,
+            let reason = match (found.unix.get(inode), early) {
+                (None, Some(Ok(()))) => continue,
+                (None, Some(Err(why))) => format!("{LOST}, and what it has sent can't be looked at: {why}"),
+                (None, None) => LOST.to_owned(),
+                (Some(client), _) if client.sent > 0 => EARLY.to_owned(),
+                (Some(_), _) => continue,
             };
-            refuse(work, s, reason, "save it when the server has taken the connection");
+            refuse(work, s, &reason, "save it when the server has taken the connection");
             return None;
         }
         let waiting = seen.waiting.iter().map(|inode| indices.by_inode.get(inode).copied()).collect();
-        listening = Some(Listening { backlog: seen.sent, waiting });
+        listening = Some(Listening { backlog: seen.sent, waiting, gone: Vec::new() });
     }
     let peer_name = match link {
         Link::Closed | Link::Outside => reading.peer_address.as_ref().and_then(|a| net::unix::name(a)),
@@ -248,7 +250,7 @@ fn directories(work: &Work<'_>, name: &Name) -> Vec<Vec<u8>> {
     }
 }
 
-fn parse(ucred: &[u8]) -> Option<[u32; 3]> {
+pub(super) fn parse(ucred: &[u8]) -> Option<[u32; 3]> {
     let word = |at: usize| Some(u32::from_ne_bytes(ucred.get(at..at + 4)?.try_into().ok()?));
     Some([word(0)?, word(4)?, word(8)?])
 }

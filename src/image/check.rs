@@ -646,7 +646,7 @@ fn files(c: &Checkpoint, blobs: &HashMap<u32, u64>) -> Check {
             Kind::Pidfd(Pidfd::Task(pid)) if !there(*pid) => Err(format!("it is of pid {pid}, which is not there")),
             Kind::Pidfd(Pidfd::Gone { status, .. }) => wait_status(*status),
             Kind::Socket(socket) => whole(&socket.content)
-                .and_then(|()| whole(&sockets::early(socket)))
+                .and_then(|()| sockets::early(socket).into_iter().try_for_each(|content| whole(&Some(content))))
                 .and_then(|()| sockets::check(c, index, socket)),
             Kind::Procfs(file) => of_proc(file, there),
             Kind::Mqueue(m) if m.queue as usize >= c.shared.mqueues.len() => {

@@ -858,7 +858,7 @@ mod tests {
         let messages = sizes.iter().map(message).collect();
         let early = Some(Early { messages, content: Some(Content { id: 0, size }), urgent });
         let bound = Some(Bound { name: "\0a".into(), file: None });
-        let listening = Some(Listening { backlog: 1, waiting: vec![Some(at + 1)] });
+        let listening = Some(Listening { backlog: 1, waiting: vec![Some(at + 1)], gone: Vec::new() });
         for (link, bound, listening, early) in
             [(Link::None, bound, listening, None), (Link::Waiting(at), None, None, early)]
         {
@@ -875,8 +875,9 @@ mod tests {
     #[test]
     fn early_messages_are_bytes_of_a_connection_that_waits() {
         use crate::model::fd::Kind;
+        use crate::model::files::Content;
         use crate::model::sockets::{Family, Message, Socket};
-        use crate::model::unix::{Link, UnixSocket};
+        use crate::model::unix::{Early, Gone, Link, UnixSocket};
         let size = 5;
         edited(|c| early_messages(c, 1, &[3, 1, 1], size, Some(3))).unwrap();
         edited(|c| early_messages(c, 5, &[2, 3], size, None)).unwrap();
@@ -887,6 +888,27 @@ mod tests {
                 other => panic!("{other:?}"),
             }
         };
+        // One that is gone waits behind it.
+        let gone = |place: u32, size: u64| {
+            edited(|c| {
+                early_messages(c, 1, &[5], size, None);
+                let at = c.files.len() - 2;
+                match &mut c.files[at].kind {
+                    Kind::Socket(Socket { family: Family::Unix(UnixSocket { listening: Some(l), .. }), .. }) => {
+                        let message = Message { size: 5, credentials: None, from: None, rights: Vec::new() };
+                        let content = Some(Content { id: 0, size });
+                        l.waiting.push(None);
+                        l.gone.push(Gone {
+                            place,
+                            peer: None,
+                            early: Early { messages: vec![message], content, urgent: None },
+                        });
+                    }
+                    other => panic!("{other:?}"),
+                }
+            })
+        };
+        gone(1, 5).unwrap();
         let message = |change: &dyn Fn(&mut Message)| {
             edited(|c| last(c, &|unix| change(&mut unix.early.as_mut().unwrap().messages[0])))
         };
@@ -900,6 +922,9 @@ mod tests {
                 c.manifest.requires.remove(0);
             }),
             edited(|c| last(c, &|unix| unix.link = Link::Closed)),
+            gone(0, 5),
+            gone(2, 5),
+            gone(1, 6),
             message(&|m| m.rights.push(0)),
             message(&|m| m.from = Some("a".into())),
         ] {

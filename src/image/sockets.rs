@@ -9,7 +9,7 @@ use crate::model::manifest::{EARLY_DATA, EARLY_MESSAGES, PACKET_SOCKETS, UNIX_SO
 use crate::model::packet::PacketSocket;
 use crate::model::sockets::{Family, Socket};
 use crate::model::tcp::{Link as TcpLink, MOST_EARLY, State, TcpSocket};
-use crate::model::unix::{Link, UnixSocket};
+use crate::model::unix::{Early, Gone, Link, UnixSocket};
 use crate::model::{Checkpoint, Hex};
 
 /// Bytes of `sun_path`.
@@ -178,34 +178,49 @@ fn check_places(socket: &Socket, own: &UnixSocket) -> Result<(), String> {
     if alone && marks && ascending { Ok(()) } else { Err("urgent data in the middle of other".to_owned()) }
 }
 
-/// What a socket has sent over a connection that was not accepted.
-pub fn early(socket: &Socket) -> Option<Content> {
+/// What a socket has sent over a connection that was not accepted, or was sent to it so by those who are gone.
+pub fn early(socket: &Socket) -> Vec<Content> {
     match &socket.family {
-        Family::Tcp(tcp) => tcp.early.and_then(|early| early.content),
-        Family::Unix(unix) => unix.early.as_ref().and_then(|early| early.content),
-        _ => None,
+        Family::Tcp(tcp) => tcp.early.and_then(|early| early.content).into_iter().collect(),
+        Family::Unix(unix) => {
+            let gone = unix.listening.iter().flat_map(|listening| &listening.gone).map(|gone| &gone.early);
+            unix.early.iter().chain(gone).filter_map(|early| early.content).collect()
+        }
+        _ => Vec::new(),
     }
 }
 
 fn check_early_messages(c: &Checkpoint, socket: &Socket, own: &UnixSocket) -> Result<(), String> {
-    let Some(early) = &own.early else { return Ok(()) };
-    if !matches!(own.link, Link::Waiting(_)) || socket.kind == 2 {
+    if !socket.is_early() {
+        return Ok(());
+    }
+    if own.early.is_some() && !matches!(own.link, Link::Waiting(_)) || socket.kind == 2 {
         return Err("it has sent something too early, and does not wait to be accepted".to_owned());
     }
+    let (waiting, gone) = own.listening.as_ref().map_or((&[][..], &[][..]), |l| (&l.waiting[..], &l.gone[..]));
+    let there = |gone: &Gone| waiting.get(gone.place as usize).is_some_and(|client| client.is_none());
+    if !gone.iter().all(there) || !gone.is_sorted_by(|a, b| a.place < b.place) {
+        return Err("somebody who waits to be accepted by it is gone, and is not".to_owned());
+    }
+    own.early.iter().chain(gone.iter().map(|gone| &gone.early)).try_for_each(|early| early_messages(socket, early))?;
+    if !c.manifest.requires.iter().any(|name| name == EARLY_MESSAGES) {
+        return Err(format!("something was sent too early, and {EARLY_MESSAGES} is not required"));
+    }
+    Ok(())
+}
+
+fn early_messages(socket: &Socket, early: &Early) -> Result<(), String> {
     let mut end = 0u64;
     let mut urgent_is_one = early.urgent.is_none();
     for message in &early.messages {
         if message.credentials.is_some() || message.from.is_some() || !message.rights.is_empty() {
-            return Err("what it has sent too early is more than bytes".to_owned());
+            return Err("what was sent too early is more than bytes".to_owned());
         }
         urgent_is_one |= socket.kind == 1 && early.urgent == Some(end) && message.size == 1;
-        end = end.checked_add(message.size).ok_or("what it has sent too early is too long")?;
+        end = end.checked_add(message.size).ok_or("what was sent too early is too long")?;
     }
     if end != early.content.map_or(0, |content| content.size) || !urgent_is_one {
-        return Err("what it has sent too early is not what it should be".to_owned());
-    }
-    if !c.manifest.requires.iter().any(|name| name == EARLY_MESSAGES) {
-        return Err(format!("it has sent something too early, and {EARLY_MESSAGES} is not required"));
+        return Err("what was sent too early is not what it should be".to_owned());
     }
     Ok(())
 }

@@ -53,7 +53,7 @@ pub const EARLY_DATA: &str = "early-data";
 /// In `requires` where a process has [`super::memory::Memory::keys`].
 pub const PROTECTION_KEYS: &str = "protection-keys";
 
-/// In `requires` where a UNIX socket has [`super::unix::UnixSocket::early`].
+/// In `requires` where a UNIX socket has [`super::unix::UnixSocket::early`] or [`super::unix::Listening::gone`].
 pub const EARLY_MESSAGES: &str = "early-messages";
 
 /// In `requires` where there is a socket of [`super::sockets::Family::Packet`].

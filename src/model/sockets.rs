@@ -38,9 +38,10 @@ impl Socket {
             || self.queue.iter().any(|m| m.from.is_some() || !m.rights.is_empty())
     }
 
-    /// Whether it is a UNIX socket that has sent something before it was accepted ([`super::manifest::EARLY_MESSAGES`]).
+    /// Whether it is a UNIX socket that has sent something before it was accepted, or has one such waiting that is gone ([`super::manifest::EARLY_MESSAGES`]).
     pub fn is_early(&self) -> bool {
-        matches!(&self.family, Family::Unix(unix) if unix.early.is_some())
+        let Family::Unix(unix) = &self.family else { return false };
+        unix.early.is_some() || unix.listening.as_ref().is_some_and(|listening| !listening.gone.is_empty())
     }
 
     /// Whether it is a packet socket ([`super::manifest::PACKET_SOCKETS`]).

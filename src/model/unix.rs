@@ -114,4 +114,18 @@ pub struct Listening {
     /// The connections that wait to be accepted, oldest first: indices of their other ends among
     /// [`super::Checkpoint::files`], `None` for one that is not in the image.
     pub waiting: Vec<Option<u32>>,
+    /// What is known of those whose other end is closed.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub gone: Vec<Gone>,
+}
+
+/// A connection that waits to be accepted, whose other end is closed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Gone {
+    /// Its place among [`Listening::waiting`], where there is `None`.
+    pub place: u32,
+    /// Who had made it.
+    pub peer: Option<Credentials>,
+    /// What was sent over it.
+    pub early: Early,
 }

@@ -43,7 +43,8 @@ pub fn unix(checkpoint: &Checkpoint) -> impl Iterator<Item = (u32, &Socket, &Uni
 /// Pids that helpers will have for a moment.
 pub fn pids(checkpoint: &Checkpoint) -> BTreeSet<Pid> {
     let messages = all(checkpoint).flat_map(|(_, s)| &s.queue).filter_map(|m| m.credentials);
-    all(checkpoint).filter_map(|(_, s)| unix::maker(s)).chain(messages).map(|c| c.pid).collect()
+    let gone = unix(checkpoint).flat_map(|(.., unix)| &unix.listening).flat_map(|l| &l.gone).filter_map(|g| g.peer);
+    all(checkpoint).filter_map(|(_, s)| unix::maker(s)).chain(messages).chain(gone).map(|c| c.pid).collect()
 }
 
 /// Gives a socket that was made the status flags of its description.

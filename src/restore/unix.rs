@@ -436,12 +436,12 @@ impl<'a> Making<'_, 'a> {
     }
 
     fn listen(&mut self, own: Own<'a>) -> Result<(), Error> {
-        let Some(Listening { backlog, waiting }) = &own.unix.listening else { return Ok(()) };
+        let Some(Listening { backlog, waiting, gone }) = &own.unix.listening else { return Ok(()) };
         let number = self.work.number(own.which())?;
         // There may be no room now for as many as wait already.
         let room = u64::from(*backlog).max(waiting.len() as u64);
         call(self.work.helper(own.unix.peer)?, "listen", libc::SYS_listen, &[number as u64, room])?;
-        for client in waiting {
+        for (place, client) in (0u32..).zip(waiting) {
             match client {
                 Some(index) => {
                     let who = self.work.holder_as(*index);
@@ -449,6 +449,12 @@ impl<'a> Making<'_, 'a> {
                     if let Some(early) = self.list.get(index).and_then(|client| client.unix.early.as_ref()) {
                         self.work.send_early(Which::File(*index), own.socket.kind, early)?;
                     }
+                }
+                None if let Some(gone) = gone.iter().find(|gone| gone.place == place) => {
+                    self.fresh(Which::Door, own.socket.kind)?;
+                    self.connect_as(gone.peer, Which::Door, own.which())?;
+                    self.work.send_early(Which::Door, own.socket.kind, &gone.early)?;
+                    self.close_door()?;
                 }
                 None => {
                     let address = self.address(own.which())?;

@@ -1,5 +1,5 @@
 // UNIX connections that nobody has accepted yet, over which something has been sent: it stays where it is, in its order, and so
-// do flags, options and epolls of the clients; one waits for an answer all the time. At last they are accepted, and answered.
+// do flags, options and epolls of the clients; some are gone, one waits for an answer all the time. At last they are accepted, and answered.
 #include "guest.h"
 #include <sys/epoll.h>
 #include <sys/socket.h>
@@ -16,19 +16,23 @@ static struct {
     int urgent;  // the byte at MARK is urgent
     int twice;   // it has a second number
     int waits;   // a thread waits for the answer
+    int gone;    // it is closed as soon as it has sent all
     int fd, other;
 } all[] = {
     {.door = PATH, .length = 5},
     {.door = PATH},
+    {.door = PATH, .length = 20, .gone = 1},
     {.door = PATH, .length = LARGE},
     {.door = PATH, .length = 700, .shut = 1},
     {.door = PATH, .shut = 1},
     {.door = PATH, .length = 9, .urgent = 1},
+    {.door = PATH, .gone = 1},
     {.door = PATH, .length = 33, .twice = 1},
     {.door = PATH, .length = 12, .waits = 1},
     {.door = ABSTRACT, .length = 44},
     {.door = ABSTRACT, .length = 1, .shut = 1},
     {.door = PACKETS, .length = 30, .packets = 3},
+    {.door = PACKETS, .length = 60, .packets = 4, .gone = 1},
     {.door = PACKETS, .length = 4},
 };
 enum { COUNT = sizeof all / sizeof *all };
@@ -60,6 +64,10 @@ static void reach_out(int i) {
         if (all[i].packets) end = at + all[i].length / all[i].packets;
         for (int b = at; b < end; b++) bytes[b - at] = byte_of(i, b);
         at += MUST(send(fd, bytes, end - at, all[i].urgent && at == MARK ? MSG_OOB : 0));
+    }
+    if (all[i].gone) {
+        MUST(close(fd));
+        return;
     }
     if (all[i].shut) MUST(shutdown(fd, SHUT_WR));
     MUST(setsockopt(fd, SOL_SOCKET, SO_PRIORITY, &(int){i & 3}, sizeof(int)));
@@ -96,7 +104,8 @@ static void check_one(int i) {
 static void check(void) {
     struct epoll_event e;
     CHECK(MUST(epoll_wait(epoll, &e, 1, 0)) == 0, "an event %#x of %d", e.events, (int)e.data.u32);
-    for (int i = 0; i < COUNT; i++) check_one(i);
+    for (int i = 0; i < COUNT; i++)
+        if (!all[i].gone) check_one(i);
 }
 
 static void *wait_for_answer(void *arg) {
@@ -127,7 +136,11 @@ static void answer(int i) {
     }
     char byte;
     ssize_t n = recv(fd, &byte, 1, MSG_DONTWAIT);
-    CHECK(all[i].shut ? n == 0 : n == -1 && errno == EAGAIN, "%d: %zd at the end", i, n);
+    CHECK(all[i].shut || all[i].gone ? n == 0 : n == -1 && errno == EAGAIN, "%d: %zd at the end", i, n);
+    if (all[i].gone) {
+        CHECK(send(fd, "well", 4, MSG_NOSIGNAL) == -1 && errno == EPIPE, "%d: it is there", i);
+        return;
+    }
     CHECK(send(fd, "well", 4, 0) == 4, "%d: an answer", i);
     if (all[i].waits) {
         CHECK(pthread_join(waiter, NULL) == 0, "join");
@@ -146,7 +159,7 @@ int main(void) {
         struct sockaddr_un name = {.sun_family = AF_UNIX};
         if (door != ABSTRACT) snprintf(name.sun_path, sizeof name.sun_path, "door%d", door);
         MUST(bind(fd, (void *)&name, door == ABSTRACT ? sizeof(sa_family_t) : sizeof name));
-        MUST(listen(fd, 10));
+        MUST(listen(fd, 20));
     }
     for (int i = 0; i < COUNT; i++) {
         reach_out(i);
