@@ -349,7 +349,7 @@ fn vdso(p: &HeldProcess, maps: &[Mapping]) -> Result<Option<Vdso>, Error> {
 
 /// Every page of the process that is neither a file's nor the zero page; and the guard pages.
 fn pages(p: &HeldProcess, pagemap: &File, maps: &[Mapping]) -> io::Result<(Ranges, Ranges)> {
-    if !has_pagemap_scan(pagemap.as_fd()) {
+    if !has_pagemap_scan() {
         return Ok((entries::pages(p, pagemap, maps)?, Vec::new()));
     }
     let (Some(first), Some(last)) = (maps.first(), maps.iter().rfind(|m| m.end <= TOP)) else {

@@ -65,6 +65,14 @@ struct Client {
     watches: Vec<(i32, Watch)>,
 }
 
+/// What is known of all sockets.
+#[derive(Clone, Copy)]
+struct Known<'a> {
+    found: &'a Found,
+    readings: &'a HashMap<u64, Reading>,
+    indices: &'a Indices<'a>,
+}
+
 /// What is to be said of clients that have sent something too early, by inode: nothing, or why their bytes can't be had.
 /// The queues that are to be looked into are noted.
 pub(super) fn find(
@@ -83,7 +91,7 @@ pub(super) fn find(
         if early.is_empty() {
             continue;
         }
-        let queue = queue_of(work, found, readings, indices, *inode)?;
+        let queue = queue_of(work, Known { found, readings, indices }, *inode)?;
         out.extend(early.into_iter().map(|inode| (inode, queue.as_ref().map(drop).map_err(|why| *why))));
         work.contents.unaccepted.extend(queue.ok());
     }
@@ -91,13 +99,8 @@ pub(super) fn find(
 }
 
 /// A queue with its clients, or why it can't be looked into.
-fn queue_of(
-    work: &Work<'_>,
-    found: &Found,
-    readings: &HashMap<u64, Reading>,
-    indices: &Indices<'_>,
-    inode: u64,
-) -> Result<Result<Seen, &'static str>, Error> {
+fn queue_of(work: &Work<'_>, known: Known<'_>, inode: u64) -> Result<Result<Seen, &'static str>, Error> {
+    let Known { found, readings, indices } = known;
     let Some((seen, reading)) = found.unix.get(&inode).zip(readings.get(&inode)) else {
         return Ok(Err("nobody has the listening socket"));
     };
@@ -131,7 +134,7 @@ fn queue_of(
     let mut clients = Vec::with_capacity(seen.waiting.len());
     for inode in &seen.waiting {
         let client = match found.unix.contains_key(inode) {
-            true => client(work, found, readings, indices, *inode),
+            true => client(work, known, *inode),
             false => stand_in(work, server),
         };
         match client {
@@ -147,13 +150,8 @@ fn has(reading: &Reading, names: &[i32]) -> bool {
     options.iter().any(|option| option.level == libc::SOL_SOCKET && names.contains(&option.name))
 }
 
-fn client(
-    work: &Work<'_>,
-    found: &Found,
-    readings: &HashMap<u64, Reading>,
-    indices: &Indices<'_>,
-    inode: u64,
-) -> Result<Client, &'static str> {
+fn client(work: &Work<'_>, known: Known<'_>, inode: u64) -> Result<Client, &'static str> {
+    let Known { found, readings, indices } = known;
     let there = indices.by_inode.get(&inode).zip(found.unix.get(&inode)).zip(readings.get(&inode));
     let Some(((&file, seen), reading)) = there else { return Err("not all who wait with it are in the tree") };
     let holders: Vec<&SeenFd> = work.seen.iter().filter(|s| s.meta.ino() == inode).collect();
@@ -355,7 +353,7 @@ fn reaches(remote: &mut Remote<'_>, address: &[u8], file: (u64, u64)) -> Result<
 
 /// Accepts the oldest connection, looks at what was sent over it, and has the new socket take its place.
 ///
-/// Also tells who had made it.
+/// Of one whose client is gone also tells who had made it.
 fn again(
     held: &mut Held,
     seen: &Seen,
@@ -368,13 +366,10 @@ fn again(
     socket::events(seen.listener.as_fd(), libc::POLLIN)
         .and_then(|events| if events == 0 { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(()) })
         .map_err(failed(accepting))?;
-    let (accepted, pid) = match client.file {
+    let (accepted, peer) = match client.file {
         Some(_) => (socket::accept(seen.listener.as_fd()).map_err(failed(accepting))?, None),
-        None => accept_as(held, client)?,
+        None => accept_as(held, client, inside)?,
     };
-    let ucred = socket::option(accepted.as_fd(), libc::SOL_SOCKET, SO_PEERCRED, 12).unwrap_or_default();
-    let peer = parse(&ucred).and_then(|ids| credentials(ids, inside));
-    let peer = peer.map(|peer| Credentials { pid: pid.unwrap_or(peer.pid), ..peer });
     let queue = if seen.kind == libc::SOCK_STREAM {
         queue::unix_stream(accepted.as_fd()).map(Some)
     } else {
@@ -414,7 +409,7 @@ fn again(
 }
 
 /// Has a server accept a connection, and say who has made it: a pid that is no more can't be translated from outside.
-fn accept_as(held: &mut Held, client: &Client) -> Result<(OwnedFd, Option<Pid>), Error> {
+fn accept_as(held: &mut Held, client: &Client, inside: &Inside) -> Result<(OwnedFd, Option<Credentials>), Error> {
     let mut remote = remote(held, client)?;
     let args = [client.door as u64, 0, 0, libc::SOCK_CLOEXEC as u64, 0, 0];
     let number = remote.call("accept4", libc::SYS_accept4, args)? as i32;
@@ -426,7 +421,11 @@ fn accept_as(held: &mut Held, client: &Client) -> Result<(OwnedFd, Option<Pid>),
     close(held, client, number)?;
     told?;
     let copy = copy.map_err(Error::of(client.host, "copying a descriptor"))?;
-    Ok((copy, parse(&ucred).map(|[pid, ..]| Pid(pid as i32)).filter(|pid| pid.0 != 0)))
+    let pid = parse(&ucred).map(|[pid, ..]| Pid(pid as i32)).filter(|pid| pid.0 != 0);
+    // Users and groups are those that we see.
+    let ucred = socket::option(copy.as_fd(), libc::SOL_SOCKET, SO_PEERCRED, 12).unwrap_or_default();
+    let peer = parse(&ucred).and_then(|ids| credentials(ids, inside));
+    Ok((copy, peer.map(|peer| Credentials { pid: pid.unwrap_or(peer.pid), ..peer })))
 }
 
 /// The size of a send buffer that nobody has chosen.

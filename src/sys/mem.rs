@@ -3,10 +3,11 @@
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
+use std::sync::LazyLock;
 
 use crate::model::Addr;
 
-use super::check;
+use super::{check, probe};
 
 /// process_vm_readv(2): copies from `addr` of `pid`. May be short; an error if nothing could be read.
 pub fn read(pid: i32, addr: Addr, buf: &mut [u8]) -> io::Result<usize> {
@@ -141,9 +142,10 @@ pub fn pagemap_scan(pagemap: BorrowedFd<'_>, start: Addr, end: Addr, query: Page
     }
 }
 
-/// Whether the kernel has PAGEMAP_SCAN (Linux ≥ 6.7).
-pub fn has_pagemap_scan(pagemap: BorrowedFd<'_>) -> bool {
-    scan(pagemap, Addr(0), Addr(4096), PageQuery::default()).is_ok()
+/// Whether the kernel has PAGEMAP_SCAN (Linux ≥ 6.7), which it is asked once.
+pub fn has_pagemap_scan() -> bool {
+    static HAS: LazyLock<bool> = LazyLock::new(|| probe::pagemap_scan().is_ok());
+    *HAS
 }
 
 /// The same as [`pagemap_scan`], page by page (Documentation/admin-guide/mm/pagemap.rst): 8 bytes are read for each, whether there
@@ -242,7 +244,7 @@ mod tests {
             .map(|a| (a - start.0) as usize / PAGE)
             .collect();
         assert_eq!(pages, written);
-        if has_pagemap_scan(pagemap.as_fd()) {
+        if has_pagemap_scan() {
             assert_eq!(scan(pagemap.as_fd(), start, end, query).unwrap(), read);
         }
         // A file's pages are none.

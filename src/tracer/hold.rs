@@ -31,6 +31,7 @@ pub struct HoldRequest<'a> {
     /// Set to give up.
     pub cancel: &'a AtomicBool,
 }
+
 /// Seizes every thread of a tree and waits until all stand still; again until nothing new appears.
 ///
 /// On an error everything seized so far goes on as before.
