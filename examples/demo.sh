@@ -4,7 +4,7 @@
 set -eu
 cd "$(dirname "$0")/.."
 cargo build --release --bins
-PATH=$PWD/target/release:$PATH
+PATH=$PWD/target/x86_64-unknown-linux-gnu/release:$PATH
 dir=$(mktemp -d)
 trap 'rm -rf "$dir"' EXIT
 cd "$dir"

@@ -61,14 +61,15 @@ INIT
 chmod +x "$first/init"
 
 guests=$(cargo test --no-run --test guests 2>&1 | sed -n 's/.*Executable.*(\(.*\))$/\1/p')
+programs=$(dirname "$(dirname "$guests")")
 script=$work/script.sh
 printf 'modules=%s script=%s\n' "$modules" "$script" > "$first/job"
 cat > "$script" <<SCRIPT
 cd '$PWD'
 ulimit -n 20000
 # Written to in the machine's own memory, they are its own from now on.
-find tests target/debug/ckpt target/debug/ckpt-* '$guests' -type f -exec touch {} +
-chown -R $(id -u) target/debug/ckpt*
+find tests '$programs'/ckpt '$programs'/ckpt-* '$guests' -type f -exec touch {} +
+chown -R $(id -u) '$programs'/ckpt*
 setpriv --reuid $(id -u) --regid $(id -g) --clear-groups --inh-caps=-all env CARGO_MANIFEST_DIR='$PWD' HOME=/tmp \
     PATH=/usr/local/bin:/usr/bin:/bin CKPT_TEST_DEADLINE=300 '$guests' $* > /dev/ttyS0 2>&1
 echo "status \$?" > /dev/ttyS0
