@@ -265,6 +265,7 @@ guests! {
     tcp: false,
     earlybytes: false,
     earlymessages: false,
+    earlysenders: false,
     closing: false,
     urgent: false,
     unixurgent: true,

@@ -2,17 +2,20 @@
 //! connections, and a UNIX socket connects only once: each client gets a new socket in place of its own, which connects
 //! as that had and sends the same. So this is done only where waiting for the server was in vain, and where all that is
 //! to be seen of a client's socket can be had for another.
+//!
+//! Until a connection is accepted the kernel notes the sender of whatever is sent over it (net/unix/af_unix.c,
+//! unix_maybe_add_creds): so the clients' processes send it themselves.
 
 use std::collections::HashMap;
 use std::io;
 use std::mem::size_of;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 
-use crate::model::Pid;
 use crate::model::fd::{Kind, OpenFile};
 use crate::model::sockets::{Credentials, Family, Message, Socket, SocketOption};
 use crate::model::unix::{Early, Gone, SocketFile, UnixSocket};
+use crate::model::{Addr, Pid};
 use crate::net::queue::{self, Of, Queue};
 use crate::net::{options, unix};
 use crate::proc::fdinfo::{Detail, Watch};
@@ -27,10 +30,8 @@ use super::{Error, Inside};
 
 /// Connections of one queue.
 const MOST_CONNECTIONS: usize = 1024;
-/// SO_PASSCRED, SO_PASSPIDFD and SO_RCVTIMEO, SO_SNDTIMEO: the server is told who has sent something; a thread may wait
-/// with a time-out that belongs to the socket.
+/// SO_PASSCRED, SO_PASSPIDFD: the server is told who has sent something.
 const TOLD: [i32; 2] = [16, 76];
-const TIME_OUTS: [i32; 2] = [libc::SO_RCVTIMEO, libc::SO_SNDTIMEO];
 
 /// A queue that is to be looked into.
 #[derive(Debug)]
@@ -52,13 +53,18 @@ pub(super) struct Seen {
 struct Client {
     /// `None` for one that is closed: then its server's process connects in its stead.
     file: Option<u32>,
+    inode: u64,
     /// Then also the server's number of the listening socket.
     door: i32,
     table: TableOf,
     host: i32,
+    /// As it sees itself.
+    pid: Pid,
     /// Its numbers, and which are closed by exec.
     numbers: Vec<(i32, bool)>,
     flags: u32,
+    /// An abstract name, as `sockaddr`: one is given to whoever wants to know who has sent something.
+    name: Option<Vec<u8>>,
     options: Vec<SocketOption>,
     shutdown: u8,
     /// Numbers of epolls that watch it.
@@ -110,8 +116,8 @@ fn queue_of(work: &Work<'_>, known: Known<'_>, inode: u64) -> Result<Result<Seen
     if seen.waiting.len() > MOST_CONNECTIONS {
         return Ok(Err("too many connections wait in the same queue"));
     }
-    if has(reading, &TOLD) {
-        return Ok(Err("the server wants to know who has sent them (SO_PASSCRED)"));
+    if has(reading, &TOLD) && seen.waiting.iter().any(|inode| !found.unix.contains_key(inode)) {
+        return Ok(Err("the server wants to know who has sent them (SO_PASSCRED), and somebody who has is gone"));
     }
     // Those of all connections in its queue (net/unix/af_unix.c, unix_count_nr_fds).
     if server.info.detail != Detail::UnixSocket(0) {
@@ -162,12 +168,11 @@ fn client(work: &Work<'_>, known: Known<'_>, inode: u64) -> Result<Client, &'sta
     if reading.owner.is_some() || first.info.flags & libc::O_ASYNC as u32 != 0 {
         return Err("signals are sent for it, or for one that waits with it");
     }
-    if unix::name(&reading.address).is_some() {
-        return Err("it has a name of its own, or one that waits with it");
+    let name = unix::name(&reading.address);
+    if name.as_ref().is_some_and(|name| name.0.first() != Some(&0)) {
+        return Err("it has a file of its own, or one that waits with it");
     }
-    let Some(options) = reading.options.clone().filter(|_| !has(reading, &TOLD) && !has(reading, &TIME_OUTS)) else {
-        return Err("it has a time-out, tells who has sent something, or is filtered, or one that waits with it");
-    };
+    let Some(options) = reading.options.clone() else { return Err("it is filtered, or one that waits with it") };
     if is_filtered(work, first) {
         return Err("its process is under a seccomp filter");
     }
@@ -181,11 +186,14 @@ fn client(work: &Work<'_>, known: Known<'_>, inode: u64) -> Result<Client, &'sta
     let flags = first.flags();
     Ok(Client {
         file: Some(file),
+        inode,
         door: -1,
         table: first.table(),
         host: first.host,
+        pid: first.pid,
         numbers,
         flags,
+        name: name.map(|name| unix::sockaddr(&name)),
         options,
         shutdown: seen.shutdown,
         watches,
@@ -204,8 +212,22 @@ fn stand_in(work: &Work<'_>, server: &SeenFd) -> Result<Client, &'static str> {
         return Err("the process of its server is under a seccomp filter");
     }
     let (numbers, options, watches) = (Vec::new(), Vec::new(), Vec::new());
-    let (table, host) = (server.table(), server.host);
-    Ok(Client { file: None, door: server.fd, table, host, numbers, flags: 0, options, shutdown: 0, watches })
+    let (table, host, pid) = (server.table(), server.host, server.pid);
+    let (inode, flags, name, shutdown) = (0, 0, None, 0);
+    Ok(Client {
+        file: None,
+        inode,
+        door: server.fd,
+        table,
+        host,
+        pid,
+        numbers,
+        flags,
+        name,
+        options,
+        shutdown,
+        watches,
+    })
 }
 
 /// The epolls that watch a client's socket, each once, by a number in its own table.
@@ -272,7 +294,9 @@ pub(super) fn take(
                     continue;
                 }
             };
-            let early = model(contents, queue);
+            // Of one who is gone it is told who he was; for the others, they have sent it again.
+            let sender = if client.file.is_some() { Some(client.pid) } else { peer.map(|peer| peer.pid) };
+            let early = model(contents, queue, sender);
             match (client.file, unix_of(files, client.file.unwrap_or(seen.listening))) {
                 (Some(_), Some(unix)) => unix.early = Some(early).filter(|early| !early.messages.is_empty()),
                 (None, Some(UnixSocket { listening: Some(listening), .. })) => {
@@ -335,13 +359,13 @@ fn reaches(remote: &mut Remote<'_>, address: &[u8], file: (u64, u64)) -> Result<
     let (path, out) = (remote.scratch(), remote.scratch().0 + 256);
     // Behind the family.
     remote.write(path, address.get(2..).unwrap_or_default())?;
-    remote.write(crate::model::Addr(path.0 + address.len() as u64), &[0])?;
+    remote.write(Addr(path.0 + address.len() as u64), &[0])?;
     let here = libc::AT_FDCWD as u64;
     if remote.try_call(libc::SYS_newfstatat, [here, path.0, out, 0, 0, 0])?.is_err() {
         return Ok(false);
     }
     let mut stat = [0; 16];
-    remote.read(crate::model::Addr(out), &mut stat)?;
+    remote.read(Addr(out), &mut stat)?;
     let word = |at: usize| stat.get(at..at + size_of::<u64>()).and_then(|b| b.try_into().ok()).map(u64::from_ne_bytes);
     // st_dev and st_ino come first.
     if (word(0), word(8)) != (Some(file.0), Some(file.1)) {
@@ -383,12 +407,40 @@ fn again(
         close(held, client, new.number)?;
         return Err(e.into());
     }
+    drop(remote);
     let queue = queue.and_then(|queue| queue.ok_or(io::ErrorKind::InvalidData.into()));
-    let sent = queue.and_then(|queue| send(new.copy.as_fd(), seen.kind, &queue).map(|()| queue));
+    let queue = put_in_place(held, seen, client, new, queue)?
+        .map_err(failed("sending again what was sent over a connection that waits to be accepted"))?;
+    Ok((queue, peer))
+}
+
+/// Gives the new socket, connected, all that its client's had, and sends what that had sent. Whatever fails, it is in that
+/// one's place.
+fn put_in_place(
+    held: &mut Held,
+    seen: &Seen,
+    client: &Client,
+    new: &New,
+    queue: io::Result<Queue>,
+) -> Result<io::Result<Queue>, Error> {
+    let mut remote = remote(held, client)?;
     for &(number, cloexec) in &client.numbers {
         let flags = if cloexec { libc::O_CLOEXEC } else { 0 };
         remote.call("dup3", libc::SYS_dup3, [new.number as u64, number as u64, flags as u64, 0, 0, 0])?;
     }
+    drop(remote);
+    let moved = held.replace_socket(client.inode, new.copy.as_fd());
+    let mut remote = self::remote(held, client)?;
+    // It is free now that the old socket is no more.
+    let named = client.name.as_ref().map_or(Ok(Ok(0)), |name| {
+        remote.write(remote.scratch(), name)?;
+        let args = [new.number as u64, remote.scratch().0, name.len() as u64, 0, 0, 0];
+        remote.try_call(libc::SYS_bind, args)
+    })?;
+    let sent = match queue {
+        Ok(queue) => send(&mut remote, new, seen.kind, &queue)?.map(|()| queue),
+        Err(e) => Err(e),
+    };
     remote.call("close", libc::SYS_close, [new.number as u64, 0, 0, 0, 0, 0])?;
     for (epoll, watch) in &client.watches {
         let event = [&watch.events.to_ne_bytes()[..], &watch.data.to_ne_bytes()].concat();
@@ -398,14 +450,13 @@ fn again(
     }
     drop(remote);
     let fd = new.copy.as_fd();
-    sent.and_then(|queue| {
+    Ok(moved.and(named).and(sent).and_then(|queue| {
         options::reset_send_buffer(fd, fresh_buffer()?)?;
         options::set_late(fd, &client.options)?;
         socket::shut(fd, client.shutdown)?;
         fds::fcntl(fd, libc::F_SETFL, client.flags.into())?;
-        Ok((queue, peer))
-    })
-    .map_err(failed("sending again what was sent over a connection that waits to be accepted"))
+        Ok(queue)
+    }))
 }
 
 /// Has a server accept a connection, and say who has made it: a pid that is no more can't be translated from outside.
@@ -433,30 +484,50 @@ fn fresh_buffer() -> io::Result<(i32, Option<i32>)> {
     options::send_buffer(socket::socket(libc::AF_UNIX, libc::SOCK_STREAM, 0)?.as_fd())
 }
 
-fn send(fd: BorrowedFd<'_>, kind: i32, queue: &Queue) -> io::Result<()> {
-    let mut at = 0;
-    for message in &queue.messages {
-        let bytes = &message.bytes[..];
-        match bytes {
-            [byte] if queue.urgent.at == Some(at) => socket::send_urgent(fd, *byte, &[])?,
-            _ if kind != libc::SOCK_STREAM => drop(socket::send(fd, bytes, None, &[])?),
-            _ => {
-                let mut left = bytes;
-                while !left.is_empty() {
-                    let n = socket::send(fd, left, None, &[])?;
-                    left = left.get(n..).unwrap_or_default();
-                }
-            }
-        }
-        at += bytes.len();
-    }
-    Ok(())
+/// Has the process of a new socket send what its client has sent, from memory that it has for as long as that takes.
+fn send(remote: &mut Remote<'_>, new: &New, kind: i32, queue: &Queue) -> Result<io::Result<()>, Error> {
+    let most = queue.messages.iter().map(|message| message.bytes.len()).max().unwrap_or(0).max(1) as u64;
+    let (prot, flags) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
+    let room = match remote.try_call(libc::SYS_mmap, [0, most, prot as u64, flags as u64, u64::MAX, 0])? {
+        Ok(room) => room,
+        Err(e) => return Ok(Err(e)),
+    };
+    let sent = send_from(remote, room, new, kind, queue);
+    remote.call("munmap", libc::SYS_munmap, [room, most, 0, 0, 0, 0])?;
+    sent
 }
 
-/// What a client has sent.
-fn model(contents: &mut Contents, queue: Queue) -> Early {
-    let of = |bytes: &Vec<u8>| Message { size: bytes.len() as u64, credentials: None, from: None, rights: Vec::new() };
-    let messages = queue.messages.iter().map(|message| of(&message.bytes)).collect();
+fn send_from(remote: &mut Remote<'_>, room: u64, new: &New, kind: i32, queue: &Queue) -> Result<io::Result<()>, Error> {
+    let mut at = 0;
+    for message in &queue.messages {
+        let size = message.bytes.len();
+        remote.write(Addr(room), &message.bytes)?;
+        let urgent = kind == libc::SOCK_STREAM && size == 1 && queue.urgent.at == Some(at);
+        let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL | if urgent { libc::MSG_OOB } else { 0 };
+        let mut done = 0;
+        loop {
+            let left = (size - done) as u64;
+            let args = [new.number as u64, room + done as u64, left, flags as u64, 0, 0];
+            match remote.try_call(libc::SYS_sendto, args)? {
+                Ok(sent) => done += sent as usize,
+                Err(e) => return Ok(Err(e)),
+            }
+            if done >= size {
+                break;
+            }
+        }
+        at += size;
+    }
+    Ok(Ok(()))
+}
+
+/// What a client has sent, and who it was, as the program sees him.
+fn model(contents: &mut Contents, queue: Queue, sender: Option<Pid>) -> Early {
+    let of = |message: &queue::Message| {
+        let credentials = message.credentials.zip(sender).map(|([_, uid, gid], pid)| Credentials { pid, uid, gid });
+        Message { size: message.bytes.len() as u64, credentials, from: None, rights: Vec::new() }
+    };
+    let messages = queue.messages.iter().map(of).collect();
     let bytes: Vec<u8> = queue.messages.into_iter().flat_map(|message| message.bytes).collect();
     let content = (!bytes.is_empty()).then(|| contents.bytes(bytes));
     Early { messages, content, urgent: queue.urgent.at.map(|at| at as u64) }

@@ -213,7 +213,7 @@ fn early_messages(socket: &Socket, early: &Early) -> Result<(), String> {
     let mut end = 0u64;
     let mut urgent_is_one = early.urgent.is_none();
     for message in &early.messages {
-        if message.credentials.is_some() || message.from.is_some() || !message.rights.is_empty() {
+        if message.from.is_some() || !message.rights.is_empty() {
             return Err("what was sent too early is more than bytes".to_owned());
         }
         urgent_is_one |= socket.kind == 1 && early.urgent == Some(end) && message.size == 1;

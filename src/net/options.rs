@@ -291,6 +291,16 @@ pub fn set_late(fd: BorrowedFd<'_>, options: &[SocketOption]) -> io::Result<()> 
     options.iter().filter(|o| comes_last(o)).try_for_each(|o| set(fd, o).map_err(|e| named(o, &e)))
 }
 
+/// Sets those that a connection takes over from the UNIX socket that listens, at the moment when it is made: SO_PASSCRED,
+/// SO_PASSSEC, SO_PASSPIDFD, SO_PASSRIGHTS (net/unix/af_unix.c, unix_stream_connect).
+///
+/// # Errors
+/// The option that could not be set, and why.
+pub fn set_taken_over(fd: BorrowedFd<'_>, options: &[SocketOption]) -> io::Result<()> {
+    let taken = |o: &&SocketOption| o.level == SOL_SOCKET && matches!(o.name, 16 | 34 | 76 | 83);
+    options.iter().filter(taken).try_for_each(|o| set(fd, o).map_err(|e| named(o, &e)))
+}
+
 fn named(option: &SocketOption, error: &io::Error) -> io::Error {
     io::Error::new(error.kind(), format!("option {} of level {}: {error}", option.name, option.level))
 }

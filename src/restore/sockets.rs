@@ -42,9 +42,11 @@ pub fn unix(checkpoint: &Checkpoint) -> impl Iterator<Item = (u32, &Socket, &Uni
 
 /// Pids that helpers will have for a moment.
 pub fn pids(checkpoint: &Checkpoint) -> BTreeSet<Pid> {
-    let messages = all(checkpoint).flat_map(|(_, s)| &s.queue).filter_map(|m| m.credentials);
-    let gone = unix(checkpoint).flat_map(|(.., unix)| &unix.listening).flat_map(|l| &l.gone).filter_map(|g| g.peer);
-    all(checkpoint).filter_map(|(_, s)| unix::maker(s)).chain(messages).chain(gone).map(|c| c.pid).collect()
+    let gone = || unix(checkpoint).flat_map(|(.., unix)| &unix.listening).flat_map(|l| &l.gone);
+    let early = unix(checkpoint).filter_map(|(.., unix)| unix.early.as_ref()).chain(gone().map(|gone| &gone.early));
+    let messages = all(checkpoint).flat_map(|(_, s)| &s.queue).chain(early.flat_map(|early| &early.messages));
+    let makers = all(checkpoint).filter_map(|(_, s)| unix::maker(s)).chain(gone().filter_map(|g| g.peer));
+    makers.chain(messages.filter_map(|m| m.credentials)).map(|c| c.pid).collect()
 }
 
 /// Gives a socket that was made the status flags of its description.
@@ -390,19 +392,20 @@ impl Work<'_> {
     ) -> Result<(), Error> {
         let (urgent, marks) = places(socket);
         let (kind, messages, content) = (socket.kind, &socket.queue[..], socket.content);
-        self.pour(&Pour { kind, messages, content, urgent, marks }, to, from)
+        self.pour(&Pour { kind, messages, content, urgent, marks }, Some(to), from)
     }
 
     /// Sends what `from` has sent over a connection that waits to be accepted.
     pub fn send_early(&mut self, from: Which, kind: i32, early: &Early) -> Result<(), Error> {
         let (messages, content, urgent) = (&early.messages[..], early.content, early.urgent);
-        self.pour(&Pour { kind, messages, content, urgent, marks: &[] }, from, |_| Ok((from, None)))
+        self.pour(&Pour { kind, messages, content, urgent, marks: &[] }, None, |_| Ok((from, None)))
     }
 
+    /// Nobody has got the socket that messages which come too early go to.
     fn pour(
         &mut self,
         pour: &Pour<'_>,
-        to: Which,
+        to: Option<Which>,
         mut from: impl FnMut(&Message) -> Result<(Which, Option<Vec<u8>>), Error>,
     ) -> Result<(), Error> {
         let failed = |e| Error::step("filling a socket", 0, e);
@@ -427,7 +430,7 @@ impl Work<'_> {
             }
             let address = address.as_deref();
             let place = at - begin;
-            if marks.contains(&place) {
+            if let Some(to) = to.filter(|_| marks.contains(&place)) {
                 self.mark(from, to)?;
             }
             let how = match pour.kind {
@@ -435,15 +438,17 @@ impl Work<'_> {
                 libc::SOCK_STREAM => How::InPieces,
                 _ => How::Whole,
             };
-            match message.credentials {
-                Some(who) => {
-                    // The kernel notes the sender where the receiver wants to know. Not where the sender does: that
-                    // would give it a name (net/unix/af_unix.c, unix_autobind).
+            match (message.credentials, to) {
+                // The kernel notes the sender where the receiver wants to know. Not where the sender does: that
+                // would give it a name (net/unix/af_unix.c, unix_autobind).
+                (Some(who), Some(to)) => {
                     pass_credentials(self.copy(to)?, true).map_err(failed)?;
                     self.send_as(who, from, address, message, (at, how))?;
                     pass_credentials(self.copy(to)?, false).map_err(failed)?;
                 }
-                None => self.send(from, address, message, (at, how))?,
+                // And where there is no receiver yet (unix_maybe_add_creds).
+                (Some(who), None) => self.send_as(who, from, address, message, (at, how))?,
+                (None, _) => self.send(from, address, message, (at, how))?,
             }
             at += message.size;
         }

@@ -11,6 +11,7 @@ use std::io;
 use crate::model::sockets::{Credentials, Family, Message, Socket};
 use crate::model::unix::{Bound, Link, Listening, UnixSocket};
 use crate::model::{Checkpoint, Name};
+use crate::net::options;
 use crate::net::unix::{display, sockaddr};
 use crate::sys::{fds, socket};
 
@@ -441,6 +442,10 @@ impl<'a> Making<'_, 'a> {
         // There may be no room now for as many as wait already.
         let room = u64::from(*backlog).max(waiting.len() as u64);
         call(self.work.helper(own.unix.peer)?, "listen", libc::SYS_listen, &[number as u64, room])?;
+        if !waiting.is_empty() {
+            options::set_taken_over(self.work.copy(own.which())?, &own.socket.options)
+                .map_err(failed("setting a socket's options"))?;
+        }
         for (place, client) in (0u32..).zip(waiting) {
             match client {
                 Some(index) => {

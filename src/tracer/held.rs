@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Instant;
@@ -103,6 +103,16 @@ impl Held {
     /// Lets the tree go on.
     pub fn release(mut self) -> Result<(), Error> {
         self.let_go()
+    }
+
+    /// A socket has been given the numbers of another, which those who wait on that for as long as its time-out says are
+    /// to know.
+    ///
+    /// # Errors
+    /// If it can't be shared.
+    pub fn replace_socket(&mut self, inode: u64, by: BorrowedFd<'_>) -> io::Result<()> {
+        let threads = self.processes.iter_mut().flat_map(|p| &mut p.threads);
+        threads.filter_map(|thread| thread.patience.as_mut()).try_for_each(|patience| patience.move_to(inode, by))
     }
 
     fn let_go(&mut self) -> Result<(), Error> {

@@ -11,7 +11,8 @@
 //! overwrites them again.
 
 use std::cmp::Ordering;
-use std::os::fd::{AsFd, OwnedFd};
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
@@ -139,6 +140,14 @@ impl Patience {
         let socket = copy(pid, tid, regs.rdi as i32)?;
         time_out(&socket, option)?;
         Some(Patience { tid, socket, option, call: (regs.orig_rax, regs.rdi), end })
+    }
+
+    /// Another socket has the numbers of the one with this inode.
+    pub(super) fn move_to(&mut self, inode: u64, other: BorrowedFd<'_>) -> io::Result<()> {
+        if nix::sys::stat::fstat(&self.socket)?.st_ino == inode {
+            self.socket = other.try_clone_to_owned()?;
+        }
+        Ok(())
     }
 
     /// What is left of it at a moment, at least 1 ns.

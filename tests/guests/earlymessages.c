@@ -16,6 +16,7 @@ static struct {
     int urgent;  // the byte at MARK is urgent
     int twice;   // it has a second number
     int waits;   // a thread waits for the answer
+    int patient; // it has a time-out (SO_RCVTIMEO), with which that thread waits
     int gone;    // it is closed as soon as it has sent all
     int fd, other;
 } all[] = {
@@ -27,8 +28,8 @@ static struct {
     {.door = PATH, .shut = 1},
     {.door = PATH, .length = 9, .urgent = 1},
     {.door = PATH, .gone = 1},
-    {.door = PATH, .length = 33, .twice = 1},
-    {.door = PATH, .length = 12, .waits = 1},
+    {.door = PATH, .length = 33, .twice = 1, .patient = 1},
+    {.door = PATH, .length = 12, .waits = 1, .patient = 1},
     {.door = ABSTRACT, .length = 44},
     {.door = ABSTRACT, .length = 1, .shut = 1},
     {.door = PACKETS, .length = 30, .packets = 3},
@@ -37,6 +38,7 @@ static struct {
 };
 enum { COUNT = sizeof all / sizeof *all };
 static int doors[DOORS], epoll;
+static const struct timeval time_out = {500, 0};
 static pthread_t waiter;
 
 static void spoil(void) { CHECK(send(all[1].fd, "?", 1, 0) == 1, "a byte too many"); }
@@ -72,6 +74,7 @@ static void reach_out(int i) {
     if (all[i].shut) MUST(shutdown(fd, SHUT_WR));
     MUST(setsockopt(fd, SOL_SOCKET, SO_PRIORITY, &(int){i & 3}, sizeof(int)));
     MUST(fcntl(fd, F_SETFL, i & 2 && !all[i].waits ? O_RDWR | O_NONBLOCK : O_RDWR));
+    if (all[i].patient) MUST(setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &time_out, sizeof time_out));
     if (all[i].twice) all[i].other = MUST(fcntl(fd, F_DUPFD_CLOEXEC, 900));
     struct epoll_event e = {.events = EPOLLIN | EPOLLRDHUP, .data.u64 = 0x100000000 + i};
     if (!all[i].waits) MUST(epoll_ctl(epoll, EPOLL_CTL_ADD, all[i].twice ? all[i].other : fd, &e));
@@ -84,8 +87,12 @@ static void check_one(int i) {
     CHECK(number(fd, SO_SNDBUF) == (i & 4 ? 300000 : number(doors[PATH], SO_SNDBUF)), "%d: its buffer: %d", i, number(fd, SO_SNDBUF));
     CHECK(fcntl(fd, F_GETFD) == (i & 1 ? FD_CLOEXEC : 0), "%d: close-on-exec", i);
     CHECK(fcntl(fd, F_GETFL) == (i & 2 && !all[i].waits ? O_RDWR | O_NONBLOCK : O_RDWR), "%d: flags", i);
+    struct timeval time;
+    socklen_t len = sizeof time;
+    MUST(getsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &time, &len));
+    CHECK(time.tv_sec == (all[i].patient ? time_out.tv_sec : 0) && time.tv_usec == 0, "%d: its time-out is %d", i, (int)time.tv_sec);
     struct ucred peer;
-    socklen_t len = sizeof peer;
+    len = sizeof peer;
     MUST(getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &len));
     CHECK(peer.pid == getpid() && peer.uid == geteuid(), "%d: its peer is %d", i, peer.pid);
     struct pollfd p = {fd, POLLIN | POLLOUT | POLLRDHUP, 0};
