@@ -514,6 +514,40 @@ fn what_is_not_there_is_said() {
 }
 
 #[test]
+fn the_log_has_all_that_is_said_and_more() {
+    let place = Place::new();
+    let mut guest = Command::new("cat").stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+    let pid = guest.id().to_string();
+    let saved = |options: &[&str]| {
+        let output = place.output("ckpt-attach", &[&[&pid[..]], options].concat());
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stderr).unwrap()
+    };
+    assert!(!saved(&["-v"]).contains("after="));
+    let more = saved(&["-vv"]);
+    assert!(more.contains("ckpt: looked after=") && more.contains("ckpt: saved "), "{more}");
+    assert_eq!(saved(&["-q", "--log", "log"]), "");
+    let failed = place.output("ckpt-attach", &["2147483647", "--log", "log"]);
+    fails(&failed, 7, "no process has pid 2147483647");
+    let log = fs::read_to_string(place.path().join("log")).unwrap();
+    for line in log.lines() {
+        let (time, rest) = line.split_once(' ').unwrap();
+        assert!(time.len() == "2026-01-31T12:00:00.123456Z".len() && time.ends_with('Z'), "{line}");
+        assert!(rest.starts_with("ckpt["), "{line}");
+    }
+    for part in ["]: looked after=", "]: saved cat-", "]: no process has pid 2147483647"] {
+        assert!(log.contains(part), "{part}: {log}");
+    }
+    fails(
+        &place.output("ckpt-attach", &["1", "--log", "none/log"]),
+        1,
+        "cannot open none/log: No such file or directory\nhint: ",
+    );
+    guest.kill().unwrap();
+    guest.wait().unwrap();
+}
+
+#[test]
 fn an_image_is_not_written_to_a_terminal() {
     let place = Place::new();
     let job = place.job("job", "echo ready; read x");

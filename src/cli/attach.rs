@@ -26,7 +26,7 @@ pub struct AttachArgs {
 }
 
 pub fn run(args: AttachArgs) -> Done {
-    args.options.talk.start();
+    args.options.talk.start()?;
     let target = Target::from_pid(args.pid);
     if !args.dry_run {
         return args.options.save(target);

@@ -25,7 +25,7 @@ pub struct KillArgs {
 }
 
 pub fn run(args: &KillArgs) -> Done {
-    args.talk.start();
+    args.talk.start()?;
     name::check(&args.name)?;
     let mut connection = Connection::to(&args.name)?;
     let mut send = |signal: Signal| match connection.ask(&Request::Kill { signal: signal as i32 }) {

@@ -236,7 +236,7 @@ fn moved(text: &OsStr) -> Result<(Name, Name), Failure> {
 }
 
 pub fn run(args: ResumeArgs) -> Done {
-    args.talk.start();
+    args.talk.start()?;
     if args.dry_run {
         return show_plan(&args);
     }
@@ -279,7 +279,7 @@ fn show_plan(args: &ResumeArgs) -> Done {
 }
 
 fn resume(args: ResumeArgs, report: Option<OwnedFd>) -> Done {
-    let talk = args.talk;
+    let talk = args.talk.clone();
     let mut report = Report(report);
     let (job, signals) = match bring_to_life(args, &report) {
         Ok(alive) => alive,

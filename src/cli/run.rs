@@ -61,7 +61,7 @@ pub fn become_supervisor(comm: &std::ffi::CStr) -> Result<(), Failure> {
 }
 
 pub fn run(args: RunArgs) -> Done {
-    args.talk.start();
+    args.talk.start()?;
     let output = absolute(&args.dir.join(&args.output))?;
     template::check(&output)?;
     let contents = Keep { files: args.keep.save_files()?.unwrap_or_default(), embed: args.keep.embed_files };

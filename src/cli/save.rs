@@ -102,7 +102,7 @@ pub fn sentence(saved: &Saved) -> String {
 }
 
 pub fn run(args: SaveArgs) -> Done {
-    args.options.talk.start();
+    args.options.talk.start()?;
     let target = Target::from_text(&args.target)?;
     args.options.save(target)
 }

@@ -1,48 +1,88 @@
 //! Words to people, on standard error, and data, on standard output.
 
 use std::fmt;
+use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::os::fd::AsFd;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use clap::Args;
+use clap::{ArgAction, Args};
+use tracing::level_filters::LevelFilter;
 use tracing::{Event, Subscriber};
+use tracing_subscriber::filter::filter_fn;
 use tracing_subscriber::fmt::format::Writer;
-use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
+use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields, layer};
+use tracing_subscriber::layer::{Layer, SubscriberExt};
 use tracing_subscriber::registry::LookupSpan;
+use tracing_subscriber::util::SubscriberInitExt;
 
 use super::exit::{Exit, Outcome};
-use crate::supervise::Failure;
+use crate::supervise::{Failure, FailureKind, plain};
 use crate::sys::tty;
 
 /// How much to say.
-#[derive(Debug, Clone, Copy, Args)]
+#[derive(Debug, Clone, Args)]
 pub struct Talk {
     /// Say nothing on success
     #[arg(short, long, env = "CKPT_QUIET", value_parser = clap::builder::FalseyValueParser::new())]
     pub quiet: bool,
-    /// Say what is being done
-    #[arg(short, long, env = "CKPT_VERBOSE", value_parser = clap::builder::FalseyValueParser::new())]
-    pub verbose: bool,
+    /// Say what is being done; twice: and how long its steps take
+    #[arg(short, long, env = "CKPT_VERBOSE", action = ArgAction::Count)]
+    pub verbose: u8,
+    /// Append to this file all that is said, and all that -vv would say, with the time and our pid
+    #[arg(long, value_name = "FILE", env = "CKPT_LOG")]
+    pub log: Option<PathBuf>,
 }
 
+/// Marks what has been said to people already.
+const SAID: &str = "said";
+
 impl Talk {
-    /// Sets up what `--verbose` shows. Call it once.
-    pub fn start(self) {
-        if self.verbose {
-            tracing_subscriber::fmt()
-                .with_max_level(tracing::Level::DEBUG)
-                .with_writer(|| Lines)
-                .event_format(Plain)
-                .init();
+    /// Sets up what `--verbose` and `--log` show. Call it once.
+    pub fn start(&self) -> Result<(), Failure> {
+        let level = match self.verbose {
+            0 => LevelFilter::OFF,
+            1 => LevelFilter::INFO,
+            _ => LevelFilter::DEBUG,
+        };
+        let log = self.log.as_deref().map(open_log).transpose()?;
+        if level == LevelFilter::OFF && log.is_none() {
+            return Ok(());
         }
+        let shown = filter_fn(move |about| about.target() != SAID && *about.level() <= level);
+        let people = layer().with_writer(|| Lines).event_format(Plain).with_filter(shown);
+        let log = log.map(|file| {
+            let all = filter_fn(|about| *about.level() <= LevelFilter::DEBUG);
+            layer().with_writer(Arc::new(file)).event_format(Dated).with_filter(all)
+        });
+        tracing_subscriber::registry().with(people).with(log).init();
+        Ok(())
     }
 
     /// Says a line, unless it is to be quiet.
-    pub fn line(self, text: impl fmt::Display) {
-        if !self.quiet {
+    pub fn line(&self, text: impl fmt::Display) {
+        if self.quiet {
+            note(&text);
+        } else {
             line(text);
         }
     }
+}
+
+/// As it was at first only its owner may read it: command lines are in it.
+fn open_log(path: &Path) -> Result<File, Failure> {
+    let open = OpenOptions::new().append(true).create(true).mode(0o600).open(path);
+    open.map_err(|error| {
+        let text = format!("cannot open {}: {}", path.display(), plain(&error));
+        Failure::new(FailureKind::Failed, text, "choose another file with --log")
+    })
+}
+
+/// For the log alone.
+fn note(text: &impl fmt::Display) {
+    tracing::info!(target: SAID, "{text}");
 }
 
 struct Plain;
@@ -54,6 +94,21 @@ where
 {
     fn format_event(&self, ctx: &FmtContext<'_, S, N>, mut writer: Writer<'_>, event: &Event<'_>) -> fmt::Result {
         writer.write_str("ckpt: ")?;
+        ctx.field_format().format_fields(writer.by_ref(), event)?;
+        writeln!(writer)
+    }
+}
+
+/// As in the log.
+struct Dated;
+
+impl<S, N> FormatEvent<S, N> for Dated
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+    N: for<'a> FormatFields<'a> + 'static,
+{
+    fn format_event(&self, ctx: &FmtContext<'_, S, N>, mut writer: Writer<'_>, event: &Event<'_>) -> fmt::Result {
+        write!(writer, "{:.6} ckpt[{}]: ", jiff::Timestamp::now(), std::process::id())?;
         ctx.field_format().format_fields(writer.by_ref(), event)?;
         writeln!(writer)
     }
@@ -92,6 +147,7 @@ fn with_returns(text: &[u8]) -> Vec<u8> {
 
 /// Says a line. That nobody listens is no reason to fail.
 pub fn line(text: impl fmt::Display) {
+    note(&text);
     raw(&format!("ckpt: {text}\n")); // one write: several of us may share a terminal
 }
 
@@ -105,7 +161,9 @@ pub fn failure(failure: &Failure) {
     for message in &failure.messages {
         line(&message.text);
         if !message.hint.is_empty() {
-            raw(&format!("hint: {}\n", message.hint));
+            let hint = format!("hint: {}", message.hint);
+            note(&hint);
+            raw(&format!("{hint}\n"));
         }
     }
 }

@@ -21,7 +21,7 @@ pub struct VerifyArgs {
 }
 
 pub fn run(args: &VerifyArgs) -> Done {
-    args.talk.start();
+    args.talk.start()?;
     let image = open::open(&args.image)?;
     let cancel = spawn::cancel_by_signal()
         .map_err(|error| Failure::new(FailureKind::Failed, format!("cannot watch for signals: {error}"), ""))?;
