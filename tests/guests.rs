@@ -376,7 +376,7 @@ fn clocks_of_the_host_or_its_own() {
 #[test]
 fn waits_end_when_they_should() {
     std::thread::scope(|scope| {
-        for (name, count) in [("deadlines", 26), ("sockwaits", 26), ("uringwaits", 6)] {
+        for (name, count) in [("deadlines", 26), ("sockwaits", 34), ("uringwaits", 6)] {
             scope.spawn(move || waits(name, count));
         }
     });
@@ -405,12 +405,17 @@ fn waits(name: &str, count: u64) {
     };
     round(&mut job);
     round(&mut job);
-    for generation in 1..=2 {
+    // What was waited in several lives counts.
+    for generation in 1..=8 {
         let image = scene.image(format!("{generation}.ckpt.tar"));
         scene.save(&image, &["--kill"]);
         scene.end_of(&mut job);
         job = scene.start_resume(&image, &[]);
-        round(&mut job);
+        if generation % 4 == 0 {
+            round(&mut job);
+        } else {
+            scene.beats(150, &mut job);
+        }
     }
     scene.finish(&mut job);
     scene.nobody_left();

@@ -78,8 +78,10 @@ pub(super) fn describe(
     }
     if state != State::Alive {
         // A thread that is to stay stopped does not make its call again.
-        for t in threads.iter_mut().filter(|t| t.patience.is_some()) {
-            (t.patience, t.left) = (None, None);
+        for t in &mut threads {
+            if t.patience.take().is_some_and(|patience| patience.is_of_socket()) {
+                t.left = None;
+            }
         }
     }
     let (host_ppid, comm, exit_signal) = (stat.ppid, stat.comm.clone(), stat.exit_signal);
@@ -120,14 +122,15 @@ fn read_thread(pid: i32, t: &mut HeldThread, slept: Option<Nanos>, stood: Nanos)
     }
     let read = |at, buf: &mut [u8]| sys::mem::read(tid, Addr(at), buf).is_ok_and(|n| n == buf.len());
     t.call = frame::true_call(&t.regs, read);
-    t.left = waits::left(&t.regs, t.call, slept, read);
+    let noted = patience::noted(&t.regs).map(|end| end.less(stood));
+    t.left = waits::left(&t.regs, t.call, (slept, noted), read);
     if let (Some(left), true) = (t.left, t.regs.rax as i64 == frame::ERESTARTNOHAND) {
         match waits::shortened(tid, &t.regs, t.call, left, read) {
             Some(again) if again.set(tid).is_ok() => t.regs = again.regs,
             _ => t.left = None,
         }
     }
-    t.patience = Patience::held((pid, tid), &t.regs, slept, stood);
+    t.patience = Patience::held((pid, tid), (&t.regs, t.call), (slept, t.left), stood);
     t.left = t.left.or_else(|| t.patience.as_ref().map(|patience| patience.left(stood)));
     t.regs = patience::without_note(&t.regs);
     t.sigmask = ptrace::get_sigmask(tid).map_err(bad("reading the signal mask"))?;

@@ -146,6 +146,10 @@ pub fn without_false_eintr(regs: &Regs) -> Option<Regs> {
             | libc::SYS_sendto
             | libc::SYS_sendmsg
             | libc::SYS_sendmmsg
+            | libc::SYS_preadv2
+            | libc::SYS_pwritev2
+            | libc::SYS_sendfile
+            | libc::SYS_splice
     );
     (ends && regs.rax as i64 == EINTR).then_some(Regs { rax: ERESTARTNOHAND as u64, ..*regs })
 }

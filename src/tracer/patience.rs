@@ -1,6 +1,7 @@
-//! Calls that wait on a socket for as long as its SO_RCVTIMEO or SO_SNDTIMEO says.
+//! Calls of which only we know when they are to end: those that wait on a socket for as long as its SO_RCVTIMEO or
+//! SO_SNDTIMEO says, and those that the kernel itself goes on with.
 //!
-//! Such a call reads the time-out once, when it begins (include/net/sock.h, `sock_rcvtimeo`), so one that is made again
+//! A call on a socket reads the time-out once, when it begins (include/net/sock.h, `sock_rcvtimeo`), so one that is made again
 //! would wait as if it had not waited before. So it is made again while everybody else still stands: at its entry the
 //! socket gets what is left as its time-out, and as soon as the thread sleeps, its own one back. From then on the
 //! thread must not be stopped any more, or the call would begin once more: it stays traced until the thread of ours
@@ -8,7 +9,8 @@
 //!
 //! When the call is to end is noted in the thread itself, for the next save: in rcx and r11, which the `syscall`
 //! instruction overwrites and nobody can rely on (Intel SDM, SYSCALL), and only for that call, since the next one
-//! overwrites them again.
+//! overwrites them again. A call that the kernel goes on with (restart_syscall(2)) gets nothing but that note: what it was
+//! called with is the whole time-out for ever, and what the kernel remembers is to be had from nobody.
 
 use std::cmp::Ordering;
 use std::io;
@@ -23,7 +25,7 @@ use crate::sys::tasks::{self, Kcmp};
 use crate::sys::{cpu, ptrace, socket};
 
 use super::Error;
-use super::frame::ERESTARTNOHAND;
+use super::frame::{ERESTART_RESTARTBLOCK, ERESTARTNOHAND};
 use super::task::{Outcome, Stopped};
 
 /// `struct timeval`: seconds and microseconds.
@@ -32,45 +34,62 @@ type Timeval = [u8; 16];
 /// How long a thread may take to fall asleep in its call.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// A call that waits on a socket, and when it is to end.
+/// A call that waits, and when it is to end.
 #[derive(Debug)]
 pub struct Patience {
     tid: i32,
-    socket: OwnedFd,
-    option: i32,
+    /// Of one that waits on a socket: that, and which of its time-outs counts.
+    socket: Option<(OwnedFd, i32)>,
     /// Number and first argument of the call.
     call: (u64, u64),
     /// By our CLOCK_MONOTONIC.
     end: Nanos,
 }
 
-/// Which of its socket's time-outs a call may wait for.
-fn option(call: i64) -> Option<i32> {
+/// The descriptors that a call may wait on, each with the option that says how long.
+fn waited_on(call: i64, args: &[u64; 6]) -> Vec<(i32, i32)> {
+    let (receives, sends) = (libc::SO_RCVTIMEO, libc::SO_SNDTIMEO);
+    let first = args[0] as i32;
     match call {
         libc::SYS_read
         | libc::SYS_readv
+        | libc::SYS_preadv2
         | libc::SYS_recvfrom
         | libc::SYS_recvmsg
         | libc::SYS_recvmmsg
         | libc::SYS_accept
-        | libc::SYS_accept4 => Some(libc::SO_RCVTIMEO),
+        | libc::SYS_accept4 => vec![(first, receives)],
         libc::SYS_write
         | libc::SYS_writev
+        | libc::SYS_pwritev2
         | libc::SYS_sendto
         | libc::SYS_sendmsg
         | libc::SYS_sendmmsg
-        | libc::SYS_connect => Some(libc::SO_SNDTIMEO),
-        _ => None,
+        | libc::SYS_sendfile
+        | libc::SYS_connect => vec![(first, sends)],
+        // From the one to the other; one of them is a pipe.
+        libc::SYS_splice => vec![(first, receives), (args[2] as i32, sends)],
+        _ => Vec::new(),
     }
 }
 
 /// Whether a thread sleeps in such a call, of a socket with a time-out.
 pub(super) fn waits(pid: i32, tid: i32, call: i64, args: &[u64; 6]) -> bool {
-    let Some(option) = option(call) else { return false };
     // A link tells more cheaply what a copy of the descriptor would.
-    let fd = args[0] as i32;
-    proc::link(&format!("{tid}/fd/{fd}")).is_ok_and(|link| link.starts_with(b"socket:"))
-        && copy(pid, tid, fd).is_some_and(|socket| time_out(&socket, option).is_some())
+    let is_socket = |fd| proc::link(&format!("{tid}/fd/{fd}")).is_ok_and(|link| link.starts_with(b"socket:"));
+    waited_on(call, args).into_iter().any(|(fd, option)| {
+        is_socket(fd) && copy(pid, tid, fd).is_some_and(|socket| time_out(&socket, option).is_some())
+    })
+}
+
+/// Whether of a call that the kernel goes on with nothing tells what is left.
+fn is_forgotten(call: i64, regs: &Regs) -> bool {
+    match call {
+        libc::SYS_nanosleep => regs.rsi == 0,
+        libc::SYS_clock_nanosleep => regs.r10 == 0,
+        libc::SYS_futex | libc::SYS_poll => true,
+        _ => false,
+    }
 }
 
 /// Our own descriptor of a thread's file.
@@ -113,7 +132,7 @@ fn mark(end: u64) -> u64 {
 }
 
 /// When the call is to end, by what an earlier save or the resume has noted.
-fn noted(regs: &Regs) -> Option<Nanos> {
+pub(super) fn noted(regs: &Regs) -> Option<Nanos> {
     (regs.r11 == mark(regs.rcx)).then_some(Nanos(regs.rcx as i64))
 }
 
@@ -123,29 +142,65 @@ pub(super) fn without_note(regs: &Regs) -> Regs {
 }
 
 impl Patience {
-    /// Of a thread that was stopped in its call at `stood`, after it had `slept` in it, if that is known.
-    pub(super) fn held((pid, tid): (i32, i32), regs: &Regs, slept: Option<Nanos>, stood: Nanos) -> Option<Patience> {
-        let mut patience = Patience::with_end((pid, tid), regs, Nanos(0))?;
-        let (_, total) = time_out(&patience.socket, patience.option)?;
+    /// Of a thread that was stopped in its `call` at `stood`, after it had `slept` in it, if that is known; `left`: what is
+    /// known to be left of it.
+    pub(super) fn held(
+        ids: (i32, i32),
+        (regs, call): (&Regs, i64),
+        (slept, left): (Option<Nanos>, Option<Nanos>),
+        stood: Nanos,
+    ) -> Option<Patience> {
+        if let Some(left) = left {
+            return Patience::of_restart(ids.1, regs, call, Nanos(stood.0.saturating_add(left.0)));
+        }
+        let mut patience = Patience::of_socket(ids, regs, Nanos(0))?;
+        let (_, total) = patience.time_out()?;
         let latest = stood.0.saturating_add(total.0);
         let noted = noted(regs).filter(|end| end.0 <= latest);
         patience.end = noted.or_else(|| slept.map(|slept| Nanos(latest.saturating_sub(slept.0))))?;
         Some(patience)
     }
 
-    /// Of a thread that is to make its interrupted call again, until `end` by our CLOCK_MONOTONIC. `None` if the call
-    /// is not one of a socket with a time-out.
-    pub fn with_end((pid, tid): (i32, i32), regs: &Regs, end: Nanos) -> Option<Patience> {
-        let option = option(regs.orig_rax as i64).filter(|_| regs.rax as i64 == ERESTARTNOHAND)?;
-        let socket = copy(pid, tid, regs.rdi as i32)?;
-        time_out(&socket, option)?;
-        Some(Patience { tid, socket, option, call: (regs.orig_rax, regs.rdi), end })
+    /// Of a thread that is to go on with its interrupted call, until `end` by our CLOCK_MONOTONIC. `None` if nobody needs
+    /// to know.
+    pub fn with_end(ids: (i32, i32), regs: &Regs, end: Nanos) -> Option<Patience> {
+        let restarted = Patience::of_restart(ids.1, regs, regs.orig_rax as i64, end);
+        restarted.or_else(|| Patience::of_socket(ids, regs, end))
+    }
+
+    fn of_restart(tid: i32, regs: &Regs, call: i64, end: Nanos) -> Option<Patience> {
+        let restarted = regs.rax as i64 == ERESTART_RESTARTBLOCK && is_forgotten(call, regs);
+        let call = (libc::SYS_restart_syscall as u64, regs.rdi);
+        (restarted && cpu::syscall_overwrites_rcx()).then_some(Patience { tid, socket: None, call, end })
+    }
+
+    fn of_socket((pid, tid): (i32, i32), regs: &Regs, end: Nanos) -> Option<Patience> {
+        if regs.rax as i64 != ERESTARTNOHAND {
+            return None;
+        }
+        let args = [regs.rdi, regs.rsi, regs.rdx, regs.r10, regs.r8, regs.r9];
+        let socket = waited_on(regs.orig_rax as i64, &args).into_iter().find_map(|(fd, option)| {
+            let socket = copy(pid, tid, fd)?;
+            time_out(&socket, option).map(|_| (socket, option))
+        })?;
+        Some(Patience { tid, socket: Some(socket), call: (regs.orig_rax, regs.rdi), end })
+    }
+
+    fn time_out(&self) -> Option<(Timeval, Nanos)> {
+        self.socket.as_ref().and_then(|(socket, option)| time_out(socket, *option))
+    }
+
+    /// Whether it is of a call that waits on a socket, and is made again.
+    pub(super) fn is_of_socket(&self) -> bool {
+        self.socket.is_some()
     }
 
     /// Another socket has the numbers of the one with this inode.
     pub(super) fn move_to(&mut self, inode: u64, other: BorrowedFd<'_>) -> io::Result<()> {
-        if nix::sys::stat::fstat(&self.socket)?.st_ino == inode {
-            self.socket = other.try_clone_to_owned()?;
+        if let Some((socket, _)) = &mut self.socket {
+            if nix::sys::stat::fstat(&*socket)?.st_ino == inode {
+                *socket = other.try_clone_to_owned()?;
+            }
         }
         Ok(())
     }
@@ -155,7 +210,7 @@ impl Patience {
         Nanos(self.end.less(at).0.max(1))
     }
 
-    /// Has the thread make its call again, to wait no longer than it should. It must stand where the kernel restarts an
+    /// Has the thread go on with its call, to wait no longer than it should. It must stand where the kernel restarts an
     /// interrupted call, and whoever else has the socket must stand still. `None`: it waits, traced by this thread
     /// until that ends. Else it stands, and may be let go with the signal it stands for, if any.
     ///
@@ -179,7 +234,6 @@ impl Patience {
             }
         }
         let regs = ptrace::get_regs(tid).map_err(bad("reading registers"))?;
-        let Some((full, _)) = time_out(&self.socket, self.option) else { return Ok(Some(task)) };
         if !task.is_syscall() || (regs.orig_rax, regs.rdi) != self.call {
             return Ok(Some(task));
         }
@@ -188,8 +242,10 @@ impl Patience {
             let regs = Regs { rcx: end, r11: mark(end), ..regs };
             ptrace::set_regs(tid, &regs).map_err(bad("setting registers"))?;
         }
+        let Some((socket, option)) = &self.socket else { return task.cont(0).map(|_| None) };
+        let Some((full, _)) = self.time_out() else { return Ok(Some(task)) };
         let now = tasks::clock(libc::CLOCK_MONOTONIC).map_err(bad("reading a clock"))?;
-        let set = |value: &Timeval| socket::set_option(self.socket.as_fd(), libc::SOL_SOCKET, self.option, value);
+        let set = |value: &Timeval| socket::set_option(socket.as_fd(), libc::SOL_SOCKET, *option, value);
         let shortened = set(&timeval(self.left(now)));
         let waits = until_it_sleeps(task);
         shortened.and_then(|()| set(&full)).map_err(bad("setting a time-out"))?;
@@ -259,7 +315,8 @@ mod tests {
         let socket = socket::socket(libc::AF_UNIX, libc::SOCK_DGRAM, 0).unwrap();
         let of = |call: i64, slept: Option<i64>| {
             let regs = Regs { rdi: socket.as_raw_fd() as u64, ..regs(call) };
-            Patience::held(me, &regs, slept.map(Nanos), Nanos(1_000_000_000)).map(|p| p.left(Nanos(1_000_000_000)).0)
+            Patience::held(me, (&regs, call), (slept.map(Nanos), None), Nanos(1_000_000_000))
+                .map(|p| p.left(Nanos(1_000_000_000)).0)
         };
         assert_eq!(of(libc::SYS_recvfrom, Some(5)), None);
         let two_seconds = timeval(Nanos(2_000_000_000));

@@ -125,11 +125,11 @@ fn argument(regs: &Regs, read: impl Fn(u64, &mut [u8]) -> bool) -> Option<[u8; A
 }
 
 /// What is left of the time-out of the interrupted `call`, at least 1 ns; `slept`: how long the thread slept in it, if
-/// that is known. `read` copies from the program.
+/// that is known; `noted`: what is left by an earlier save or resume. `read` copies from the program.
 pub(super) fn left(
     regs: &Regs,
     call: i64,
-    slept: Option<Nanos>,
+    (slept, noted): (Option<Nanos>, Option<Nanos>),
     read: impl Fn(u64, &mut [u8]) -> bool,
 ) -> Option<Nanos> {
     const MILLISECOND: i64 = 1_000_000;
@@ -142,7 +142,7 @@ pub(super) fn left(
         (seconds >= 0 && (0..1_000_000_000).contains(&nanos))
             .then(|| seconds.saturating_mul(1_000_000_000).saturating_add(nanos))
     };
-    let rest = |total: i64| slept.map(|s| total - s.0);
+    let rest = |total: i64| noted.map(|n| n.0).filter(|&n| n <= total).or_else(|| slept.map(|s| total - s.0));
     // A `timeval` has microseconds.
     let short = |at: u64| time(at).map(|ns| ns / Nanos::PER_SECOND * Nanos::PER_SECOND + ns % Nanos::PER_SECOND * 1000);
     let kept = regs.rax as i64 == ERESTART_RESTARTBLOCK;
@@ -287,6 +287,8 @@ mod tests {
         assert_eq!(of(8, 1000), None);
     }
 
+    const NOTHING: (Option<Nanos>, Option<Nanos>) = (None, None);
+
     fn regs(rax: i64) -> Regs {
         Regs { rax: rax as u64, rdi: 0x1000, rsi: 0x2000, ..Regs::default() }
     }
@@ -301,12 +303,20 @@ mod tests {
     #[test]
     fn what_the_kernel_has_written_counts_first() {
         let r = regs(ERESTART_RESTARTBLOCK);
-        assert_eq!(left(&r, libc::SYS_nanosleep, None, memory), Some(Nanos(40_000_000_007)));
+        assert_eq!(left(&r, libc::SYS_nanosleep, NOTHING, memory), Some(Nanos(40_000_000_007)));
         let r = Regs { rsi: 0, ..r };
-        assert_eq!(left(&r, libc::SYS_nanosleep, None, memory), None);
-        assert_eq!(left(&r, libc::SYS_nanosleep, Some(Nanos(99_000_000_000)), memory), Some(Nanos(1_000_000_000)));
-        assert_eq!(left(&r, libc::SYS_nanosleep, Some(Nanos(101_000_000_000)), memory), Some(Nanos(1)));
-        assert_eq!(left(&regs(-4), libc::SYS_nanosleep, None, memory), None);
+        assert_eq!(left(&r, libc::SYS_nanosleep, NOTHING, memory), None);
+        assert_eq!(
+            left(&r, libc::SYS_nanosleep, (Some(Nanos(99_000_000_000)), None), memory),
+            Some(Nanos(1_000_000_000))
+        );
+        assert_eq!(left(&r, libc::SYS_nanosleep, (Some(Nanos(101_000_000_000)), None), memory), Some(Nanos(1)));
+        let slept = Some(Nanos(1_000_000_000));
+        for (noted, now) in [(5, 5), (-5, 1), (100_000_000_001, 99_000_000_000)] {
+            let known = (slept, Some(Nanos(noted)));
+            assert_eq!(left(&r, libc::SYS_nanosleep, known, memory), Some(Nanos(now)), "{noted}");
+        }
+        assert_eq!(left(&regs(-4), libc::SYS_nanosleep, NOTHING, memory), None);
     }
 
     #[test]
@@ -341,10 +351,10 @@ mod tests {
     fn select_tells_what_is_left() {
         // 40 s and 7 ns, or 7 µs.
         let r = Regs { r8: 0x2000, rdx: 0x2000, ..regs(ERESTARTNOHAND) };
-        assert_eq!(left(&r, libc::SYS_pselect6, None, memory), Some(Nanos(40_000_000_007)));
-        assert_eq!(left(&r, libc::SYS_ppoll, None, memory), Some(Nanos(40_000_000_007)));
-        assert_eq!(left(&r, libc::SYS_select, None, memory), Some(Nanos(40_000_007_000)));
-        assert_eq!(left(&Regs { rdx: 0, ..r }, libc::SYS_ppoll, None, memory), None);
+        assert_eq!(left(&r, libc::SYS_pselect6, NOTHING, memory), Some(Nanos(40_000_000_007)));
+        assert_eq!(left(&r, libc::SYS_ppoll, NOTHING, memory), Some(Nanos(40_000_000_007)));
+        assert_eq!(left(&r, libc::SYS_select, NOTHING, memory), Some(Nanos(40_000_007_000)));
+        assert_eq!(left(&Regs { rdx: 0, ..r }, libc::SYS_ppoll, NOTHING, memory), None);
     }
 
     #[test]
@@ -352,9 +362,9 @@ mod tests {
         let slept = Some(Nanos(5));
         let r = Regs { rdx: 0x1000, r10: 0x1000, ..regs(ERESTARTNOHAND) };
         for call in [libc::SYS_epoll_pwait2, libc::SYS_semtimedop, libc::SYS_rt_sigtimedwait] {
-            assert_eq!(left(&r, call, slept, memory), Some(Nanos(99_999_999_995)));
-            assert_eq!(left(&r, call, None, memory), None);
-            assert_eq!(left(&Regs { rdx: 0, r10: 0, ..r }, call, slept, memory), None);
+            assert_eq!(left(&r, call, (slept, None), memory), Some(Nanos(99_999_999_995)));
+            assert_eq!(left(&r, call, NOTHING, memory), None);
+            assert_eq!(left(&Regs { rdx: 0, r10: 0, ..r }, call, (slept, None), memory), None);
         }
     }
 
@@ -371,7 +381,7 @@ mod tests {
         };
         let call = libc::SYS_io_uring_enter;
         let r = Regs { r10: 1 | EXT_ARG, r8: 0x3000, r9: 24, rsi: 0, ..regs(ERESTARTNOHAND) };
-        let of = |r: &Regs| left(r, call, Some(Nanos(5)), memory);
+        let of = |r: &Regs| left(r, call, (Some(Nanos(5)), None), memory);
         assert_eq!(of(&r), Some(Nanos(99_999_999_995)));
         for other in [
             Regs { r10: 1, ..r },
@@ -384,18 +394,21 @@ mod tests {
         }
         assert_eq!(again(&r, call, Nanos(1)).unwrap().memory.unwrap().0, Addr(0x3018));
         let r = Regs { r8: 0x1000, ..regs(ERESTARTNOHAND) };
-        assert_eq!(left(&r, libc::SYS_io_getevents, Some(Nanos(5)), super::tests::memory), Some(Nanos(99_999_999_995)));
+        assert_eq!(
+            left(&r, libc::SYS_io_getevents, (Some(Nanos(5)), None), super::tests::memory),
+            Some(Nanos(99_999_999_995))
+        );
     }
 
     #[test]
     fn absolute_and_endless_calls_have_no_remainder() {
         let slept = Some(Nanos(5));
         let sleep = |flags| Regs { rdi: 1, rsi: flags, rdx: 0x1000, ..regs(ERESTART_RESTARTBLOCK) };
-        assert_eq!(left(&sleep(0), libc::SYS_clock_nanosleep, slept, memory), Some(Nanos(99_999_999_995)));
-        assert_eq!(left(&sleep(1), libc::SYS_clock_nanosleep, slept, memory), None);
+        assert_eq!(left(&sleep(0), libc::SYS_clock_nanosleep, (slept, None), memory), Some(Nanos(99_999_999_995)));
+        assert_eq!(left(&sleep(1), libc::SYS_clock_nanosleep, (slept, None), memory), None);
         let poll = |ms: i32| Regs { rdx: ms as u32 as u64, ..regs(ERESTART_RESTARTBLOCK) };
-        assert_eq!(left(&poll(3), libc::SYS_poll, slept, memory), Some(Nanos(2_999_995)));
-        assert_eq!(left(&poll(-1), libc::SYS_poll, slept, memory), None);
+        assert_eq!(left(&poll(3), libc::SYS_poll, (slept, None), memory), Some(Nanos(2_999_995)));
+        assert_eq!(left(&poll(-1), libc::SYS_poll, (slept, None), memory), None);
         assert!(!timed(libc::SYS_epoll_wait, &[0, 0, 0, u64::from(u32::MAX), 0, 0]));
         assert!(!timed(libc::SYS_futex, &[0; 6]) && timed(libc::SYS_poll, &[0, 0, 9, 0, 0, 0]));
     }

@@ -2,6 +2,7 @@
 // first process and one of a child wait in each call, on the same socket, one half a wait behind the other. Nobody ever sees
 // another time-out than the one that was set, and who is served in time is served.
 #include <netinet/in.h>
+#include <sys/sendfile.h>
 #include <sys/socket.h>
 #include <sys/uio.h>
 #include <sys/un.h>
@@ -16,6 +17,7 @@ static volatile int *damaged;
 static void spoil(void) { *damaged = 1; }
 
 static int silent[2], full[2], served[2], listener, busy, caller[2], tcp_listener, tcp[2], udp;
+static int into[2][2], out_of[2][2], file; // pipes, a pair for each process
 static volatile uint64_t *ends;
 
 static const struct timeval wait_time = {WAIT / (1000 * MS), 0};
@@ -57,6 +59,10 @@ static long by_sendmmsg(int who) {
     return (void)who, sendmmsg(full[0], messages, 2, 0);
 }
 static long by_connect(int who) { return connect(caller[who], (void *)&busy_name, sizeof busy_name); }
+static long by_splice(int who) { return splice(silent[0], NULL, into[who][1], NULL, 1, 0); }
+static long by_splice_from_a_pipe(int who) { return splice(out_of[who][0], NULL, full[0], NULL, 1, 0); }
+static long by_sendfile(int who) { return (void)who, sendfile(full[0], file, &(off_t){0}, 1); }
+static long by_preadv2(int who) { return (void)who, preadv2(tcp[0], &one, 1, -1, 0); }
 
 static const struct call {
     const char *name;
@@ -65,6 +71,7 @@ static const struct call {
     {"recv", by_recv}, {"read", by_read}, {"readv", by_readv}, {"recvmsg", by_recvmsg}, {"recvmmsg", by_recvmmsg},
     {"accept", by_accept}, {"accept4", by_accept4}, {"send", by_send}, {"write", by_write}, {"writev", by_writev},
     {"sendmsg", by_sendmsg}, {"sendmmsg", by_sendmmsg}, {"connect", by_connect},
+    {"splice", by_splice}, {"splice from a pipe", by_splice_from_a_pipe}, {"sendfile", by_sendfile}, {"preadv2", by_preadv2},
 };
 enum { CALLS = sizeof calls / sizeof *calls };
 
@@ -139,6 +146,13 @@ static void threads_of(int who) {
 }
 
 int main(void) {
+    for (int who = 0; who < 2; who++) {
+        MUST(pipe2(into[who], O_CLOEXEC));
+        MUST(pipe2(out_of[who], O_CLOEXEC));
+        CHECK(write(out_of[who][1], "many bytes", 10) == 10, "write");
+    }
+    file = MUST(open("sent", O_RDWR | O_CREAT | O_CLOEXEC, 0600));
+    CHECK(write(file, "x", 1) == 1, "write");
     ends = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
     damaged = (int *)(ends + 1);
     MUST(socketpair(AF_UNIX, SOCK_STREAM, 0, silent));
