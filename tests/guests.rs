@@ -236,6 +236,7 @@ guests! {
     pidfd: true,
     inotify: true,
     notices: true,
+    listed: true,
     fanotify: false,
     uring: true,
     uringowners: true,

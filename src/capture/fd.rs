@@ -296,7 +296,8 @@ pub(super) fn capture(
         half_read: false,
         queues,
     };
-    work.watched = inotify::find(&work, &groups, seen.iter().flat_map(fanotify::files))?;
+    let before = inotify::Before::new(&work, &groups)?;
+    work.watched = before.names(&work, seen.iter().flat_map(fanotify::files))?;
     work.linked = linked::find(&mut work)?;
     let roles = stdio::roles(&seen, root);
     let mut settled = pipes::capture(&mut work, &groups, &roles)?;
@@ -316,18 +317,29 @@ pub(super) fn capture(
     out.asks = sockets.asks;
     let firsts: Vec<(&Group, &SeenFd)> =
         groups.iter().filter_map(|group| Some((group, seen.get(*group.holders.first()?)?))).collect();
+    // All that may look into directories comes before those that tell of it.
+    let mut kinds: Vec<Option<Kind>> = std::iter::repeat_with(|| None).take(firsts.len()).collect();
+    let mut each = |work: &mut Work<'_>, told: bool| {
+        for ((group, first), of) in firsts.iter().zip(&mut kinds).filter(|((_, first), _)| inotify::is(first) == told) {
+            // A socket that is ours and not settled was refused.
+            if sockets::is_socket(first) && found.ours.contains(&first.meta.ino()) && !group.is_in(&settled) {
+                continue;
+            }
+            *of = kind(work, group, first, &roles, &mut settled, &file_of)?;
+        }
+        Ok::<_, Error>(())
+    };
+    each(&mut work, false)?;
+    before.restore(&work)?;
+    each(&mut work, true)?;
     let owners = many::each(&firsts, LEAST, |(group, first)| {
         match group.holders.first().and_then(|first| sockets.owners.get(first)) {
             Some(owner) => Ok(*owner),
             None => owner(&first.copy(held)?, inside).map_err(Error::of(first.host, OWNER)),
         }
     })?;
-    for ((group, first), owner) in firsts.into_iter().zip(owners) {
-        // A socket that is ours and not settled was refused.
-        if sockets::is_socket(first) && found.ours.contains(&first.meta.ino()) && !group.is_in(&settled) {
-            continue;
-        }
-        if let Some(kind) = kind(&mut work, group, first, &roles, &mut settled, &file_of)? {
+    for (((group, first), owner), kind) in firsts.into_iter().zip(owners).zip(kinds) {
+        if let Some(kind) = kind {
             flight::check(&mut work, group, first, &kind);
             out.files.push(OpenFile { flags: files::flags(first), owner, kind });
         }

@@ -20,33 +20,51 @@ use super::view::View;
 /// Names of watched files, by device and inode.
 type Names = HashMap<(u64, u64), Vec<u8>>;
 
-/// Names of all watched files and of some more, given all descriptions.
-pub(super) fn find(work: &Work<'_>, groups: &[Group], more: impl Iterator<Item = (u64, u64)>) -> Result<Names, Error> {
-    let firsts = groups.iter().filter_map(|group| work.seen.get(*group.holders.first()?));
-    let watching = firsts.filter_map(|s| match &s.info.detail {
-        Detail::Inotify(watches) => Some((s, watches.as_slice())),
-        _ => None,
-    });
-    let failed = |s: &SeenFd| Error::of(s.host, "looking for unread events");
-    let mut before = Vec::new();
-    for (s, watches) in watching {
-        let copy = s.copy(work.held)?;
-        let waiting = fds::readable(copy.as_fd()).map_err(failed(s))?;
-        let silent = Silent::new(&copy).map_err(failed(s))?;
-        before.push((s, watches, copy, waiting, silent));
-    }
-    let wanted =
-        before.iter().flat_map(|(_, watches, ..)| *watches).map(|w| (device(w.sdev), w.ino)).chain(more).collect();
-    let found = search::names(work, wanted)?;
-    for (s, watches, copy, waiting, silent) in before {
-        let now = fds::readable(copy.as_fd()).map_err(failed(s))?;
-        if let Some(mut instance) = named(watches, &found).ok().filter(|_| now > waiting) {
-            let unread = Unread::new(copy, work.view, &instance.watches);
-            unread.and_then(|unread| unread.take(&mut instance, Some(waiting))).map_err(failed(s))?;
+/// Instances as they were before we looked into directories, which they may watch.
+#[derive(Debug)]
+pub(super) struct Before<'a>(Vec<(&'a SeenFd, &'a [fdinfo::Inode], OwnedFd, usize, Silent)>);
+
+impl<'a> Before<'a> {
+    /// Of all descriptions.
+    pub fn new(work: &Work<'a>, groups: &[Group]) -> Result<Before<'a>, Error> {
+        let mut out = Vec::new();
+        for s in groups.iter().filter_map(|group| work.seen.get(*group.holders.first()?)) {
+            let Detail::Inotify(watches) = &s.info.detail else { continue };
+            let copy = s.copy(work.held)?;
+            let waiting = fds::readable(copy.as_fd()).map_err(unread_of(s))?;
+            let silent = Silent::new(&copy).map_err(unread_of(s))?;
+            out.push((s, watches.as_slice(), copy, waiting, silent));
         }
-        silent.over().map_err(failed(s))?;
+        Ok(Before(out))
     }
-    Ok(found)
+
+    /// Names of all watched files and of some more.
+    pub fn names(&self, work: &Work<'_>, more: impl Iterator<Item = (u64, u64)>) -> Result<Names, Error> {
+        let watched = self.0.iter().flat_map(|(_, watches, ..)| *watches).map(|w| (device(w.sdev), w.ino));
+        search::names(work, watched.chain(more).collect())
+    }
+
+    /// Takes from them what our looks have brought about.
+    pub fn restore(self, work: &Work<'_>) -> Result<(), Error> {
+        for (s, watches, copy, waiting, silent) in self.0 {
+            let now = fds::readable(copy.as_fd()).map_err(unread_of(s))?;
+            if let Some(mut instance) = named(watches, &work.watched).ok().filter(|_| now > waiting) {
+                let unread = Unread::new(copy, work.view, &instance.watches);
+                unread.and_then(|unread| unread.take(&mut instance, Some(waiting))).map_err(unread_of(s))?;
+            }
+            silent.over().map_err(unread_of(s))?;
+        }
+        Ok(())
+    }
+}
+
+fn unread_of(s: &SeenFd) -> impl FnOnce(io::Error) -> Error {
+    Error::of(s.host, "looking for unread events")
+}
+
+/// Whether it is one.
+pub(super) fn is(s: &SeenFd) -> bool {
+    s.link == b"anon_inode:inotify"
 }
 
 /// What an instance watches, by names; the first that has none.
