@@ -152,12 +152,13 @@ fn hold_and_look(request: &Request<'_>) -> Result<(Held, Looked), Error> {
     let reserve = Arc::new(Reserve::ahead(&request.hold()));
     let mut tries = 0;
     let mut idle = None;
-    const PASSING: [&str; 14] = [
+    const PASSING: [&str; 15] = [
         procfs::OUTSIDE,
         seccomp::CONDEMNED,
         fanotify::UNREAD,
         pty::STOPPED,
         tcp::EARLY,
+        tcp::TOO_MUCH,
         unix::EARLY,
         unix::LOST,
         datagram::CORKED,

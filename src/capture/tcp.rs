@@ -27,6 +27,9 @@ use super::{Error, Inside};
 /// Why a connection with data that nobody can look at yet is refused: a server takes such a one within moments.
 pub(super) const EARLY: &str = "bytes have been sent over it before it was accepted";
 
+/// Why a connection is refused with more on its way than can be looked at: whoever reads from it makes that less.
+pub(super) const TOO_MUCH: &str = "more bytes are on their way to it than its buffer may hold";
+
 const LATER: &str = "save it when the server has taken the connection";
 /// Why a socket with urgent data is refused where nobody can look beyond that.
 const URGENT: &str = "urgent data (MSG_OOB) waits in it, and this kernel is older than Linux 6.9";
@@ -156,7 +159,7 @@ pub(super) fn read(
             Settled::TooMuch => refuse(
                 work,
                 s,
-                "more bytes are on their way to it than its buffer may hold",
+                TOO_MUCH,
                 "raise the third number of net.ipv4.tcp_rmem, or save it when it has read more",
             ),
         }
