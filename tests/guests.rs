@@ -251,6 +251,7 @@ guests! {
     cputimers: true,
     blocked: true,
     timeouts: true,
+    cutshort: true,
     clocks: true,
     vfork: true,
     jit: true,

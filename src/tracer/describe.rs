@@ -2,13 +2,14 @@
 
 use std::cell::OnceCell;
 use std::collections::HashMap;
+use std::os::fd::AsFd;
 use std::sync::{Arc, Mutex, OnceLock};
 
 use crate::model::thread::{Regs, Rseq};
 use crate::model::tree::State;
 use crate::model::{Addr, Name, Nanos, Pid};
 use crate::proc::{self, status::Status};
-use crate::sys::{self, ptrace};
+use crate::sys::{self, ptrace, socket};
 
 use super::gadgets::Finder;
 use super::held::{HeldProcess, HeldThread};
@@ -120,6 +121,7 @@ fn read_thread(pid: i32, t: &mut HeldThread, slept: Option<Nanos>, stood: Nanos)
     if t.regs.cs == 0 {
         t.regs = ptrace::get_regs(tid).map_err(bad("reading registers"))?;
     }
+    forget_interruption(pid, t);
     let read = |at, buf: &mut [u8]| sys::mem::read(tid, Addr(at), buf).is_ok_and(|n| n == buf.len());
     t.call = frame::true_call(&t.regs, read);
     let noted = patience::noted(&t.regs).map(|end| end.less(stood));
@@ -155,5 +157,18 @@ fn leave_critical_section(regs: &mut Regs, pid: i32, rseq: &Rseq) {
     let (Some(start), Some(len), Some(abort)) = (at(1), at(2), at(3)) else { return };
     if regs.rip.wrapping_sub(start) < len {
         regs.rip = abort;
+    }
+}
+
+/// recvmmsg that has had some of its messages leaves what has ended it as the socket's error, for the next call (net/socket.c,
+/// `do_recvmmsg`): after a stop that is a number which no program knows.
+fn forget_interruption(pid: i32, t: &HeldThread) {
+    let r = &t.regs;
+    if r.orig_rax as i64 == libc::SYS_recvmmsg && (1..i64::from(r.rdx as u32)).contains(&(r.rax as i64)) {
+        let Some(socket) = patience::copy(pid, t.host, r.rdi as i32) else { return };
+        if socket::events(socket.as_fd(), 0).is_ok_and(|events| events & libc::POLLERR != 0) {
+            // To ask for it takes it.
+            let _ = socket::number(socket.as_fd(), libc::SOL_SOCKET, libc::SO_ERROR);
+        }
     }
 }

@@ -93,7 +93,7 @@ fn is_forgotten(call: i64, regs: &Regs) -> bool {
 }
 
 /// Our own descriptor of a thread's file.
-fn copy(pid: i32, tid: i32, fd: i32) -> Option<OwnedFd> {
+pub(super) fn copy(pid: i32, tid: i32, fd: i32) -> Option<OwnedFd> {
     let pidfd = tasks::pidfd_open_thread(tid).or_else(|e| {
         let shared = tid == pid || matches!(tasks::kcmp(pid, tid, Kcmp::Files, 0, 0), Ok(Ordering::Equal));
         if shared { tasks::pidfd_open(pid) } else { Err(e) }
