@@ -548,6 +548,22 @@ fn the_log_has_all_that_is_said_and_more() {
 }
 
 #[test]
+fn a_file_that_the_program_writes_to_is_its_own() {
+    let place = Place::new();
+    let log = fs::File::create(place.path().join("log")).unwrap();
+    let mut command = place.command("ckpt-run");
+    command.args(["-n", "job", "--", "sh", "-c", "echo start; read x; echo end"]).stdin(Stdio::piped());
+    let mut run = command.stdout(log.try_clone().unwrap()).stderr(log).spawn().unwrap();
+    let text = || fs::read_to_string(place.path().join("log")).unwrap();
+    while text().is_empty() {
+        std::thread::yield_now();
+    }
+    assert!(place.output("ckpt", &["save", "job", "--kill"]).status.success());
+    assert_eq!(run.wait().unwrap().code(), Some(85));
+    assert_eq!(text(), "start\n");
+}
+
+#[test]
 fn an_image_is_not_written_to_a_terminal() {
     let place = Place::new();
     let job = place.job("job", "echo ready; read x");

@@ -99,7 +99,7 @@ pub fn ended(ended: Ended, talk: Talk) -> Outcome {
     match ended {
         Ended::Program(change) => Outcome::Program(change),
         Ended::Saved(saved) => {
-            talk.line(format_args!("{} was ended by its save to {}", saved.name, save::place(&saved)));
+            talk.line_to_people(format_args!("{} was ended by its save to {}", saved.name, save::place(&saved)));
             Outcome::Ours(Exit::SavedAndEnded)
         }
     }

@@ -69,6 +69,20 @@ impl Talk {
             line(text);
         }
     }
+
+    /// Says a line, unless standard error is a file: what we have started writes there, too, and goes on where it was
+    /// when it is resumed.
+    pub fn line_to_people(&self, text: impl fmt::Display) {
+        let is_file = io::stderr().as_fd().try_clone_to_owned().is_ok_and(|error| {
+            let meta = File::from(error).metadata();
+            meta.is_ok_and(|meta| meta.is_file())
+        });
+        if is_file {
+            note(&text);
+        } else {
+            self.line(text);
+        }
+    }
 }
 
 /// As it was at first only its owner may read it: command lines are in it.
