@@ -291,7 +291,9 @@ impl Sender {
             let before = inflight::taken(to)?;
             let sent = if inet::matching(&place) == inet::matching(&way.from.0) {
                 // It has spoken to itself, and does so again; connected elsewhere, its double does not listen.
-                let elsewhere: SocketAddr = ([127, 0, 0, 1], 9).into();
+                let ipv6 = inet::matching(&place).is_some_and(|a| a.is_ipv6());
+                let loopback: IpAddr = if ipv6 { Ipv6Addr::LOCALHOST.into() } else { Ipv4Addr::LOCALHOST.into() };
+                let elsewhere = SocketAddr::new(loopback, 9);
                 let _ = socket::connect(self.fd.as_fd(), &inet::sockaddr(own.datagram.domain, elsewhere));
                 socket::send(to, bytes, Some(&place), &[])
             } else {

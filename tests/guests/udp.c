@@ -11,7 +11,7 @@
 #define IPPROTO_UDPLITE 136
 #endif
 
-static int unbound, quiet, server4, server6, client4, client6, mixed, wild, twins[2], askers[2], refused, group, sourced, group6, lite, big, deaf, self, gone_port;
+static int unbound, quiet, server4, server6, client4, client6, mixed, wild, twins[2], askers[2], refused, group, sourced, group6, lite, big, deaf, self, self6, gone_port;
 static struct sockaddr_storage at4, at6, at_wild, at_twin, at_mixed, at_group, from_gone, at_big;
 static const char GROUP[] = "239.255.71.9", SOURCE[] = "127.0.0.1";
 
@@ -90,7 +90,7 @@ static void nothing(int fd) {
 static struct sockaddr_storage start[32];
 
 static void names(int check) {
-    int fds[] = {quiet, server4, server6, client4, client6, mixed, wild, twins[0], twins[1], refused, group, sourced, group6, lite, big, deaf, self};
+    int fds[] = {quiet, server4, server6, client4, client6, mixed, wild, twins[0], twins[1], refused, group, sourced, group6, lite, big, deaf, self, self6};
     for (size_t i = 0; i < sizeof fds / sizeof *fds; i++) {
         struct sockaddr_storage now = name(fds[i]);
         if (check) CHECK(same(&now, &start[i]), "fd %d has another address", fds[i]);
@@ -112,6 +112,7 @@ static void check(void) {
     first(server6, "six", &start[4]);
     first(wild, "to wild", NULL);
     first(self, "myself", &start[16]);
+    first(self6, "myself, too", &start[17]);
     // Two that share a port, each with its own.
     first(twins[0], "left", NULL);
     first(twins[1], "right", NULL);
@@ -184,6 +185,8 @@ int main(void) {
     set(wild, IPPROTO_IP, IP_PKTINFO, 1);
     self = open_at(AF_INET, 0, "127.0.0.1", 0, NULL);
     send_to(self, "myself", name(self));
+    self6 = open_at(AF_INET6, 0, "::1", 0, NULL);
+    send_to(self6, "myself, too", name(self6));
     // Borders and senders: connected, not connected, closed since.
     CHECK(send(client4, "one", 3, 0) == 3 && send(client4, "three", 5, 0) == 5, "send");
     send_to(quiet, "from quiet", at4);
@@ -272,6 +275,7 @@ int main(void) {
     nothing(server4);
     next(server6, "six", &start[4]);
     next(self, "myself", NULL);
+    next(self6, "myself, too", NULL);
     next(lite, "lite", &start[13]);
     next(twins[0], "left", NULL);
     next(twins[1], "right", NULL);
