@@ -1228,6 +1228,27 @@ fn ports_of_others() {
     comes_back(&scene, &image);
 }
 
+/// Ports of clients from which others have connected elsewhere meanwhile are shared with them.
+#[test]
+fn ports_shared_with_others() {
+    use ckpt::sys::socket;
+    use std::os::fd::AsFd;
+    let (scene, image) = dead("tcp", &guest!("tcp"));
+    let elsewhere = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let mut others = Vec::new();
+    for port in scene.text("clients").split_whitespace() {
+        let port: u32 = port.parse().expect("a port");
+        let other = socket::socket(libc::AF_INET, libc::SOCK_STREAM, 0).expect("a socket");
+        if socket::set_option(other.as_fd(), libc::IPPROTO_IP, 51, &(port << 16 | port).to_ne_bytes()).is_err() {
+            return skip("a test with shared ports", "no IP_LOCAL_PORT_RANGE");
+        }
+        let to = ckpt::net::inet::sockaddr(libc::AF_INET, elsewhere.local_addr().expect("an address"));
+        socket::connect(other.as_fd(), &to).expect("a connection");
+        others.push(other);
+    }
+    comes_back(&scene, &image);
+}
+
 /// What fanotify had marked and is gone, or is not to be marked by us, is found before there is a process.
 #[test]
 fn marks_that_cannot_be_set() {

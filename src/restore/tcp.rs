@@ -194,20 +194,48 @@ impl<'a> Work<'a> {
                 adopt(accepted.as_fd(), own)?;
                 accepted
             }
-            // Its address is none of this host's.
-            Err(_) if !bind(far.as_fd()) => {
-                let loopback: SocketAddr = ([127, 0, 0, 1], 0).into();
-                let door = client()?;
-                socket::bind(door.as_fd(), &inet::sockaddr(domain, loopback))?;
-                socket::listen(door.as_fd(), 1)?;
-                connect_anyhow(far.as_fd(), &socket::name(door.as_fd())?)?;
-                take_in(door.as_fd(), far.as_fd())?
+            Err(e) => {
+                let shared = if e.kind() == io::ErrorKind::AddrInUse { self.share(own, peer) } else { Err(e) };
+                match shared {
+                    Ok((near, accepted)) => {
+                        far = accepted;
+                        near
+                    }
+                    // Its address is none of this host's.
+                    Err(_) if !bind(far.as_fd()) => {
+                        let loopback: SocketAddr = ([127, 0, 0, 1], 0).into();
+                        let door = client()?;
+                        socket::bind(door.as_fd(), &inet::sockaddr(domain, loopback))?;
+                        socket::listen(door.as_fd(), 1)?;
+                        connect_anyhow(far.as_fd(), &socket::name(door.as_fd())?)?;
+                        take_in(door.as_fd(), far.as_fd())?
+                    }
+                    Err(e) => return Err(e),
+                }
             }
-            Err(e) => return Err(e),
         };
         self.made.insert(own.index, near);
         self.stand_in = Some(far);
         Ok(())
+    }
+
+    /// A connection from a port that others have, too: only whoever connects can share it. Then comes its other end, at
+    /// `peer` if that can be.
+    fn share(&self, own: &Own<'_>, peer: Option<&[u8]>) -> io::Result<(OwnedFd, OwnedFd)> {
+        let (domain, local) = (own.tcp.domain, &own.tcp.local.0);
+        let ip = inet::matching(local).ok_or(io::ErrorKind::InvalidInput)?.ip();
+        let any = inet::sockaddr(domain, SocketAddr::new(ip, 0));
+        let at = |address: &[u8]| {
+            let door = socket::socket(domain, libc::SOCK_STREAM, 0)?;
+            reuse(door.as_fd(), true)?;
+            socket::bind(door.as_fd(), address)?;
+            socket::listen(door.as_fd(), 128)?;
+            let near = fresh(own)?;
+            self.ports.connect_once(near.as_fd(), local, &socket::name(door.as_fd())?)?;
+            let far = take_in(door.as_fd(), near.as_fd())?;
+            Ok((near, far))
+        };
+        peer.map_or_else(|| at(&any), |peer| at(peer).or_else(|_: io::Error| at(&any)))
     }
 
     /// A listening socket where `server` is, whose connections inherit what `server` has.

@@ -4,7 +4,7 @@
 
 enum { SMALL = 3000, HUGE_ = 3 << 20 };
 
-static int door4, door6, bound, idle, resetted, ended, orphan;
+static int door4, door6, bound, idle, resetted, ended, orphan, left;
 static int deaf, to_deaf, self;
 static int near4, far4, near6, far6, mixed_near, mixed_far, half_near, half_far, slow_near, slow_far, busy_near, busy_far, waiting;
 static uint64_t sent[2], got[2];
@@ -111,6 +111,7 @@ static void check(void) {
     CHECK(recv(half_far, text, sizeof text, MSG_PEEK) == 4 && !memcmp(text, "last", 4), "half closed: %.4s", text);
     CHECK(write(half_far, "on", 2) == 2 && recv(half_near, text, 2, MSG_WAITALL) == 2 && !memcmp(text, "on", 2), "half closed");
     CHECK(state_of(orphan) == TCP_CLOSE_WAIT && recv(orphan, text, sizeof text, MSG_PEEK) == 6 && !memcmp(text, "closed", 6), "closed peer: state %d", state_of(orphan));
+    CHECK(state_of(left) == TCP_CLOSE_WAIT && events_of(left) == (POLLIN | POLLOUT | POLLRDHUP) && recv(left, text, 1, 0) == 0, "left by its server: state %d", state_of(left));
     CHECK(state_of(ended) == TCP_CLOSE && (events_of(ended) & ~POLLOUT) == (POLLIN | POLLHUP | POLLRDHUP), "ended: state %d, events %#x", state_of(ended), events_of(ended));
     CHECK(recv(ended, text, sizeof text, MSG_PEEK) == 4, "ended");
     CHECK(state_of(resetted) == TCP_CLOSE && events_of(resetted) & POLLERR, "reset: state %d, events %#x", state_of(resetted), events_of(resetted));
@@ -171,6 +172,8 @@ int main(void) {
     pair(door4, AF_INET, port4, &peer, &orphan);
     CHECK(write(peer, "closed", 6) == 6, "write");
     MUST(close(peer));
+    pair(door4, AF_INET, port4, &left, &peer);
+    MUST(close(peer));
     pair(door4, AF_INET, port4, &peer, &ended);
     CHECK(write(peer, "over", 4) == 4, "write");
     MUST(close(peer));
@@ -194,7 +197,7 @@ int main(void) {
     port_bound = ntohs(a.sin_port);
     // One that nobody takes before the end.
     waiting = connects(AF_INET, port4);
-    int all[] = {near4, far4, near6, far6, mixed_near, mixed_far, half_near, half_far, slow_near, slow_far, busy_near, busy_far, orphan, waiting, deaf, to_deaf, self};
+    int all[] = {near4, far4, near6, far6, mixed_near, mixed_far, half_near, half_far, slow_near, slow_far, busy_near, busy_far, orphan, left, waiting, deaf, to_deaf, self};
     for (size_t i = 0; i < sizeof all / sizeof *all; i++) note(all[i]);
     // A child that answers, and waits in read most of the time.
     pid_t child = MUST(fork());
@@ -212,8 +215,11 @@ int main(void) {
     for (int i = 0; i < named; i++) {
         if (names[i].fd == busy_far) names[i] = names[--named];
     }
-    FILE *ports = fopen("ports", "w");
+    FILE *ports = fopen("ports", "w"), *clients = fopen("clients", "w");
     CHECK(ports && fprintf(ports, "%d %d\n", port4, port_bound) > 0 && !fclose(ports), "ports");
+    for (int i = 0; i < named; i++)
+        if (names[i].fd == near4 || names[i].fd == left) CHECK(clients && fprintf(clients, "%d\n", port_of(&names[i].own)) > 0, "clients");
+    MUST(fclose(clients));
     check();
     ready();
     uint64_t turn = 0;
