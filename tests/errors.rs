@@ -1214,7 +1214,8 @@ fn ports_of_others() {
         failed(scene, &output, REFUSED, &[kind, &format!("{address} is taken"), "hint: end the program"]);
     };
     let (scene, image) = dead("tcp", &tcp);
-    for port in scene.text("ports").split_whitespace() {
+    let (listening, clients) = (scene.text("ports"), scene.text("clients"));
+    for port in listening.split_whitespace().chain(clients.split_whitespace()) {
         let address = format!("127.0.0.1:{port}");
         let _other = TcpListener::bind(&address).expect("a free port");
         refused(&scene, &image, "TCP socket", &address);

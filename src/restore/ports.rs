@@ -79,11 +79,11 @@ impl Ephemeral {
         connected
     }
 
-    /// Whether a connection from `local` to an end of this host could be made: tried with one to a listening socket of ours, and by
-    /// looking for one with the same addresses among those there are.
+    /// Whether a connection from `local`, which bind(2) says is taken, to an end of this host could be made: tried with one to a
+    /// listening socket of ours, and by looking for one with the same addresses among those there are.
     ///
     /// # Errors
-    /// `AddrInUse` if it is there already, or what stands in the way.
+    /// `AddrInUse` if it is there already or the port is not to be shared, or what stands in the way.
     pub fn try_connection(
         &self,
         fd: BorrowedFd<'_>,
@@ -102,7 +102,11 @@ impl Ephemeral {
         let door = socket::socket(domain, libc::SOCK_STREAM, 0)?;
         socket::bind(door.as_fd(), &inet::sockaddr(domain, SocketAddr::new(ip, 0)))?;
         socket::listen(door.as_fd(), 1)?;
-        self.connect_shared(fd, local, &socket::name(door.as_fd())?)
+        self.connect_shared(fd, local, &socket::name(door.as_fd())?).map_err(|e| match e.kind() {
+            // The address is one of this host, or nobody would have it.
+            io::ErrorKind::AddrNotAvailable => io::ErrorKind::AddrInUse.into(),
+            _ => e,
+        })
     }
 }
 
@@ -158,6 +162,17 @@ mod tests {
         let twice =
             Ephemeral::read().try_connection(fresh().as_fd(), libc::AF_INET, &local, &to, &there).map_err(|e| e.kind());
         assert_eq!(twice, Err(io::ErrorKind::AddrInUse));
+    }
+
+    #[test]
+    fn a_port_that_somebody_has_bound_is_taken() {
+        let door = TcpListener::bind("127.0.0.1:0").unwrap();
+        let to = sockaddr(door.local_addr().unwrap());
+        let other = fresh();
+        socket::bind(other.as_fd(), &sockaddr(([127, 0, 0, 1], 0).into())).unwrap();
+        let local = socket::name(other.as_fd()).unwrap();
+        let taken = Ephemeral::read().try_connection(fresh().as_fd(), libc::AF_INET, &local, &to, &[]);
+        assert_eq!(taken.map_err(|e| e.kind()), Err(io::ErrorKind::AddrInUse));
     }
 
     #[test]
