@@ -1051,6 +1051,8 @@ fn kernel_objects_that_cannot_be_saved() {
             "UNIX stream socket",
             "bytes have been sent over a connection before it was accepted, and can't be looked at: signals",
         ),
+        ("lost", "TCP socket", "a connection that waits to be accepted has lost its other end"),
+        ("lost-reset", "TCP socket", "a connection that waits to be accepted has lost its other end"),
         ("cork", "UDP socket", "bytes are held back in it (UDP_CORK or MSG_MORE)"),
         ("icmp", "UDP socket", "an error waits in it, in front of its datagrams"),
         ("netlink", "netlink socket", "messages of the kernel wait in it that the program has not read yet"),

@@ -39,6 +39,22 @@ pub(super) fn waits_for(waiting: &Inet, listener: &Inet) -> bool {
     listener.state == state::LISTEN && its.port() == own.port() && (its.ip() == own.ip() || its.ip().is_unspecified())
 }
 
+/// Whether some that wait to be accepted by a listening socket have lost their other end. One that was reset is not shown
+/// any more, but counted; who is at another address may be alive on another host.
+pub(super) fn has_lost(found: &Found, listener: &Inet) -> bool {
+    if listener.readable == 0 {
+        return false;
+    }
+    let complete =
+        |t: &&Inet| t.inode == 0 && matches!(t.state, state::ESTABLISHED | state::CLOSE_WAIT) && waits_for(t, listener);
+    let gone = |t: &Inet| {
+        let here = t.local.ip().is_loopback() || t.local.ip() == t.remote.ip();
+        here && found.ends.get(&(t.remote, t.local)).is_none_or(|client| client.inode == 0)
+    };
+    let waiting: Vec<&Inet> = found.tcp.iter().filter(complete).collect();
+    listener.readable as usize > waiting.len() || waiting.into_iter().any(gone)
+}
+
 /// Whether anything has been sent over a connection that waits, as its two ends are.
 pub(super) fn has_bytes(waiting: &Inet, client: &Inet) -> bool {
     waiting.readable > u32::from(waiting.state == state::CLOSE_WAIT) || client.sent > 0

@@ -22,6 +22,7 @@ use crate::tracer::Held;
 use super::early;
 use super::fd::{OWNER, SeenFd, Work, owner};
 use super::sockets::{EBPF, FEW, Found, model, refuse};
+use super::unix::LOST;
 use super::{Error, Inside};
 
 /// Why a connection with data that nobody can look at yet is refused: a server takes such a one within moments.
@@ -134,6 +135,11 @@ pub(super) fn read(
     let early = if work.queues { early::find(work, found, file_of)? } else { HashMap::new() };
     for &(_, s) in all {
         let Some(&made) = found.made.get(&s.meta.ino()).filter(|made| is(**made)) else { continue };
+        let listener = found.tcp_by_inode(s.meta.ino()).filter(|t| t.state == state::LISTEN);
+        if listener.is_some_and(|listener| early::has_lost(found, listener)) {
+            refuse(work, s, LOST, LATER);
+            continue;
+        }
         let mut end = other_end(s, found, file_of);
         if let End::Early(listener) = end {
             let reason = match early.get(&s.meta.ino()) {

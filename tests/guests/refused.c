@@ -89,7 +89,7 @@ int main(int argc, char **argv) {
         CHECK(send(pair[1], "!", 1, MSG_OOB) == 1, "send");
         fd = pair[0];
     }
-    else if (!strcmp(kind, "early-tcp") || !strcmp(kind, "early-mixed") || !strcmp(kind, "early-unix")) {
+    else if (!strcmp(kind, "early-tcp") || !strcmp(kind, "early-mixed") || !strcmp(kind, "early-unix") || !strncmp(kind, "lost", 4)) {
         // What is sent before anybody has taken the connection.
         int family = strcmp(kind, "early-unix") ? AF_INET : AF_UNIX;
         struct sockaddr_storage at = {.ss_family = family};
@@ -103,7 +103,9 @@ int main(int argc, char **argv) {
         int client = MUST(socket(family, SOCK_STREAM, 0));
         MUST(connect(client, (void *)&at, len));
         CHECK(send(client, "early", 5, 0) == 5, "send");
-        if (strcmp(kind, "early-mixed")) MUST(fcntl(client, F_SETFL, O_RDWR | O_ASYNC));
+        if (!strcmp(kind, "lost-reset")) MUST(setsockopt(client, SOL_SOCKET, SO_LINGER, &(struct linger){1, 0}, sizeof(struct linger)));
+        if (!strncmp(kind, "lost", 4)) MUST(close(client));
+        else if (strcmp(kind, "early-mixed")) MUST(fcntl(client, F_SETFL, O_RDWR | O_ASYNC));
         // Others may come.
         FILE *note = fopen("port", "w");
         CHECK(note && fprintf(note, "%d", ntohs(((struct sockaddr_in *)&at)->sin_port)) > 0 && fclose(note) == 0, "port");
