@@ -26,9 +26,11 @@ type Sockaddr = [u8; 28];
 /// From which port connect(2) may go out (ip(7)), from Linux 6.3 on.
 pub const IP_LOCAL_PORT_RANGE: i32 = 51;
 const SO_BUF_LOCK: i32 = 72;
-/// What the end of a connection sets anew of what may have been set: TCP_WINDOW_CLAMP, TCP_RTO_MIN_US and
-/// TCP_DELACK_MAX_US (net/ipv4/tcp.c, `tcp_disconnect`).
-const FORGOTTEN: [i32; 3] = [10, 45, 46];
+const SO_PEEK_OFF: i32 = 42;
+/// What the end of a connection sets anew of what may have been set: TCP_WINDOW_CLAMP, TCP_RTO_MIN_US,
+/// TCP_DELACK_MAX_US and SO_PEEK_OFF (net/ipv4/tcp.c, `tcp_disconnect`).
+const FORGOTTEN: [(i32, i32); 4] =
+    [(libc::IPPROTO_TCP, 10), (libc::IPPROTO_TCP, 45), (libc::IPPROTO_TCP, 46), (libc::SOL_SOCKET, SO_PEEK_OFF)];
 const SIOCATMARK: libc::c_ulong = 0x8905;
 /// How long each step of a connection may take; all of it happens at once, as a rule.
 const MILLISECONDS: i64 = 10_000;
@@ -248,7 +250,9 @@ fn connect_again(client: &Client, record: &Record, text: &[u8]) -> i32 {
         libc::fcntl(fd, libc::F_SETFL, flags | libc::O_NONBLOCK);
         flags
     };
-    let values = FORGOTTEN.map(|name| option(fd, libc::IPPROTO_TCP, name));
+    let values = FORGOTTEN.map(|(level, name)| option(fd, level, name));
+    // The other end, which is ours, has not ended.
+    let deaf = ready(fd, libc::POLLRDHUP, 0);
     let range = option(fd, libc::IPPROTO_IP, IP_LOCAL_PORT_RANGE);
     // A port that the program has bound stays anyway.
     let port = i32::from(u16::from_be_bytes([client.local[2], client.local[3]]));
@@ -263,9 +267,9 @@ fn connect_again(client: &Client, record: &Record, text: &[u8]) -> i32 {
         failure = if ready { option(fd, libc::SOL_SOCKET, libc::SO_ERROR) } else { libc::ETIMEDOUT };
     }
     set(fd, libc::IPPROTO_IP, IP_LOCAL_PORT_RANGE, range);
-    for (name, value) in FORGOTTEN.into_iter().zip(values) {
-        if option(fd, libc::IPPROTO_TCP, name) != value {
-            set(fd, libc::IPPROTO_TCP, name, value);
+    for ((level, name), value) in FORGOTTEN.into_iter().zip(values) {
+        if option(fd, level, name) != value {
+            set(fd, level, name, value);
         }
     }
     let (mut own, mut len): (Sockaddr, _) = ([0; 28], 28);
@@ -281,6 +285,9 @@ fn connect_again(client: &Client, record: &Record, text: &[u8]) -> i32 {
     unsafe {
         if client.shut {
             libc::shutdown(fd, libc::SHUT_WR);
+        }
+        if deaf {
+            libc::shutdown(fd, libc::SHUT_RD);
         }
         libc::fcntl(fd, libc::F_SETFL, flags);
     }

@@ -16,6 +16,7 @@ static struct {
     int length;   // what is sent
     int shut;     // and nothing more
     int urgent;   // the byte at MARK is urgent
+    int deaf;     // nothing is to be received
     int chosen;   // the program has chosen the port
     int elsewhere; // a child has it, too
     int fd;
@@ -28,13 +29,16 @@ static struct {
     {.family = AF_INET, .length = 0, .shut = 1},
     {.family = AF_INET, .length = 9, .urgent = 1},
     {.family = AF_INET, .length = 33, .chosen = 1},
+    {.family = AF_INET, .length = 12, .deaf = 1},
+    {.family = AF_INET, .length = 0, .deaf = 1},
+    {.family = AF_INET, .length = 13, .deaf = 1, .shut = 1},
     {.family = AF_INET, .length = 1, .elsewhere = 1},
     {.family = AF_INET6, .length = 44},
     {.family = AF_INET6, .length = LARGE, .shut = 1},
     {.family = AF_INET6},
 };
 enum { COUNT = sizeof all / sizeof *all };
-static int door4, door6, epoll;
+static int door4, door6, epoll, peeks;
 
 static void spoil(void) { CHECK(send(all[1].fd, "?", 1, 0) == 1, "a byte too many"); }
 
@@ -72,11 +76,13 @@ static void reach_out(int i) {
         at += MUST(send(fd, bytes, end - at, flags));
     }
     if (all[i].shut) MUST(shutdown(fd, SHUT_WR));
+    if (all[i].deaf) MUST(shutdown(fd, SHUT_RD));
+    if (peeks && i % 3) MUST(setsockopt(fd, SOL_SOCKET, SO_PEEK_OFF, &(int){i % 3 - 1}, sizeof(int)));
     MUST(setsockopt(fd, IPPROTO_TCP, TCP_KEEPIDLE, &(int){100 + i}, sizeof(int)));
     MUST(setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &(int){i & 1}, sizeof(int)));
     MUST(fcntl(fd, F_SETFL, i & 2 ? O_RDWR | O_NONBLOCK : O_RDWR));
     struct epoll_event e = {.events = EPOLLIN | EPOLLRDHUP, .data.u32 = i};
-    MUST(epoll_ctl(epoll, EPOLL_CTL_ADD, fd, &e));
+    if (!all[i].deaf) MUST(epoll_ctl(epoll, EPOLL_CTL_ADD, fd, &e));
 }
 
 static void check_one(int i) {
@@ -89,9 +95,11 @@ static void check_one(int i) {
     CHECK(number(fd, IPPROTO_TCP, TCP_KEEPIDLE) == 100 + i && number(fd, IPPROTO_TCP, TCP_NODELAY) == (i & 1), "%d: options", i);
     CHECK(number(fd, IPPROTO_IP, 51 /* IP_LOCAL_PORT_RANGE */) == 0, "%d: a range of ports", i);
     CHECK((fcntl(fd, F_GETFL) & (O_ACCMODE | O_NONBLOCK)) == (i & 2 ? O_RDWR | O_NONBLOCK : O_RDWR), "%d: flags", i);
+    if (peeks) CHECK(number(fd, SOL_SOCKET, SO_PEEK_OFF) == i % 3 - 1, "%d: peeks at %d", i, number(fd, SOL_SOCKET, SO_PEEK_OFF));
     struct pollfd p = {fd, POLLIN | POLLOUT | POLLRDHUP, 0};
     MUST(poll(&p, 1, 0));
-    CHECK(p.revents == POLLOUT, "%d: events %#x", i, p.revents);
+    short heard = !all[i].deaf ? 0 : all[i].shut ? POLLIN | POLLRDHUP | POLLHUP : POLLIN | POLLRDHUP;
+    CHECK(p.revents == (POLLOUT | heard), "%d: events %#x", i, p.revents);
     struct tcp_info info;
     len = sizeof info;
     MUST(getsockopt(fd, IPPROTO_TCP, TCP_INFO, &info, &len));
@@ -125,6 +133,8 @@ static void answer(int i) {
     char byte;
     ssize_t n = recv(fd, &byte, 1, MSG_DONTWAIT);
     CHECK(all[i].shut ? n == 0 : n == -1 && errno == EAGAIN, "%d: %zd at the end", i, n);
+    // Who is shut on both sides answers it with a reset.
+    if (all[i].shut && all[i].deaf) return;
     CHECK(send(fd, "well", 4, 0) == 4, "%d: an answer", i);
     char text[4];
     MUST(fcntl(all[i].fd, F_SETFL, O_RDWR));
@@ -135,6 +145,8 @@ int main(void) {
     epoll = MUST(epoll_create1(EPOLL_CLOEXEC));
     MUST(listen(door4 = opens(AF_INET, 0), 20));
     MUST(listen(door6 = opens(AF_INET6, 0), 20));
+    // From Linux 6.9 on.
+    peeks = setsockopt(door4, SOL_SOCKET, SO_PEEK_OFF, &(int){-1}, sizeof(int)) == 0;
     for (int i = 0; i < COUNT; i++) reach_out(i);
     pid_t child = MUST(fork());
     if (child == 0) {
