@@ -154,6 +154,28 @@ fn wrong_usage_is_two() {
 }
 
 #[test]
+fn an_image_does_not_go_to_a_closed_standard_output() {
+    let place = Place::new();
+    let script = "\"$@\" >&-";
+    let mut job = place.job("job", "echo ready; read line");
+    let mut other = Command::new("sleep").arg("1000").spawn().unwrap();
+    let pid = other.id().to_string();
+    for (program, args) in [
+        ("ckpt", ["save", "job", "--kill", "-o", "-"].as_slice()),
+        ("ckpt-attach", &[&pid, "--kill", "-o", "-"]),
+    ] {
+        let mut command = Command::new("sh");
+        place.settle(&mut command);
+        let output = command.args(["-c", script, "sh"]).arg(binary(program)).args(args).output().unwrap();
+        fails(&output, 2, "standard output is closed\nhint: ");
+    }
+    assert!(other.try_wait().unwrap().is_none() && job.child.try_wait().unwrap().is_none());
+    other.kill().unwrap();
+    other.wait().unwrap();
+    assert!(job.finish().code() == Some(1));
+}
+
+#[test]
 fn help_and_version_are_data() {
     let place = Place::new();
     for program in ["ckpt", "ckpt-run", "ckpt-attach", "ckpt-resume"] {

@@ -80,8 +80,11 @@ impl Order {
     /// # Errors
     /// Why it couldn't be.
     pub fn save(self) -> Result<Saved, Failure> {
+        let hint = "redirect it to a file or a pipe, or give -o a name";
+        if self.streams() && spawn::output_was_closed() {
+            return Err(Failure::new(FailureKind::Usage, "standard output is closed", hint));
+        }
         if self.streams() && std::io::IsTerminal::is_terminal(&std::io::stdout()) {
-            let hint = "redirect it to a file or a pipe, or give -o a name";
             return Err(Failure::new(FailureKind::Usage, "an image is nothing for a terminal", hint));
         }
         let output = match self.output.as_deref().filter(|_| !self.streams()) {

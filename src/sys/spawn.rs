@@ -42,6 +42,11 @@ extern "C" fn record() {
 #[unsafe(link_section = ".init_array")]
 static RECORD: extern "C" fn() = record;
 
+/// Whether our standard output was closed when we started: what is written to it now is lost in /dev/null.
+pub fn output_was_closed() -> bool {
+    CLOSED[1].load(Ordering::Relaxed)
+}
+
 /// Makes `command` start with the signal mask `mask`, and with the signal dispositions and closed standard streams
 /// that this process itself was started with.
 pub fn as_we_were_started(command: &mut Command, mask: SigSet) {
