@@ -504,6 +504,25 @@ fn an_interrupted_save_is_cancelled_and_waited_for() {
 }
 
 #[test]
+fn the_name_is_free_after_a_save_that_ends_the_job() {
+    let place = Place::new();
+    let socket = place.socket("job");
+    let supervisor = pretend(&place, "job", move |mut stream| {
+        let mut line = String::new();
+        BufReader::new(stream.try_clone().unwrap()).read_line(&mut line).unwrap();
+        let reply = r#"{"reply":"saved","name":"job","pid":1,"path":"/x","bytes":1,"processes":1,"threads":1,"stopped":0.1,"took":0.1,"after":"kill"}"#;
+        writeln!(stream, "{reply}").unwrap();
+        // One that takes its time to let go of its name.
+        std::thread::sleep(Duration::from_millis(300));
+        fs::remove_file(socket).unwrap();
+    });
+    let output = place.output("ckpt", &["save", "job", "--kill"]);
+    assert!(output.status.success(), "{output:?}");
+    assert!(!place.socket("job").exists());
+    supervisor.join().unwrap();
+}
+
+#[test]
 fn a_supervisor_that_dies_or_babbles_is_an_error() {
     let place = Place::new();
     let silent = pretend(&place, "silent", |stream| {
