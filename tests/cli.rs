@@ -160,10 +160,9 @@ fn an_image_does_not_go_to_a_closed_standard_output() {
     let mut job = place.job("job", "echo ready; read line");
     let mut other = Command::new("sleep").arg("1000").spawn().unwrap();
     let pid = other.id().to_string();
-    for (program, args) in [
-        ("ckpt", ["save", "job", "--kill", "-o", "-"].as_slice()),
-        ("ckpt-attach", &[&pid, "--kill", "-o", "-"]),
-    ] {
+    for (program, args) in
+        [("ckpt", ["save", "job", "--kill", "-o", "-"].as_slice()), ("ckpt-attach", &[&pid, "--kill", "-o", "-"])]
+    {
         let mut command = Command::new("sh");
         place.settle(&mut command);
         let output = command.args(["-c", script, "sh"]).arg(binary(program)).args(args).output().unwrap();

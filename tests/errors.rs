@@ -866,6 +866,46 @@ fn a_limit_of_open_files() {
 }
 
 /// System V shared memory that is to be locked again.
+/// Where no thread can be started: what only makes haste is done by one, and the rest fails as anything else does.
+#[test]
+fn no_threads() {
+    let (resume, program) = (resume!(), guest!("syscalls"));
+    if !installed("prlimit") {
+        return skip("no_threads", "no prlimit");
+    }
+    // Less than the stack of a thread.
+    let limited = |scene: &Scene, program: &Path| {
+        let mut command = scene.command("prlimit");
+        command.arg("--data=1900000").arg(program);
+        command
+    };
+    let scene = Scene::new("threads");
+    let image = saved(&scene, &program, &[LARGE]);
+    scene.must("verify", limited(&scene, &harness::bin("ckpt")).arg("verify").arg(&image));
+    let mut command = limited(&scene, &resume.adopter);
+    let output = scene.output("resume", command.arg(harness::bin("ckpt-resume")).arg(&image));
+    let words = ["cannot start a thread: ", "hint: raise the limits", "ulimit -u, -v, -d"];
+    failed(&scene, &output, CANNOT_RUN, &words);
+    scene.nobody_left();
+    drop(scene);
+
+    let scene = Scene::new("threads");
+    let image = scene.image("x.ckpt.tar");
+    let mut guest = alone(&scene, &program, &["1"]);
+    let mut command = limited(&scene, &harness::bin("ckpt-attach"));
+    let output = scene.output("save", command.args([&guest.pid().to_string(), "-o"]).arg(&image));
+    failed(&scene, &output, FAILED, &words);
+    unharmed(&scene, &mut guest);
+    drop(scene);
+
+    let scene = Scene::new("threads");
+    let mut guest = job(&scene, &program, &["1"]);
+    scene.must("prlimit", scene.command("prlimit").args(["--data=1900000", "--pid", &guest.pid().to_string()]));
+    let output = scene.output("save", &mut scene.ckpt("ckpt", &["save", &scene.name]));
+    failed(&scene, &output, FAILED, &words);
+    unharmed(&scene, &mut guest);
+}
+
 #[test]
 fn a_limit_of_locked_memory() {
     let (resume, program) = (resume!(), guest!("sysvshm"));

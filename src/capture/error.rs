@@ -125,7 +125,9 @@ impl From<tracer::Error> for Error {
             tracer::Error::Unsupported { pid, what } => {
                 process(pid, what.to_owned(), "save it as root, or when it runs other code or under other limits")
             }
-            other @ (tracer::Error::Call { .. } | tracer::Error::Io { .. }) => Error::Tracer(other),
+            other @ (tracer::Error::Call { .. } | tracer::Error::Io { .. } | tracer::Error::NoThread(_)) => {
+                Error::Tracer(other)
+            }
         }
     }
 }

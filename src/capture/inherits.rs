@@ -5,6 +5,7 @@
 use std::collections::HashMap;
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread::Builder;
 
 use crate::image::Run;
 use crate::model::memory::{Inherits, Span};
@@ -125,7 +126,9 @@ fn compare_all(sharers: &[Sharer<'_>], pieces: &[Piece], cancel: &AtomicBool) ->
         }
     };
     std::thread::scope(|scope| {
-        let others: Vec<_> = (1..threads).map(|_| scope.spawn(work)).collect();
+        // Where no thread is to be had, fewer do it all.
+        let start = |_| Builder::new().spawn_scoped(scope, work).ok();
+        let others: Vec<_> = (1..threads).map_while(start).collect();
         let mut all = work()?;
         for other in others {
             all.extend(other.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?);

@@ -59,7 +59,7 @@ pub fn save(request: &Request<'_>) -> Result<Saved, Error> {
     let room = if request.after == After::Continue { copied::room(expected) } else { Vec::new() };
     let manifest = manifest::prepare(&request.name)?;
     let Draft { image, parts, contents, notes, processes, threads, stopped } =
-        apart(|| draft(request, writer, manifest, room))?;
+        apart(|| draft(request, writer, manifest, room))??;
     let bytes = match image {
         Written::Complete(bytes) => bytes,
         Written::Open(writer) => complete(*writer, &parts, &contents, request)?,

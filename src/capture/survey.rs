@@ -43,7 +43,7 @@ pub struct Surveyed {
 /// If the tree can't be held or looked at. Things that can't be saved are no error but in the survey.
 pub fn check(request: &Request<'_>) -> Result<Survey, Error> {
     super::make_room()?;
-    apart(|| survey(request))
+    apart(|| survey(request))?
 }
 
 fn survey(request: &Request<'_>) -> Result<Survey, Error> {

@@ -1,6 +1,7 @@
 //! Threads that work through a list of jobs, each with a buffer of its own.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread::Builder;
 
 use super::buffer::Buffer;
 use super::error::{Error, Result};
@@ -38,7 +39,9 @@ impl<'a> Crew<'a> {
             return one();
         }
         let results = std::thread::scope(|scope| {
-            let others: Vec<_> = (1..threads.min(jobs)).map(|_| scope.spawn(one)).collect();
+            // Where no thread is to be had, fewer do it all.
+            let start = |_| Builder::new().spawn_scoped(scope, one).ok();
+            let others: Vec<_> = (1..threads.min(jobs)).map_while(start).collect();
             let mut results = vec![one()];
             for other in others {
                 results.push(other.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));

@@ -1,6 +1,7 @@
 //! The same thing read of many: every processor does a share of it.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread::Builder;
 
 /// More threads do not pay: the kernel's locks are shared.
 const MOST: usize = 8;
@@ -34,7 +35,9 @@ pub fn each<T: Sync, R: Send, E: Send>(
         }
     };
     let mut all = std::thread::scope(|scope| {
-        let others: Vec<_> = (1..threads).map(|_| scope.spawn(share)).collect();
+        // Where no thread is to be had, fewer do it all.
+        let start = |_| Builder::new().spawn_scoped(scope, share).ok();
+        let others: Vec<_> = (1..threads).map_while(start).collect();
         let mut all = share();
         for other in others {
             let more = other.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));

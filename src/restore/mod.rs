@@ -79,6 +79,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::{Builder, ScopedJoinHandle};
 use std::time::{Duration, Instant};
 
 use crate::image::{Image, Verifier};
@@ -300,20 +301,22 @@ pub fn resume(image: &Image, options: &Options) -> Result<Resumed, Error> {
             let everywhere = pinned.everywhere();
             let verifier = verifier.as_ref();
             let (filler, helper) = Filler::new(image, verifier.is_some());
-            let helper = helper.map(|helper| {
-                scope.spawn(move || {
+            // Without a thread, nobody helps: the processes read all of it, and then it is checked.
+            let helper = helper.and_then(|helper| {
+                let work = move || {
                     let _ = sched::set_affinity(0, everywhere);
                     helper.work(image, verifier)?;
                     verifier.map_or(Ok(()), Verifier::rest)
-                })
+                };
+                Builder::new().spawn_scoped(scope, work).ok()
             });
             let built = build::tree(image, options, &plan, (&sources, &filler), &pinned, &mut init);
             drop(filler);
             let rest = if built.is_ok() { verifier.map_or(Ok(()), Verifier::rest) } else { Ok(()) };
-            match helper.map(|helper| helper.join().map(|helped| helped.and(rest))) {
-                Some(Ok(Err(error))) => Err(Error::Image(error)),
-                Some(Err(_)) => Err(Error::step("checking the image", 0, io::Error::other("the checker panicked"))),
-                _ => built,
+            match helper.map_or(Ok(Ok(())), ScopedJoinHandle::join).map(|helped| helped.and(rest)) {
+                Ok(Err(error)) => Err(Error::Image(error)),
+                Err(_) => Err(Error::step("checking the image", 0, io::Error::other("the checker panicked"))),
+                Ok(Ok(())) => built,
             }
         })?;
         if options.cancel.load(Ordering::Relaxed) {
@@ -332,7 +335,8 @@ pub fn resume(image: &Image, options: &Options) -> Result<Resumed, Error> {
         pinned.loosen(init.host());
         let init = built.go(init)?;
         Ok((root, init, notes))
-    })?;
+    })
+    .map_err(|error| Error::tracer("building the processes", error))??;
     notes.extend(more);
     Ok(Resumed {
         root,

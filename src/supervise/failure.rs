@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Error;
 use crate::model::Refusal;
-use crate::{capture, image, restore};
+use crate::{capture, image, restore, tracer};
 
 /// What kind of failure it is; the command line turns it into an exit status.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -117,6 +117,9 @@ impl From<Error> for Failure {
     }
 }
 
+/// What to do where there is no thread to be had.
+pub(super) const MORE_THREADS: &str = "raise the limits of processes and memory (ulimit -u, -v, -d) of this command";
+
 /// What to do where an error comes from a limit that is too low; else nothing is known.
 fn want_of_room(error: &(dyn std::error::Error + 'static)) -> &'static str {
     let causes = std::iter::successors(Some(error), |e| e.source());
@@ -145,6 +148,7 @@ impl From<capture::Error> for Failure {
                 Failure::new(Kind::Failed, text, hint)
             }
             capture::Error::Cancelled => Failure::new(Kind::Failed, "the save was cancelled; nothing was written", ""),
+            capture::Error::Tracer(tracer::Error::NoThread(_)) => Failure::new(Kind::Failed, text, MORE_THREADS),
             capture::Error::Tracer(_) | capture::Error::Proc(_) | capture::Error::Io { .. } => {
                 Failure::new(Kind::Failed, text, want_of_room(&error))
             }
@@ -164,6 +168,9 @@ impl From<restore::Error> for Failure {
             restore::Error::NotPermitted { hint, .. } => Failure::new(Kind::Permission, text, hint),
             restore::Error::Cancelled => {
                 Failure::new(Kind::Failed, "the resume was cancelled; nothing is left of it", "")
+            }
+            restore::Error::Tracer { source: tracer::Error::NoThread(_), .. } => {
+                Failure::new(Kind::Failed, text, MORE_THREADS)
             }
             restore::Error::Step { .. } | restore::Error::Tracer { .. } => {
                 Failure::new(Kind::Failed, text, want_of_room(&error))

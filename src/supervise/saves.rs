@@ -11,8 +11,9 @@ use std::thread::JoinHandle;
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use super::engine;
+use super::failure::MORE_THREADS;
 use super::protocol::{SaveRequest, Saved, Survey};
-use super::{Error, Failure, FailureKind};
+use super::{Error, Failure, FailureKind, plain};
 use crate::capture::{Keep, Output};
 use crate::sys::spawn::UntoldStops;
 
@@ -135,10 +136,10 @@ impl Saves {
             let _ = done.write(1);
             result.unwrap_or_else(|_| Err(Failure::new(FailureKind::Failed, "the save broke off: a bug in ckpt", "")))
         };
-        let thread = std::thread::Builder::new()
-            .name("ckpt-save".into())
-            .spawn(body)
-            .map_err(|error| Failure::from(Error::io("start", "a thread for the save")(error)))?;
+        let thread = std::thread::Builder::new().name("ckpt-save".into()).spawn(body).map_err(|error| {
+            let text = format!("cannot start a thread: {}", plain(&error));
+            Failure::new(FailureKind::Failed, text, MORE_THREADS)
+        })?;
         self.running = Some(Running { peer, whole, cancel, thread });
         Ok(())
     }

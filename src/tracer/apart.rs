@@ -1,15 +1,21 @@
 //! A thread of ours for tracing, which takes with it what it still traces.
 
+use std::thread::{Builder, ScopedJoinHandle};
+
+use super::Error;
 use crate::proc;
 use crate::sys::tasks::back_off;
 
 /// Does `work` in a thread of its own, and returns once that is gone. What it traces then and has not stopped goes on
 /// where it is, untraced: ptrace belongs to one thread, and its end wakes nobody (kernel/ptrace.c, `exit_ptrace`),
 /// while PTRACE_DETACH wants a tracee that has been stopped.
-pub fn apart<T: Send>(work: impl FnOnce() -> T + Send) -> T {
+///
+/// # Errors
+/// [`Error::NoThread`]; then `work` has not begun.
+pub fn apart<T: Send>(work: impl FnOnce() -> T + Send) -> Result<T, Error> {
     let work = || (nix::unistd::gettid(), work());
-    let joined = std::thread::scope(|scope| scope.spawn(work).join());
-    let (tid, result) = joined.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+    let joined = std::thread::scope(|scope| Builder::new().spawn_scoped(scope, work).map(ScopedJoinHandle::join));
+    let (tid, result) = joined.map_err(Error::NoThread)?.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
     // It is joined a moment before it lets its tracees go, and has no entry any more right after that
     // (kernel/exit.c, exit_mm, exit_notify).
     for round in 0.. {
@@ -18,7 +24,7 @@ pub fn apart<T: Send>(work: impl FnOnce() -> T + Send) -> T {
         }
         back_off(round);
     }
-    result
+    Ok(result)
 }
 
 #[cfg(test)]
@@ -27,7 +33,7 @@ mod tests {
 
     #[test]
     fn it_is_gone_afterwards() {
-        let tid = apart(nix::unistd::gettid);
+        let tid = apart(nix::unistd::gettid).unwrap();
         assert_ne!(tid, nix::unistd::gettid());
         assert!(proc::task_stat(std::process::id() as i32, tid.as_raw()).is_err());
     }

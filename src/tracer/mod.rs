@@ -82,6 +82,9 @@ pub enum Error {
     /// The request was given up.
     #[error("given up")]
     Cancelled,
+    /// There is no thread of ours to trace with.
+    #[error("cannot start a thread: {0}")]
+    NoThread(io::Error),
     /// The thread's state can't be handled.
     #[error("pid {pid}: {what}")]
     Unsupported {

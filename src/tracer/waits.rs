@@ -9,6 +9,7 @@
 
 use std::collections::HashMap;
 use std::io;
+use std::thread::Builder;
 
 use crate::model::thread::Regs;
 use crate::model::{Addr, Nanos};
@@ -95,7 +96,10 @@ pub(super) struct Clocks(HashMap<i32, Option<Nanos>>);
 
 impl Clocks {
     fn offset(&mut self, cpu: i32) -> Option<Nanos> {
-        *self.0.entry(cpu).or_insert_with(|| std::thread::spawn(move || measure(cpu)).join().ok().flatten())
+        *self.0.entry(cpu).or_insert_with(|| {
+            let measuring = Builder::new().spawn(move || measure(cpu)).ok()?;
+            measuring.join().ok().flatten()
+        })
     }
 }
 
