@@ -866,6 +866,25 @@ fn a_limit_of_open_files() {
 }
 
 /// System V shared memory that is to be locked again.
+/// An image that can't be read by position is copied first, which needs room.
+#[test]
+fn no_room_for_a_copy() {
+    let program = guest!("syscalls");
+    if !installed("prlimit") {
+        return skip("no_room_for_a_copy", "no prlimit");
+    }
+    let scene = Scene::new("spool");
+    let image = saved(&scene, &program, &["1"]);
+    for (name, args) in [("ckpt", ["verify", "-"].as_slice()), ("ckpt-resume", &["-"])] {
+        let mut command = scene.command("prlimit");
+        command.arg("--fsize=100000").arg(harness::bin(name)).args(args).stdin(File::open(&image).expect("the image"));
+        let status = if name == "ckpt" { FAILED } else { CANNOT_RUN };
+        failed(&scene, &scene.output(name, &mut command), status, &["no room for a copy of the image in", "TMPDIR"]);
+    }
+    let mut command = scene.ckpt("ckpt", &["verify", "-"]);
+    scene.must("verify", command.stdin(File::open(&image).expect("the image")));
+}
+
 /// Where no thread can be started: what only makes haste is done by one, and the rest fails as anything else does.
 #[test]
 fn no_threads() {

@@ -29,6 +29,14 @@ pub enum Error {
         /// Which of the three.
         source: io::Error,
     },
+    /// The same of the copy of an image that can't be read by position.
+    #[error("no room for a copy of the image in {}: {source}", dir.display())]
+    NoRoomToCopy {
+        /// The directory for temporary files.
+        dir: PathBuf,
+        /// Which of the three.
+        source: io::Error,
+    },
     /// The partial file beside the target belongs to another writer, or nothing tells that it doesn't.
     #[error("{} is being written by another save", path.display())]
     Busy {
@@ -134,6 +142,14 @@ impl Error {
         match source.raw_os_error() {
             Some(errno) if NO_ROOM.contains(&errno) => Error::NoSpace { path: path.to_owned(), source },
             _ => Error::Io { step, object: path.display().to_string(), source },
+        }
+    }
+
+    /// The same failure, where it is a copy that was being written.
+    pub(super) fn into_copy(self) -> Error {
+        match self {
+            Error::NoSpace { path, source } => Error::NoRoomToCopy { dir: path, source },
+            other => other,
         }
     }
 }

@@ -9,12 +9,13 @@ use std::path::Path;
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::sys::memfd::{MFdFlags, memfd_create};
+use nix::sys::signal::{SigSet, SigmaskHow, Signal};
 use serde::de::DeserializeOwned;
 
 use super::digest::{self, Digest};
 use super::end::{self, End};
 use super::error::{Error, Result};
-use super::header::BLOCK;
+use super::header::{BLOCK, is_sound};
 use super::pages::{self, Run};
 use super::walk::{Found, Source, Walk};
 use super::{MAX_MEMBERS, MAX_METADATA, PAGE, check, names, schema};
@@ -123,10 +124,14 @@ impl Image {
     /// # Errors
     /// As [`Image::from_file`], and [`Error::NoSpace`].
     pub fn spool(mut stream: impl Read, name: &str) -> Result<Image> {
+        // What is no image may have no end.
+        let mut start = Vec::new();
+        stream.by_ref().take(BLOCK).read_to_end(&mut start).map_err(Error::io("read", name))?;
+        check_start(&start, name)?;
         let dir = std::env::temp_dir();
-        let mut file = nameless(&dir)?;
-        let len =
-            io::copy(&mut stream, &mut file).map_err(|e| Error::writing(&dir, "make a copy of the image in", e))?;
+        let mut file = nameless(&dir).map_err(Error::into_copy)?;
+        let len = copy(&mut start.chain(stream), &mut file)
+            .map_err(|e| Error::writing(&dir, "make a copy of the image in", e).into_copy())?;
         Image::load(Source { file, name: name.to_owned(), len })
     }
 
@@ -239,6 +244,16 @@ impl Image {
     }
 }
 
+/// Copies all. A limit on file sizes is to be an error (EFBIG), not our death by SIGXFSZ, which then stays blocked.
+fn copy(from: &mut impl Read, to: &mut File) -> io::Result<u64> {
+    let mut too_large = SigSet::empty();
+    too_large.add(Signal::SIGXFSZ);
+    let before = too_large.thread_swap_mask(SigmaskHow::SIG_BLOCK)?;
+    let copied = io::copy(from, to)?;
+    before.thread_set_mask()?;
+    Ok(copied)
+}
+
 /// A file without a name: in `dir`, or in memory where that file system has no such thing.
 fn nameless(dir: &Path) -> Result<File> {
     let mut options = OpenOptions::new();
@@ -255,16 +270,31 @@ fn nameless(dir: &Path) -> Result<File> {
 
 /// The first member, which tells an image from anything else.
 fn first_member(source: &Source, walk: &mut Walk<'_>) -> Result<Found> {
-    let no_image = |what: &str| Error::NotAnImage { image: source.name.clone(), what: what.to_owned() };
-    let mut start = [0; names::MANIFEST.len()];
+    let mut start = [0; BLOCK as usize];
     let known = start.len().min(usize::try_from(source.len).unwrap_or(usize::MAX));
-    source.read(start.get_mut(..known).unwrap_or_default(), 0)?;
-    if !names::MANIFEST.as_bytes().starts_with(start.get(..known).unwrap_or_default()) {
-        return Err(no_image("it does not start with a member ckpt.json"));
-    }
+    let start = start.get_mut(..known).unwrap_or_default();
+    source.read(start, 0)?;
+    check_start(start, &source.name)?;
     match walk.next()? {
         Some(found) if found.name == names::MANIFEST => Ok(found),
-        _ => Err(no_image("its first member is not ckpt.json")),
+        _ => {
+            Err(Error::NotAnImage { image: source.name.clone(), what: "its first member is not ckpt.json".to_owned() })
+        }
+    }
+}
+
+/// Whether an image can start like this: with its first block, or all that there is.
+fn check_start(start: &[u8], image: &str) -> Result<()> {
+    let known = start.get(..names::MANIFEST.len()).unwrap_or(start);
+    if !names::MANIFEST.as_bytes().starts_with(known) {
+        let what = "it does not start with a member ckpt.json".to_owned();
+        return Err(Error::NotAnImage { image: image.to_owned(), what });
+    }
+    match start.first_chunk() {
+        Some(block) if !is_sound(block) => {
+            Err(Error::Altered { image: image.to_owned(), member: "header at byte 0".to_owned() })
+        }
+        _ => Ok(()),
     }
 }
 
@@ -449,6 +479,19 @@ mod tests {
 
     fn open(bytes: &[u8]) -> Result<Image> {
         Image::spool(bytes, "it")
+    }
+
+    #[test]
+    fn what_is_no_image_is_not_copied() {
+        for byte in [0, b'y'] {
+            let mut endless = io::repeat(byte).take(1 << 20);
+            let opened = Image::spool(&mut endless, "it");
+            assert!(matches!(opened, Err(Error::NotAnImage { .. })), "{opened:?}");
+            assert_eq!(endless.limit(), (1 << 20) - BLOCK);
+        }
+        let named = names::MANIFEST.as_bytes().chain(io::repeat(b'y').take(1 << 20));
+        let opened = Image::spool(named, "it");
+        assert!(matches!(opened, Err(Error::Altered { .. })), "{opened:?}");
     }
 
     /// The pages of a part.

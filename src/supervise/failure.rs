@@ -191,6 +191,10 @@ impl From<image::Error> for Failure {
             E::Newer { .. } | E::UnknownFeatures { .. } => Failure::new(Kind::Image, text, "use a newer ckpt"),
             E::NotAnImage { .. } | E::Inconsistent { .. } | E::TooLarge { .. } => Failure::new(Kind::Image, text, ""),
             E::NoSpace { .. } => Failure::new(Kind::Failed, text, "free some space, or choose another place with -o"),
+            E::NoRoomToCopy { .. } => {
+                let hint = "name a directory with more room in TMPDIR, or raise the limit on file sizes (ulimit -f)";
+                Failure::new(Kind::Failed, text, hint)
+            }
             E::Busy { .. } => Failure::new(Kind::Failed, text, "wait for it, or choose another name with -o"),
             E::NotAFile { .. } => Failure::new(Kind::Failed, text, "choose another name with -o"),
             E::Io { source, .. } if source.kind() == std::io::ErrorKind::PermissionDenied => {
