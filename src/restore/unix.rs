@@ -48,6 +48,11 @@ impl<'a> Own<'a> {
         peer && !self.datagrams() && self.socket.queue.iter().all(|message| message.rights.is_empty())
     }
 
+    /// Whether it has messages and no name: only its twin can have sent them, whatever the two are connected to now.
+    fn is_fed_by_twin(&self) -> bool {
+        self.datagrams() && self.name().is_none() && !self.socket.queue.is_empty()
+    }
+
     /// Who has the other end.
     fn peer(&self) -> Option<Which> {
         match self.unix.link {
@@ -72,7 +77,8 @@ pub fn has_its_name(socket: &Socket, unix: &UnixSocket) -> bool {
 /// How many there are for a while beside those of the image.
 pub fn passing(checkpoint: &Checkpoint) -> usize {
     let own = || unix(checkpoint).map(|(index, socket, unix)| Own { index, socket, unix });
-    let peers = own().filter(|own| matches!(own.peer(), Some(Which::PeerOf(_))) && !own.is_alone()).count();
+    let has_peer = |own: &Own<'_>| matches!(own.peer(), Some(Which::PeerOf(_))) && !own.is_alone();
+    let peers = own().filter(|own| has_peer(own) || own.is_fed_by_twin()).count();
     let names: HashSet<Option<&Name>> =
         own().filter(Own::datagrams).map(|own| own.name()).filter(Option::is_some).collect();
     let queues = own().filter(Own::datagrams).flat_map(|own| &own.socket.queue);
@@ -87,13 +93,15 @@ pub fn make(work: &mut Work<'_>) -> Result<(), Error> {
         unix(work.checkpoint).map(|(index, socket, unix)| (index, Own { index, socket, unix })).collect();
     let mut all: Vec<u32> = list.keys().copied().collect();
     all.sort_unstable();
-    let mut making = Making { work, list, named: HashSet::new(), connected: HashMap::new(), door: None };
+    let mut making =
+        Making { work, list, named: HashSet::new(), connected: HashMap::new(), lent: HashMap::new(), door: None };
     for first in [true, false] {
         making.each(&all, |m, own| if first { m.twins(own) } else { m.create(own) })?;
     }
     making.close_door()?;
     making.each(&all, Making::give_name)?;
-    making.each(&all, |m, own| if own.is_alone() { Ok(()) } else { m.fill(own) })?;
+    making.each(&all, Making::fill_from_lent)?;
+    making.each(&all, |m, own| if own.is_alone() || m.lent.contains_key(&own.index) { Ok(()) } else { m.fill(own) })?;
     making.reach_peers(&all)?;
     making.each(&all, |m, own| m.work.close(Which::PeerOf(own.index)))?;
     making.each(&all, Making::listen)
@@ -106,6 +114,8 @@ struct Making<'w, 'a> {
     named: HashSet<Which>,
     /// What datagram sockets are connected to.
     connected: HashMap<Which, Which>,
+    /// What is connected to a socket without a name, by index, only until that has its messages.
+    lent: HashMap<u32, Which>,
     /// What is particular to the listening socket through which connections are made.
     door: Option<(Name, i32, Option<Credentials>)>,
 }
@@ -125,14 +135,19 @@ impl<'a> Making<'_, 'a> {
         let Some(other) = self.list.get(&index).copied() else { return Ok(()) };
         let both = own.unix.peer.is_some() && other.unix.peer.is_some() && other.unix.link == Link::To(own.index);
         let new = !self.work.has(own.which()) && !self.work.has(other.which());
-        if !own.datagrams() || !new || !both && other.unix.bound.is_some() || own.index == index {
+        let by_name = !both && other.unix.bound.is_some() && !own.is_fed_by_twin();
+        if !own.datagrams() || !new || by_name || own.index == index {
             return Ok(());
         }
         self.pair(own, other.which())?;
-        if other.unix.link != Link::To(own.index) {
-            self.disconnect(other.which())?;
+        if other.unix.link == Link::To(own.index) {
+            return Ok(());
         }
-        Ok(())
+        if own.is_fed_by_twin() {
+            self.lent.insert(own.index, other.which());
+            return Ok(());
+        }
+        self.disconnect(other.which())
     }
 
     fn create(&mut self, own: Own<'a>) -> Result<(), Error> {
@@ -158,8 +173,13 @@ impl<'a> Making<'_, 'a> {
             }
             // SO_PEERCRED shows that it was one of a pair.
             _ if own.datagrams() && own.unix.peer.is_some() => {
-                self.pair(own, Which::PeerOf(own.index))?;
-                self.work.close(Which::PeerOf(own.index))?;
+                let twin = Which::PeerOf(own.index);
+                self.pair(own, twin)?;
+                if own.is_fed_by_twin() {
+                    self.lent.insert(own.index, twin);
+                } else {
+                    self.work.close(twin)?;
+                }
                 self.disconnect(own.which())
             }
             _ => self.fresh(own.which(), own.socket.kind),
@@ -274,6 +294,11 @@ impl<'a> Making<'_, 'a> {
         if let (Some(name), Some(peer @ Which::PeerOf(_)), true) = (&own.unix.peer_name, own.peer(), own.datagrams()) {
             self.name_elsewhere(peer, name)?;
         }
+        if let Some(twin @ Which::PeerOf(_)) = self.lent.get(&own.index).copied() {
+            if let Some(name) = own.socket.queue.first().and_then(|message| message.from.as_ref()) {
+                self.name_elsewhere(twin, name)?;
+            }
+        }
         match &own.unix.bound {
             Some(bound) if !self.named.contains(&own.which()) => match &bound.file {
                 Some(_) => self.bind(own.which(), bound),
@@ -370,6 +395,13 @@ impl<'a> Making<'_, 'a> {
         Ok(())
     }
 
+    /// Before others are filled: what is disconnected loses what it has.
+    fn fill_from_lent(&mut self, own: Own<'a>) -> Result<(), Error> {
+        let Some(from) = self.lent.get(&own.index).copied() else { return Ok(()) };
+        self.fill_datagrams(own)?;
+        self.disconnect(from)
+    }
+
     /// Datagrams come from whom they came from; a sender that is gone has one of ours in its place.
     fn fill_datagrams(&mut self, own: Own<'a>) -> Result<(), Error> {
         if own.socket.queue.is_empty() {
@@ -389,6 +421,9 @@ impl<'a> Making<'_, 'a> {
     }
 
     fn sender(&mut self, own: Own<'a>, message: &Message) -> Result<Which, Error> {
+        if let Some(from) = self.lent.get(&own.index) {
+            return Ok(*from);
+        }
         let name = message.from.as_ref();
         let name_of = |m: &Self, which: Which| match which {
             Which::File(index) => m.list.get(&index).and_then(|o| o.name()).cloned(),

@@ -88,7 +88,14 @@ static void from(int fd, const char *text, Address who) {
     CHECK(same(sender, who), "%s came from %d bytes of %s", text, sender.len, sender.a.sun_path);
 }
 
-enum { COUNT = 40 };
+// The name of one as messages tell it.
+static Address shown(int fd) {
+    Address out = name(fd);
+    if (out.len == sizeof(sa_family_t)) out.len = 0;
+    return out;
+}
+
+enum { COUNT = 60 };
 static struct {
     int fd;
     Address own, far;
@@ -185,6 +192,17 @@ int main(void) {
     Address one = here("pair");
     MUST(bind(pair[0], (struct sockaddr *)&one.a, one.len)), know(pair[0], 1), know(pair[1], 1);
     put(pair[0], "with a name"), put(pair[1], "without");
+    // Twins of which one has messages of the other, which is connected elsewhere since: without names, with the sender's, and
+    // with a receiver that is connected to nobody.
+    int elsewhere = bound(SOCK_DGRAM, here("elsewhere")), turned[3][2];
+    for (int i = 0; i < 3; i++) {
+        MUST(socketpair(AF_UNIX, SOCK_DGRAM, 0, turned[i]));
+        Address own = here("turned");
+        if (i == 1) MUST(bind(turned[i][0], (struct sockaddr *)&own.a, own.len));
+        if (i == 2) MUST(connect(turned[i][1], &(struct sockaddr){.sa_family = AF_UNSPEC}, sizeof(sa_family_t)));
+        put(turned[i][0], "before"), put(turned[i][0], "it turned");
+        reach(turned[i][0], here("elsewhere")), know(turned[i][0], 1), know(turned[i][1], i < 2);
+    }
     int lost = bound(SOCK_DGRAM, here("lost"));
     int alone = bound(SOCK_DGRAM, nowhere);
     reach(alone, here("lost")), know(alone, 1);
@@ -236,9 +254,15 @@ int main(void) {
         CHECK(send(chain[0], "x", 1, MSG_DONTWAIT) == -1 && errno == EPERM, "one that is connected elsewhere");
         from(pair[1], "with a name", name(pair[0])), get(pair[0], "without");
         put(pair[0], "with a name"), put(pair[1], "without");
+        for (int i = 0; i < 3; i++) {
+            put(turned[i][0], "since"), from(elsewhere, "since", shown(turned[i][0]));
+            CHECK(maker(turned[i][0]) == getpid() && maker(turned[i][1]) == getpid(), "makers %d and %d", maker(turned[i][0]), maker(turned[i][1]));
+            CHECK(send(turned[i][1], "x", 1, MSG_DONTWAIT) == -1 && errno == (i < 2 ? EPERM : ENOTCONN), "to a twin that is connected elsewhere");
+        }
         CHECK(send(idle, "x", 1, 0) == -1 && errno == ENOTCONN, "one that is not connected");
     }
     from(chain[1], "along", name(chain[0]));
+    for (int i = 0; i < 3; i++) from(turned[i][1], "before", shown(turned[i][0])), from(turned[i][1], "it turned", shown(turned[i][0]));
     put(of_child, "go"), join_child(child);
     int last = MUST(accept(packets, NULL, NULL));
     char c;
