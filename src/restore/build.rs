@@ -150,6 +150,7 @@ pub fn tree(
     builder.descriptions(&mut threads)?;
     builder.semaphores()?;
     let numbers = builder.numbers();
+    builder.directories(&numbers)?;
     for (process, (_, others)) in checkpoint.processes.iter().zip(&mut threads) {
         builder.cancelled()?;
         builder.finish_process(process, others, &numbers)?;
@@ -602,6 +603,19 @@ impl Builder<'_> {
         Ok(())
     }
 
+    /// Working directories and roots, before anybody closes the sources: who shares a table of descriptors needs them, too.
+    fn directories(&mut self, numbers: &BTreeMap<Pid, i32>) -> Result<(), Error> {
+        // They may be in /proc.
+        let actual = actual(numbers);
+        for process in &self.checkpoint.processes {
+            if shares(self.checkpoint, process.pid).directories.is_none() {
+                let places = [&process.cwd, &process.root].map(|name| renumbered(name, actual));
+                process::enter(puppet(&mut self.puppets, process.pid)?, process, self.sources, places)?;
+            }
+        }
+        Ok(())
+    }
+
     /// All of a process but its registers. `others`: its threads but the leader; then its living ones but the first.
     /// `numbers`: those of all.
     fn finish_process(
@@ -611,15 +625,9 @@ impl Builder<'_> {
         numbers: &BTreeMap<Pid, i32>,
     ) -> Result<(), Error> {
         let fresh = self.options.pids == Pids::Fresh;
-        // They may be in /proc.
         let actual = actual(numbers);
-        let places = [&process.cwd, &process.root].map(|name| renumbered(name, actual));
         let leader = puppet(&mut self.puppets, process.pid)?;
-        let shares = shares(self.checkpoint, process.pid);
-        if shares.directories.is_none() {
-            process::enter(leader, process, self.sources, places)?;
-        }
-        if shares.descriptors.is_none() {
+        if shares(self.checkpoint, process.pid).descriptors.is_none() {
             fd::close_sources(leader, &process.fds)?;
         }
         for (table, thread) in tables(process, others) {

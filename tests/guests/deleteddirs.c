@@ -1,5 +1,5 @@
 // Deleted directories as working directories and as descriptors, one in the other; files in deleted directories; directories whose
-// old name another has now.
+// old name another has now; one that a child is in which shares our descriptors.
 #include "guest.h"
 
 static void spoil(void) { MUST(chdir("/")); }
@@ -19,6 +19,16 @@ static int same(int one, const char *its, int other, const char *others) {
     return first == second;
 }
 
+// Waits for a child to be in a directory.
+static void await(pid_t child, const char *dir) {
+    char link[64], buffer[4096];
+    snprintf(link, sizeof link, "/proc/%d/cwd", child);
+    do {
+        ssize_t n = MUST(readlink(link, buffer, sizeof buffer - 1));
+        buffer[n] = 0;
+    } while (!strstr(buffer, dir));
+}
+
 int main(void) {
     struct stat st;
     char buffer[4096];
@@ -34,13 +44,14 @@ int main(void) {
         while (wait_on()) CHECK(same(AT_FDCWD, ".", taken, ""), "the child is elsewhere");
         _exit(0);
     }
-    // The child is there before the directory is gone.
-    char link[64];
-    snprintf(link, sizeof link, "/proc/%d/cwd", child);
-    do {
-        ssize_t n = MUST(readlink(link, buffer, sizeof buffer - 1));
-        buffer[n] = 0;
-    } while (!strstr(buffer, "/taken"));
+    pid_t sharer = MUST(syscall(SYS_clone, CLONE_FILES | SIGCHLD, 0, 0, 0, 0));
+    if (sharer == 0) {
+        MUST(chdir("a"));
+        while (wait_on()) CHECK(same(AT_FDCWD, ".", outer, ""), "the child that shares descriptors is elsewhere");
+        _exit(0);
+    }
+    // The children are there before the directories are gone.
+    await(child, "/taken"), await(sharer, "/a");
     MUST(chdir("a/b"));
     MUST(unlinkat(here, "a/b", AT_REMOVEDIR)), MUST(unlinkat(here, "a", AT_REMOVEDIR));
     MUST(unlinkat(here, "taken", AT_REMOVEDIR)), MUST(mkdirat(here, "taken", 0700));
@@ -65,6 +76,6 @@ int main(void) {
         CHECK(faccessat(here, "a", F_OK, 0) == -1, "the deleted directory is there");
     }
     MUST(openat(here, "go", O_RDONLY));
-    join_child(child);
+    join_child(child), join_child(sharer);
     return pass();
 }
