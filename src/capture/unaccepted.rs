@@ -15,7 +15,7 @@ use std::os::unix::fs::MetadataExt;
 use crate::model::fd::{Kind, OpenFile};
 use crate::model::sockets::{Credentials, Family, Message, Socket, SocketOption};
 use crate::model::unix::{Early, Gone, SocketFile, UnixSocket};
-use crate::model::{Addr, Pid};
+use crate::model::{Addr, Name, Pid};
 use crate::net::queue::{self, Of, Queue};
 use crate::net::{options, unix};
 use crate::proc::fdinfo::{Detail, Watch};
@@ -287,7 +287,7 @@ pub(super) fn take(
         // From here on the connections are in nobody's queue.
         let mut failure = None;
         for (place, (client, new)) in (0u32..).zip(seen.clients.iter().zip(&made)) {
-            let (queue, peer) = match again(held, &seen, client, new, inside) {
+            let (queue, lost) = match again(held, &seen, client, new, inside) {
                 Ok(told) => told,
                 Err(e) => {
                     failure = failure.or(Some(e));
@@ -295,12 +295,12 @@ pub(super) fn take(
                 }
             };
             // Of one who is gone it is told who he was; for the others, they have sent it again.
-            let sender = if client.file.is_some() { Some(client.pid) } else { peer.map(|peer| peer.pid) };
+            let sender = if client.file.is_some() { Some(client.pid) } else { lost.peer.map(|peer| peer.pid) };
             let early = model(contents, queue, sender);
             match (client.file, unix_of(files, client.file.unwrap_or(seen.listening))) {
                 (Some(_), Some(unix)) => unix.early = Some(early).filter(|early| !early.messages.is_empty()),
                 (None, Some(UnixSocket { listening: Some(listening), .. })) => {
-                    listening.gone.push(Gone { place, peer, early });
+                    listening.gone.push(Gone { place, peer: lost.peer, name: lost.name, early });
                 }
                 _ => {}
             }
@@ -310,6 +310,14 @@ pub(super) fn take(
         }
     }
     Ok(())
+}
+
+/// What an accepted connection tells of a client that is gone.
+#[derive(Debug, Default)]
+struct Lost {
+    /// Who had made it.
+    peer: Option<Credentials>,
+    name: Option<Name>,
 }
 
 /// A socket that is to take the place of a client's.
@@ -377,21 +385,15 @@ fn reaches(remote: &mut Remote<'_>, address: &[u8], file: (u64, u64)) -> Result<
 
 /// Accepts the oldest connection, looks at what was sent over it, and has the new socket take its place.
 ///
-/// Of one whose client is gone also tells who had made it.
-fn again(
-    held: &mut Held,
-    seen: &Seen,
-    client: &Client,
-    new: &New,
-    inside: &Inside,
-) -> Result<(Queue, Option<Credentials>), Error> {
+/// Of one whose client is gone also tells what is known of that.
+fn again(held: &mut Held, seen: &Seen, client: &Client, new: &New, inside: &Inside) -> Result<(Queue, Lost), Error> {
     let failed = |step| Error::of(client.host, step);
     let accepting = "accepting a connection in place of its server";
     socket::events(seen.listener.as_fd(), libc::POLLIN)
         .and_then(|events| if events == 0 { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(()) })
         .map_err(failed(accepting))?;
-    let (accepted, peer) = match client.file {
-        Some(_) => (socket::accept(seen.listener.as_fd()).map_err(failed(accepting))?, None),
+    let (accepted, lost) = match client.file {
+        Some(_) => (socket::accept(seen.listener.as_fd()).map_err(failed(accepting))?, Lost::default()),
         None => accept_as(held, client, inside)?,
     };
     let queue = if seen.kind == libc::SOCK_STREAM {
@@ -400,6 +402,10 @@ fn again(
         queue::datagrams(accepted.as_fd(), Of::Unix)
     };
     let mut remote = remote(held, client)?;
+    // Abstract names are free again; a path would be a new file.
+    if let Some(name) = lost.name.as_ref().filter(|name| name.0.first() == Some(&0)) {
+        let _ = bind(&mut remote, new, &unix::sockaddr(name))?;
+    }
     remote.write(remote.scratch(), &seen.address)?;
     let to = [new.number as u64, remote.scratch().0, seen.address.len() as u64, 0, 0, 0];
     if let Err(e) = remote.call("connect", libc::SYS_connect, to) {
@@ -411,7 +417,13 @@ fn again(
     let queue = queue.and_then(|queue| queue.ok_or(io::ErrorKind::InvalidData.into()));
     let queue = put_in_place(held, seen, client, new, queue)?
         .map_err(failed("sending again what was sent over a connection that waits to be accepted"))?;
-    Ok((queue, peer))
+    Ok((queue, lost))
+}
+
+fn bind(remote: &mut Remote<'_>, new: &New, name: &[u8]) -> Result<io::Result<u64>, Error> {
+    remote.write(remote.scratch(), name)?;
+    let args = [new.number as u64, remote.scratch().0, name.len() as u64, 0, 0, 0];
+    Ok(remote.try_call(libc::SYS_bind, args)?)
 }
 
 /// Gives the new socket, connected, all that its client's had, and sends what that had sent. Whatever fails, it is in that
@@ -432,11 +444,7 @@ fn put_in_place(
     let moved = held.replace_socket(client.inode, new.copy.as_fd());
     let mut remote = self::remote(held, client)?;
     // It is free now that the old socket is no more.
-    let named = client.name.as_ref().map_or(Ok(Ok(0)), |name| {
-        remote.write(remote.scratch(), name)?;
-        let args = [new.number as u64, remote.scratch().0, name.len() as u64, 0, 0, 0];
-        remote.try_call(libc::SYS_bind, args)
-    })?;
+    let named = client.name.as_ref().map_or(Ok(Ok(0)), |name| bind(&mut remote, new, name))?;
     let sent = match queue {
         Ok(queue) => send(&mut remote, new, seen.kind, &queue)?.map(|()| queue),
         Err(e) => Err(e),
@@ -459,8 +467,8 @@ fn put_in_place(
     }))
 }
 
-/// Has a server accept a connection, and say who has made it: a pid that is no more can't be translated from outside.
-fn accept_as(held: &mut Held, client: &Client, inside: &Inside) -> Result<(OwnedFd, Option<Credentials>), Error> {
+/// Has a server accept a connection, and say who has made it and under which name: a pid that is no more can't be translated from outside.
+fn accept_as(held: &mut Held, client: &Client, inside: &Inside) -> Result<(OwnedFd, Lost), Error> {
     let mut remote = remote(held, client)?;
     let args = [client.door as u64, 0, 0, libc::SOCK_CLOEXEC as u64, 0, 0];
     let number = remote.call("accept4", libc::SYS_accept4, args)? as i32;
@@ -476,7 +484,9 @@ fn accept_as(held: &mut Held, client: &Client, inside: &Inside) -> Result<(Owned
     // Users and groups are those that we see.
     let ucred = socket::option(copy.as_fd(), libc::SOL_SOCKET, SO_PEERCRED, 12).unwrap_or_default();
     let peer = parse(&ucred).and_then(|ids| credentials(ids, inside));
-    Ok((copy, peer.map(|peer| Credentials { pid: pid.unwrap_or(peer.pid), ..peer })))
+    let peer = peer.map(|peer| Credentials { pid: pid.unwrap_or(peer.pid), ..peer });
+    let name = socket::peer_name(copy.as_fd()).ok().and_then(|address| unix::name(&address));
+    Ok((copy, Lost { peer, name }))
 }
 
 /// The size of a send buffer that nobody has chosen.

@@ -944,6 +944,7 @@ mod tests {
                         l.gone.push(Gone {
                             place,
                             peer: None,
+                            name: None,
                             early: Early { messages: vec![message], content, urgent: None },
                         });
                     }

@@ -96,7 +96,8 @@ fn check_unix(c: &Checkpoint, index: usize, socket: &Socket, own: &UnixSocket) -
         return Err(format!("it is more than one of a pair, and {UNIX_SOCKETS} is not required"));
     }
     let senders = socket.queue.iter().filter_map(|m| m.from.as_ref());
-    for name in own.bound.iter().map(|b| &b.name).chain(&own.peer_name).chain(senders) {
+    let gone = own.listening.iter().flat_map(|listening| &listening.gone).filter_map(|gone| gone.name.as_ref());
+    for name in own.bound.iter().map(|b| &b.name).chain(&own.peer_name).chain(senders).chain(gone) {
         let path = name.0.first() != Some(&0);
         if name.0.is_empty() || name.0.len() > LONGEST || path && name.0.contains(&0) {
             return Err("a name that no UNIX socket can have".to_owned());

@@ -126,6 +126,9 @@ pub struct Gone {
     pub place: u32,
     /// Who had made it.
     pub peer: Option<Credentials>,
+    /// The name of the other end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<Name>,
     /// What was sent over it.
     pub early: Early,
 }

@@ -492,6 +492,9 @@ impl<'a> Making<'_, 'a> {
                 }
                 None if let Some(gone) = gone.iter().find(|gone| gone.place == place) => {
                     self.fresh(Which::Door, own.socket.kind)?;
+                    if let Some(name) = &gone.name {
+                        self.name_elsewhere(Which::Door, name)?;
+                    }
                     self.connect_as(gone.peer, Which::Door, own.which())?;
                     self.work.send_early(Which::Door, own.socket.kind, &gone.early)?;
                     self.close_door()?;

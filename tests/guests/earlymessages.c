@@ -1,6 +1,7 @@
 // UNIX connections that nobody has accepted yet, over which something has been sent: it stays where it is, in its order, and so
 // do flags, options and epolls of the clients; some are gone, one waits for an answer all the time. At last they are accepted, and answered.
 #include "guest.h"
+#include <stddef.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
 #include <sys/un.h>
@@ -18,6 +19,7 @@ static struct {
     int waits;   // a thread waits for the answer
     int patient; // it has a time-out (SO_RCVTIMEO), with which that thread waits
     int gone;    // it is closed as soon as it has sent all
+    int named;   // it has an abstract name of its own
     int fd, other;
 } all[] = {
     {.door = PATH, .length = 5},
@@ -27,13 +29,13 @@ static struct {
     {.door = PATH, .length = 700, .shut = 1},
     {.door = PATH, .shut = 1},
     {.door = PATH, .length = 9, .urgent = 1},
-    {.door = PATH, .gone = 1},
+    {.door = PATH, .gone = 1, .named = 1},
     {.door = PATH, .length = 33, .twice = 1, .patient = 1},
     {.door = PATH, .length = 12, .waits = 1, .patient = 1},
     {.door = ABSTRACT, .length = 44},
     {.door = ABSTRACT, .length = 1, .shut = 1},
     {.door = PACKETS, .length = 30, .packets = 3},
-    {.door = PACKETS, .length = 60, .packets = 4, .gone = 1},
+    {.door = PACKETS, .length = 60, .packets = 4, .gone = 1, .named = 1},
     {.door = PACKETS, .length = 4},
 };
 enum { COUNT = sizeof all / sizeof *all };
@@ -52,12 +54,21 @@ static int number(int fd, int name) {
     return value;
 }
 
+static socklen_t name_of(int i, struct sockaddr_un *name) {
+    *name = (struct sockaddr_un){.sun_family = AF_UNIX};
+    int n = snprintf(name->sun_path + 1, sizeof name->sun_path - 1, "earlymessage %d %d", (int)getpid(), i);
+    return offsetof(struct sockaddr_un, sun_path) + (all[i].named ? 1 + n : 0);
+}
+
 static void reach_out(int i) {
     struct sockaddr_un door;
     socklen_t len = sizeof door;
     MUST(getsockname(doors[all[i].door], (void *)&door, &len));
     int fd = all[i].fd = MUST(socket(AF_UNIX, all[i].door == PACKETS ? SOCK_SEQPACKET : SOCK_STREAM, 0));
     if (i & 1) MUST(fcntl(fd, F_SETFD, FD_CLOEXEC));
+    struct sockaddr_un mine;
+    socklen_t size = name_of(i, &mine);
+    if (all[i].named) MUST(bind(fd, (void *)&mine, size));
     MUST(connect(fd, (void *)&door, len));
     if (i & 4) MUST(setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &(int){150000}, sizeof(int)));
     for (int at = 0; at < all[i].length;) {
@@ -128,6 +139,10 @@ static void answer(int i) {
     socklen_t len = sizeof peer;
     MUST(getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &len));
     CHECK(peer.pid == getpid(), "%d: %d has connected", i, peer.pid);
+    struct sockaddr_un name, expected;
+    len = sizeof name;
+    MUST(getpeername(fd, (void *)&name, &len));
+    CHECK(len == name_of(i, &expected) && !memcmp(&name, &expected, len), "%d: another name, of %d bytes", i, (int)len);
     if (all[i].urgent) {
         static unsigned char front[LARGE];
         MUST(setsockopt(fd, SOL_SOCKET, SO_OOBINLINE, &(int){1}, sizeof(int)));
