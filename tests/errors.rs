@@ -1595,6 +1595,7 @@ fn unix_peers_outside() {
         for lead in ["server is outside", "receiver is outside", "(FIFO): its other side is"] {
             assert!(said.contains(lead) && said.contains("the connection is closed"), "{said}");
         }
+        assert!(said.contains("/astray is not found; after a resume nobody can reach it"), "{said}");
         scene.beats(3, &mut guest);
         if resumed {
             scene.save(&image, &["--kill"]);

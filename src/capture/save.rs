@@ -128,7 +128,8 @@ fn draft(request: &Request<'_>, mut writer: Writer, manifest: Manifest, room: Ve
     if let (Some(copied), Written::Open(writer)) = (copied, &mut image) {
         writer.begin(&checkpoint, &parts, &copied, &contents.blobs, request.cancel)?;
     }
-    let notes = outside::list(&checkpoint).iter().map(outside::Lead::sentence).collect();
+    let mut notes: Vec<_> = outside::list(&checkpoint).iter().map(outside::Lead::sentence).collect();
+    notes.extend(super::unix::unfound(&checkpoint.files, outside::holder(&checkpoint)));
     let threads = checkpoint.processes.iter().map(|p| p.threads.len()).sum();
     Ok(Draft { image, parts, contents, notes, processes: checkpoint.tree.members.len(), threads, stopped })
 }

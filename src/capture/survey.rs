@@ -75,7 +75,8 @@ fn survey(request: &Request<'_>) -> Result<Survey, Error> {
     let complete = looked.refusals.0.is_empty();
     let files = if complete { looked.fds.files.as_slice() } else { &[] };
     let root = processes.first().map_or(Pid(request.root), |p| p.pid);
-    let notes = outside::among(files, root, holder).iter().map(outside::Lead::sentence).collect();
+    let mut notes: Vec<_> = outside::among(files, root, holder).iter().map(outside::Lead::sentence).collect();
+    notes.extend(super::unix::unfound(files, holder));
     held.release()?;
     Ok(Survey { processes, refusals: looked.refusals.0, notes })
 }

@@ -5,7 +5,7 @@ use std::fs::Metadata;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 
-use crate::model::fd::Owner;
+use crate::model::fd::{Kind, OpenFile, Owner};
 use crate::model::sockets::{Family, Socket, SocketOption};
 use crate::model::unix::{Bound, Link, Listening, SocketFile, UnixSocket};
 use crate::model::{Name, Pid};
@@ -24,6 +24,7 @@ use super::sockets::{EBPF, FEW, Found, credentials, model, refuse, remote_option
 use super::{Error, Inside, unaccepted};
 
 pub(super) const SO_PEERCRED: i32 = 17;
+const PROC: &[u8] = b"/proc/";
 
 /// Why a connection with data that nobody can look at yet is refused: a server takes such a one within moments.
 pub(super) const EARLY: &str = "bytes have been sent over a connection before it was accepted";
@@ -199,13 +200,9 @@ pub(super) fn bound_name(work: &Work<'_>, address: &[u8], seen: &Unix, found: &F
 /// A name, and the file others find the socket by. One that was accepted has name and file of the one that listens.
 fn bound(work: &Work<'_>, name: Name, seen: &Unix, found: &Found) -> Bound {
     let found_by = seen.kind == libc::SOCK_DGRAM as u8 || seen.peer.is_none();
-    let file = seen.file.filter(|_| found_by).and_then(|(inode, _)| {
-        let candidates = directories(work, &name).into_iter().map(|dir| {
-            let mut path = dir;
-            path.extend(&name.0);
-            path
-        });
-        let candidates: Vec<_> = candidates.collect();
+    let mut bound = Bound { name, file: None };
+    bound.file = seen.file.filter(|_| found_by).and_then(|(inode, _)| {
+        let candidates = candidates(work, &bound);
         let look = |path: &[u8]| work.view.lstat(path).filter(|m| m.mode() & libc::S_IFMT == libc::S_IFSOCK);
         let is_it = |meta: &Metadata| meta.ino() as u32 == inode;
         // On a union of file systems the numbers differ; then it is not another's.
@@ -232,22 +229,42 @@ fn bound(work: &Work<'_>, name: Name, seen: &Unix, found: &Found) -> Bound {
         };
         named(&is_it).or_else(|| candidates.iter().find_map(renamed)).or_else(|| named(&nobodys))
     });
-    Bound { name, file }
+    bound
 }
 
-/// What may stand before a name: nothing before an absolute one, else the working directory of whoever gave it.
-fn directories(work: &Work<'_>, name: &Name) -> Vec<Vec<u8>> {
-    match name.0.first() {
-        Some(b'/') => vec![Vec::new()],
-        Some(0) | None => Vec::new(),
-        Some(_) => {
-            let of = |p: &HeldProcess| crate::proc::link(&format!("{}/cwd", p.live())).ok();
-            let mut all: Vec<_> = work.held.processes.iter().filter_map(of).collect();
-            all.dedup();
-            all.iter_mut().for_each(|dir| dir.push(b'/'));
-            all
+/// Where the file of a socket may be: a name is absolute, or was given in a directory that some process is in or has open.
+/// What else is in /proc is not what it was to whoever gave the name.
+fn candidates(work: &Work<'_>, bound: &Bound) -> Vec<Vec<u8>> {
+    let name = &bound.name.0;
+    let place = match (name.first(), bound.by_descriptor()) {
+        (_, Some((fd, _))) => format!("fd/{fd}"),
+        (Some(b'/'), _) if name.starts_with(PROC) => return Vec::new(),
+        (Some(b'/'), _) => return vec![name.clone()],
+        (Some(0) | None, _) => return Vec::new(),
+        _ => "cwd".to_owned(),
+    };
+    let of = |p: &HeldProcess| crate::proc::link(&format!("{}/{place}", p.live())).ok();
+    let mut all: Vec<_> = work.held.processes.iter().filter_map(of).collect();
+    all.dedup();
+    all.into_iter().map(|dir| [dir.as_slice(), b"/", bound.tail()].concat()).collect()
+}
+
+/// Sockets that nobody finds after a resume, since the directory that their names lead to is not known. `holder`: a process
+/// that has the file of an index, and its descriptor.
+pub(super) fn unfound(files: &[OpenFile], holder: impl Fn(u32) -> Option<(Pid, i32)>) -> Vec<String> {
+    let mut out = Vec::new();
+    for (file, index) in files.iter().zip(0u32..) {
+        let Kind::Socket(Socket { kind, family: Family::Unix(unix), .. }) = &file.kind else { continue };
+        let found_by = *kind == libc::SOCK_DGRAM || matches!(unix.link, Link::None | Link::Waiting(_));
+        let Some(Bound { name, file: None }) = unix.bound.as_ref().filter(|_| found_by) else { continue };
+        if let Some((pid, fd)) = holder(index).filter(|_| name.0.starts_with(PROC)) {
+            let name = net::unix::display(name);
+            out.push(format!(
+                "pid {pid} fd {fd} (UNIX socket): {name} is not found; after a resume nobody can reach it"
+            ));
         }
     }
+    out
 }
 
 pub(super) fn parse(ucred: &[u8]) -> Option<[u32; 3]> {

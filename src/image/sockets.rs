@@ -105,7 +105,7 @@ fn check_unix(c: &Checkpoint, index: usize, socket: &Socket, own: &UnixSocket) -
     }
     if let Some((bound, file)) = own.bound.as_ref().and_then(|b| Some((b, b.file.as_ref()?))) {
         let path = &file.path.0;
-        if path.first() != Some(&b'/') || path.contains(&0) || bound.is_abstract() || !path.ends_with(&bound.name.0) {
+        if path.first() != Some(&b'/') || path.contains(&0) || bound.is_abstract() || !path.ends_with(bound.tail()) {
             return Err(format!("it has the name {}, and its file is {}", bound.name.display(), file.path.display()));
         }
         if let Some(renamed) = &file.renamed {

@@ -81,12 +81,24 @@ impl Bound {
     pub fn is_abstract(&self) -> bool {
         self.name.0.first() == Some(&0)
     }
+
+    /// Of a path that leads through a descriptor of whoever gave it (`/proc/self/fd/7/NAME`): that, and what is behind it.
+    pub fn by_descriptor(&self) -> Option<(i32, &[u8])> {
+        let rest = self.name.0.strip_prefix(b"/proc/self/fd/")?;
+        let (fd, name) = rest.split_at(rest.iter().position(|&b| b == b'/')?);
+        Some((std::str::from_utf8(fd).ok()?.parse().ok()?, name.get(1..)?))
+    }
+
+    /// What the path of its file ends in.
+    pub fn tail(&self) -> &[u8] {
+        self.by_descriptor().map_or(&self.name.0, |(_, name)| name)
+    }
 }
 
 /// The file of a socket.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SocketFile {
-    /// Its absolute path; it ends in [`Bound::name`].
+    /// Its absolute path; it ends in [`Bound::tail`].
     pub path: Name,
     /// Permission bits.
     pub mode: u32,

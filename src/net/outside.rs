@@ -32,9 +32,12 @@ impl Lead {
 
 /// All that leads outside.
 pub fn list(checkpoint: &Checkpoint) -> Vec<Lead> {
-    among(&checkpoint.files, checkpoint.tree.root, |index| {
-        checkpoint.processes.iter().find_map(|p| Some((p.pid, p.descriptors().find(|d| d.file == index)?.fd)))
-    })
+    among(&checkpoint.files, checkpoint.tree.root, holder(checkpoint))
+}
+
+/// A process that has the file of an index, and its descriptor.
+pub fn holder(checkpoint: &Checkpoint) -> impl Fn(u32) -> Option<(Pid, i32)> + '_ {
+    |index| checkpoint.processes.iter().find_map(|p| Some((p.pid, p.descriptors().find(|d| d.file == index)?.fd)))
 }
 
 /// All among `files` that leads outside. `holder`: a process that has the file of an index, and its descriptor; what is on

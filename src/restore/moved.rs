@@ -46,7 +46,7 @@ fn relative_names(checkpoint: &mut Checkpoint) {
             continue;
         };
         let Some(file) = &bound.file else { continue };
-        let before = file.path.0.strip_suffix(bound.name.0.as_slice());
+        let before = file.path.0.strip_suffix(bound.tail());
         if before.is_none_or(|before| !before.is_empty() && !before.ends_with(b"/")) {
             bound.name = file.path.clone();
         }

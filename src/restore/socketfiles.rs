@@ -123,7 +123,7 @@ fn open_directory(path: &Path) -> io::Result<()> {
 /// The directory from which the name of a socket leads to its file.
 pub fn directory<'a>(bound: &Bound, file: &'a SocketFile) -> &'a Path {
     let path = file.path.as_path().as_os_str().as_bytes();
-    let dir = path.get(..path.len().saturating_sub(bound.name.0.len())).filter(|dir| !dir.is_empty());
+    let dir = path.get(..path.len().saturating_sub(bound.tail().len())).filter(|dir| !dir.is_empty());
     Path::new(std::ffi::OsStr::from_bytes(dir.unwrap_or(b"/")))
 }
 

@@ -306,6 +306,35 @@ impl Work<'_> {
         self.rooted.as_mut().map(|h| Ok(&mut h.puppet)).ok_or_else(gone)
     }
 
+    /// Has a process do something with the descriptor `number` that finds the directory `dir` under `fd`: in a table of its
+    /// own, where it is told the number that the descriptor has there.
+    pub fn with_directory<T>(
+        &mut self,
+        dir: &Name,
+        fd: i32,
+        number: i32,
+        what: impl FnOnce(&mut Puppet, i32) -> Result<T, Error>,
+    ) -> Result<T, Error> {
+        let (pid, mut puppet) = self.bear(None)?;
+        let mut batch = puppet.batch();
+        batch.call("unshare", libc::SYS_unshare, &[CLONE_FILES]);
+        // It may be what is under `fd` by now.
+        batch.call("dup", libc::SYS_dup, &[number as u64]);
+        let at = batch.path(dir);
+        let flags = libc::O_PATH | libc::O_DIRECTORY;
+        batch.call("openat", libc::SYS_openat, &[libc::AT_FDCWD as u64, at.0, flags as u64, 0]);
+        let results = puppet.run(batch)?;
+        let result = |at: usize| results.get(at).copied().unwrap_or(0);
+        let (copy, opened) = (result(1), result(2));
+        let number = if number == fd { copy as i32 } else { number };
+        let mut batch = puppet.batch();
+        batch.call("dup2", libc::SYS_dup2, &[opened, fd as u64]);
+        puppet.run(batch)?;
+        let done = what(&mut puppet, number)?;
+        self.end(Helper { who: None, puppet, pid })?;
+        Ok(done)
+    }
+
     /// The first process that has a description, to do something in its name.
     pub fn holder_as(&self, index: u32) -> Option<Credentials> {
         let process = self.checkpoint.processes.iter().find(|p| p.descriptors().any(|d| d.file == index))?;

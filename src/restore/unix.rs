@@ -9,7 +9,7 @@ use std::fs;
 use std::io;
 
 use crate::model::sockets::{Credentials, Family, Message, Socket};
-use crate::model::unix::{Bound, Link, Listening, UnixSocket};
+use crate::model::unix::{Bound, Link, Listening, SocketFile, UnixSocket};
 use crate::model::{Checkpoint, Name};
 use crate::net::options;
 use crate::net::unix::{display, sockaddr};
@@ -18,7 +18,7 @@ use crate::sys::{fds, socket};
 use super::Error;
 use super::socketfiles::{self, too_long};
 use super::sockets::{Which, Work, unix};
-use super::stub::{Expect, Puppet};
+use super::stub::{Batch, Expect, Puppet};
 
 /// A UNIX socket of the image.
 #[derive(Debug, Clone, Copy)]
@@ -315,18 +315,23 @@ impl<'a> Making<'_, 'a> {
         let failed = |e| Error::file("making the socket", &file.path, e);
         socketfiles::clear(path).map_err(failed)?;
         let number = self.work.number(which)?;
-        let address = sockaddr(&bound.name);
-        let puppet = self.work.helper(None)?;
-        let mut batch = puppet.batch();
-        if bound.name.0.first() != Some(&b'/') {
-            let dir = batch.path(&Name::from(socketfiles::directory(bound, file)));
-            batch.call("chdir", libc::SYS_chdir, &[dir.0]);
-        }
-        let at = batch.data(&address);
-        let mask = batch_umask(file.mode);
-        batch.call_expecting(Expect::Anything, "umask", libc::SYS_umask, &[mask]);
-        batch.call_expecting(Expect::Anything, "bind", libc::SYS_bind, &[number as u64, at.0, address.len() as u64]);
-        result(puppet.run(batch)?.last()).map_err(failed)?;
+        let dir = Name::from(socketfiles::directory(bound, file));
+        let made = match bound.by_descriptor() {
+            Some((fd, _)) => self.work.with_directory(&dir, fd, number, |puppet, number| {
+                let batch = puppet.batch();
+                bind_to_file(puppet, batch, number, bound, file)
+            })?,
+            None => {
+                let puppet = self.work.helper(None)?;
+                let mut batch = puppet.batch();
+                if bound.name.0.first() != Some(&b'/') {
+                    let dir = batch.path(&dir);
+                    batch.call("chdir", libc::SYS_chdir, &[dir.0]);
+                }
+                bind_to_file(puppet, batch, number, bound, file)?
+            }
+        };
+        made.map_err(failed)?;
         let now = file.place();
         if now != &file.path {
             fs::rename(path, now.as_path()).inspect_err(|_| drop(fs::remove_file(path))).map_err(failed)?;
@@ -518,8 +523,18 @@ fn failed(step: &'static str) -> impl Fn(io::Error) -> Error {
     move |e| Error::step(step, 0, e)
 }
 
-fn batch_umask(mode: u32) -> u64 {
-    u64::from(!mode & 0o777)
+fn bind_to_file(
+    puppet: &mut Puppet,
+    mut batch: Batch,
+    number: i32,
+    bound: &Bound,
+    file: &SocketFile,
+) -> Result<io::Result<()>, Error> {
+    let address = sockaddr(&bound.name);
+    let at = batch.data(&address);
+    batch.call_expecting(Expect::Anything, "umask", libc::SYS_umask, &[u64::from(!file.mode & 0o777)]);
+    batch.call_expecting(Expect::Anything, "bind", libc::SYS_bind, &[number as u64, at.0, address.len() as u64]);
+    Ok(result(puppet.run(batch)?.last()))
 }
 
 fn call(puppet: &mut Puppet, name: &'static str, nr: i64, args: &[u64]) -> Result<u64, Error> {

@@ -166,6 +166,10 @@ int main(void) {
     int deleted = know(server(SOCK_STREAM, path("../deleted"), 3), 0);
     int deleted_client = know(client(SOCK_STREAM, path("../deleted")), 1), deleted_in = know(MUST(accept(deleted, NULL, NULL)), 1);
     MUST(unlink("../deleted")), MUST(chdir(".."));
+    // By way of a descriptor.
+    char by_number[64];
+    snprintf(by_number, sizeof by_number, "/proc/self/fd/%d/through", MUST(open("inner", O_PATH | O_DIRECTORY)));
+    int through = know(server(SOCK_STREAM, path(by_number), 1), 0);
     int closed = server(SOCK_STREAM, here("closed"), 1);
     int orphan = know(client(SOCK_STREAM, here("closed")), 1), orphan_in = know(MUST(accept(closed, NULL, NULL)), 1);
     MUST(close(closed));
@@ -233,6 +237,8 @@ int main(void) {
         MUST(close(MUST(accept(relative, NULL, NULL)))), MUST(close(visitor));
         visitor = know(client(SOCK_STREAM, path("renamed")), 1);
         MUST(close(MUST(accept(renamed, NULL, NULL)))), MUST(close(visitor)), known--;
+        visitor = client(SOCK_STREAM, path("inner/through"));
+        MUST(close(MUST(accept(through, NULL, NULL)))), MUST(close(visitor));
         CHECK(access("before", F_OK), "the renamed socket has its first name, too");
         struct stat at;
         CHECK(stat("relative", &at) == 0 && (at.st_mode & 0777) == 0600, "mode %o", at.st_mode);
