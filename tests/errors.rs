@@ -885,6 +885,20 @@ fn no_room_for_a_copy() {
     scene.must("verify", command.stdin(File::open(&image).expect("the image")));
 }
 
+/// A name that was asked for is not another one.
+#[test]
+fn a_name_that_is_taken() {
+    let (resume, program) = (resume!(), guest!("syscalls"));
+    let scene = Scene::new("taken");
+    let image = scene.image("x.ckpt.tar");
+    let mut guest = job(&scene, &program, &["1"]);
+    scene.save(&image, &[]);
+    let mut command = resume.command(&scene, &["-n", &scene.name]);
+    let output = scene.output("resume", command.arg(&image));
+    failed(&scene, &output, CANNOT_RUN, &[&scene.name, "hint: choose another name with -n"]);
+    unharmed(&scene, &mut guest);
+}
+
 /// Where no thread can be started: what only makes haste is done by one, and the rest fails as anything else does.
 #[test]
 fn no_threads() {

@@ -565,7 +565,12 @@ fn two_copies() {
         let image = scene.image("one.ckpt.tar");
         scene.save(&image, &["--kill"]);
         scene.end_of(&mut job);
-        let mut copies = [scene.start_resume(&image, &[]), scene.start_resume(&image, &[])];
+        // Of its own accord the second takes another name.
+        let resume = || {
+            let mut command = scene.ckpt("ckpt-resume", &[]);
+            scene.start("ckpt-resume", command.arg(&image), &scene.work("resume.out"))
+        };
+        let mut copies = [resume(), resume()];
         scene.wait("both copies under way", || {
             let list = scene.must("ckpt ls", &mut scene.ckpt("ckpt", &["ls", "--json"]));
             let jobs = String::from_utf8_lossy(&list.stdout).matches(&format!("\"{name}")).count();

@@ -313,14 +313,10 @@ fn bring_to_life(args: ResumeArgs, report: &Report) -> Result<(Job, Signals), Fa
     let options = args.options()?;
     args.enter_network(&image)?;
     let manifest = &image.checkpoint().manifest;
-    let wanted = match chosen_name(args.name) {
-        Some(name) => {
-            name::check(&name)?;
-            name
-        }
-        None => name::tame(&manifest.name),
+    let (claim, name) = match chosen_name(args.name) {
+        Some(name) => start::claim_exactly(&name)?,
+        None => start::claim_like(&name::tame(&manifest.name))?,
     };
-    let (claim, name) = start::claim_like(&wanted)?;
     become_supervisor(c"ckpt-resume")?;
     spawn::keep_children().map_err(|error| Failure::new(FailureKind::Failed, error, ""))?;
     let resumed = engine::resume(&image, &options)?;

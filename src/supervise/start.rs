@@ -16,10 +16,10 @@ use crate::sys::spawn;
 /// # Errors
 /// [`Error::NameTaken`], [`Error::BadName`], or what the system says.
 pub fn claim(name: Option<&str>, program: &OsString) -> Result<(Claim, String), Error> {
-    let mut directory = Directory::ours()?;
     if let Some(name) = name {
-        return directory.claim(name).map(|claim| (claim, name.to_owned())).map_err(|(_, error)| error);
+        return claim_exactly(name);
     }
+    let mut directory = Directory::ours()?;
     for attempt in 0.. {
         let name = super::name::invent(program, attempt);
         match directory.claim(&name) {
@@ -29,6 +29,14 @@ pub fn claim(name: Option<&str>, program: &OsString) -> Result<(Claim, String), 
         }
     }
     unreachable!("the last attempt returns")
+}
+
+/// Takes `name`.
+///
+/// # Errors
+/// [`Error::NameTaken`], [`Error::BadName`], or what the system says.
+pub fn claim_exactly(name: &str) -> Result<(Claim, String), Error> {
+    Directory::ours()?.claim(name).map(|claim| (claim, name.to_owned())).map_err(|(_, error)| error)
 }
 
 /// Takes `name`, or if a living job has it, `name-2`, `name-3`…
