@@ -11,7 +11,7 @@ use crate::model::process::Process;
 use crate::model::procfs::renumbered;
 use crate::model::thread::{Regs, Table, Thread};
 use crate::model::tree::{Member, Shares, State};
-use crate::model::{Addr, Checkpoint, Nanos, Pid};
+use crate::model::{Addr, Checkpoint, Pid};
 use crate::sys::{ptrace, stub as code, tasks, wait};
 use crate::tracer::{self, Patience};
 
@@ -734,8 +734,7 @@ impl Builder<'_> {
             for ((t, regs), mut puppet) in process.threads.iter().zip(regs).zip(all) {
                 puppet.park(regs, t.sigmask)?;
                 if let Some(left) = t.left.filter(|_| alive()) {
-                    let patience =
-                        Patience::with_end((host, puppet.host()), regs, Nanos(left.0.saturating_add(from.0)));
+                    let patience = Patience::with_rest((host, puppet.host()), regs, left, from);
                     patient.extend(patience.map(|patience| (puppet.host(), patience)));
                 }
                 ready.push(puppet);

@@ -31,6 +31,9 @@ use super::task::{Outcome, Stopped};
 /// `struct timeval`: seconds and microseconds.
 type Timeval = [u8; 16];
 
+/// What is left of a call that the kernel goes on with is noted only if it is more: a stop of each thread costs more than
+/// a later image can be wrong.
+const LEAST: Nanos = Nanos(100_000_000);
 /// How long a thread may take to fall asleep in its call.
 const PATIENCE: Duration = Duration::from_secs(1);
 
@@ -151,7 +154,7 @@ impl Patience {
         stood: Nanos,
     ) -> Option<Patience> {
         if let Some(left) = left {
-            return Patience::of_restart(ids.1, regs, call, Nanos(stood.0.saturating_add(left.0)));
+            return Patience::of_restart(ids.1, regs, call, (left, stood));
         }
         let mut patience = Patience::of_socket(ids, regs, Nanos(0))?;
         let (_, total) = patience.time_out()?;
@@ -161,17 +164,23 @@ impl Patience {
         Some(patience)
     }
 
-    /// Of a thread that is to go on with its interrupted call, until `end` by our CLOCK_MONOTONIC. `None` if nobody needs
-    /// to know.
-    pub fn with_end(ids: (i32, i32), regs: &Regs, end: Nanos) -> Option<Patience> {
-        let restarted = Patience::of_restart(ids.1, regs, regs.orig_rax as i64, end);
-        restarted.or_else(|| Patience::of_socket(ids, regs, end))
+    /// Of a thread that is to go on with its interrupted call for what was `left` at `from`, by our CLOCK_MONOTONIC. `None`
+    /// if nobody needs to know.
+    pub fn with_rest(ids: (i32, i32), regs: &Regs, left: Nanos, from: Nanos) -> Option<Patience> {
+        let restarted = Patience::of_restart(ids.1, regs, regs.orig_rax as i64, (left, from));
+        restarted.or_else(|| Patience::of_socket(ids, regs, Nanos(left.0.saturating_add(from.0))))
     }
 
-    fn of_restart(tid: i32, regs: &Regs, call: i64, end: Nanos) -> Option<Patience> {
+    fn of_restart(tid: i32, regs: &Regs, call: i64, (left, from): (Nanos, Nanos)) -> Option<Patience> {
         let restarted = regs.rax as i64 == ERESTART_RESTARTBLOCK && is_forgotten(call, regs);
+        let end = Nanos(left.0.saturating_add(from.0));
         let call = (libc::SYS_restart_syscall as u64, regs.rdi);
-        (restarted && cpu::syscall_overwrites_rcx()).then_some(Patience { tid, socket: None, call, end })
+        (restarted && left > LEAST && cpu::syscall_overwrites_rcx()).then_some(Patience {
+            tid,
+            socket: None,
+            call,
+            end,
+        })
     }
 
     fn of_socket((pid, tid): (i32, i32), regs: &Regs, end: Nanos) -> Option<Patience> {
@@ -297,6 +306,23 @@ mod tests {
         for (left, micros) in [(-5, 1), (0, 1), (1, 1), (1000, 1), (1001, 2), (2_000_000_001, 2_000_001)] {
             assert_eq!(time(&timeval(Nanos(left))), Nanos(micros * 1000), "{left}");
         }
+    }
+
+    #[test]
+    fn only_what_is_worth_it_is_noted() {
+        let kept = Regs { rax: ERESTART_RESTARTBLOCK as u64, ..regs(libc::SYS_nanosleep) };
+        let of = |regs: &Regs, call, left| {
+            Patience::of_restart(1, regs, call, (Nanos(left), Nanos(5))).map(|patience| patience.end.0)
+        };
+        if !cpu::syscall_overwrites_rcx() {
+            return;
+        }
+        assert_eq!(of(&kept, libc::SYS_nanosleep, LEAST.0 + 1), Some(LEAST.0 + 6));
+        assert_eq!(of(&kept, libc::SYS_nanosleep, LEAST.0), None);
+        // The rest is written there.
+        assert_eq!(of(&Regs { rsi: 0x1000, ..kept }, libc::SYS_nanosleep, LEAST.0 + 1), None);
+        assert_eq!(of(&kept, libc::SYS_select, LEAST.0 + 1), None);
+        assert_eq!(of(&regs(libc::SYS_nanosleep), libc::SYS_nanosleep, LEAST.0 + 1), None);
     }
 
     #[test]
