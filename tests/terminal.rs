@@ -13,7 +13,7 @@ use harness::app::have;
 use harness::{Build, Proc, Scene, bin, compile, poll_for, skip};
 use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl};
 use nix::pty::{Winsize, openpty};
-use nix::sys::termios::{Termios, tcgetattr};
+use nix::sys::termios::{LocalFlags, Termios, tcgetattr};
 
 /// A terminal and who sits at it.
 struct Terminal {
@@ -43,6 +43,16 @@ impl Terminal {
         let end = || self.slave.try_clone().expect("the terminal");
         command.stdin(end()).stdout(end()).stderr(end());
         scene.start_as_told(&program.to_string_lossy(), &mut command)
+    }
+
+    /// Starts `ckpt-resume`, which hands through what is typed from now on: before, the terminal itself would show it, too.
+    fn resume(&self, scene: &Scene, image: &Path) -> Proc {
+        let job = self.start(scene, &bin("ckpt-resume"), &[image.to_str().expect("a path")]);
+        let raw = || (!self.settings().local_flags.contains(LocalFlags::ECHO)).then_some(());
+        if poll_for(harness::deadline(), raw).is_none() {
+            scene.fail("the terminal is never handed through");
+        }
+        job
     }
 
     fn press(&mut self, keys: &str) {
@@ -91,7 +101,7 @@ fn next_life(scene: &Scene, terminal: &Terminal, job: &mut Proc, generation: u32
     scene.save(&image, &["--kill"]);
     assert_eq!(scene.end_of(job).code(), Some(85));
     scene.nobody_left();
-    *job = terminal.start(scene, &bin("ckpt-resume"), &[image.to_str().expect("a path")]);
+    *job = terminal.resume(scene, &image);
 }
 
 #[test]
@@ -152,7 +162,7 @@ fn words_of_ours_while_the_terminal_is_the_programs() {
     let image = scene.image("1.ckpt.tar");
     scene.save(&image, &["--kill"]);
     assert_eq!(scene.end_of(&mut job).code(), Some(85));
-    job = terminal.start(&scene, &bin("ckpt-resume"), &["-v", image.to_str().expect("a path")]);
+    job = terminal.start(&scene, &bin("ckpt-resume"), &["-vv", image.to_str().expect("a path")]);
     terminal.shows(&scene, "size 24 80");
     scene.save(&scene.image("2.ckpt.tar"), &["--keep-running"]);
     for words in ["ckpt: looked after=", "ckpt: copied after="] {
@@ -239,7 +249,7 @@ fn bash() {
     scene.save(&image, &["--kill"]);
     assert_eq!(scene.end_of(&mut job).code(), Some(85));
     assert!(same(&terminal.settings(), &before), "the terminal is left with the shell's settings");
-    job = terminal.start(&scene, &bin("ckpt-resume"), &[image.to_str().expect("a path")]);
+    job = terminal.resume(&scene, &image);
     terminal.press("sed -u s/to/from/\nto sed\n");
     terminal.shows(&scene, "from sed");
     for generation in 1..=3 {
