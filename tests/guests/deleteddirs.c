@@ -23,10 +23,11 @@ static int same(int one, const char *its, int other, const char *others) {
 static void await(pid_t child, const char *dir) {
     char link[64], buffer[4096];
     snprintf(link, sizeof link, "/proc/%d/cwd", child);
+    size_t len = strlen(dir), n;
     do {
-        ssize_t n = MUST(readlink(link, buffer, sizeof buffer - 1));
+        n = MUST(readlink(link, buffer, sizeof buffer - 1));
         buffer[n] = 0;
-    } while (!strstr(buffer, dir));
+    } while (n < len || strcmp(buffer + n - len, dir));
 }
 
 int main(void) {
