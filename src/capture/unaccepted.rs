@@ -208,7 +208,10 @@ fn is_filtered(work: &Work<'_>, s: &SeenFd) -> bool {
 
 /// Who connects in place of a client that is gone.
 fn stand_in(work: &Work<'_>, server: &SeenFd) -> Result<Client, &'static str> {
-    if server.own.is_some() || is_filtered(work, server) {
+    if server.own.is_some() {
+        return Err("nobody has the listening socket");
+    }
+    if is_filtered(work, server) {
         return Err("the process of its server is under a seccomp filter");
     }
     let (numbers, options, watches) = (Vec::new(), Vec::new(), Vec::new());

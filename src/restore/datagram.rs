@@ -291,9 +291,7 @@ impl Sender {
             let before = inflight::taken(to)?;
             let sent = if inet::matching(&place) == inet::matching(&way.from.0) {
                 // It has spoken to itself, and does so again; connected elsewhere, its double does not listen.
-                let ipv6 = inet::matching(&place).is_some_and(|a| a.is_ipv6());
-                let loopback: IpAddr = if ipv6 { Ipv6Addr::LOCALHOST.into() } else { Ipv4Addr::LOCALHOST.into() };
-                let elsewhere = SocketAddr::new(loopback, 9);
+                let elsewhere = SocketAddr::new(loopback(&place), 9);
                 let _ = socket::connect(self.fd.as_fd(), &inet::sockaddr(own.datagram.domain, elsewhere));
                 socket::send(to, bytes, Some(&place), &[])
             } else {
@@ -340,13 +338,17 @@ fn destinations(own: &Own<'_>, way: &Way) -> io::Result<Vec<Vec<u8>>> {
     if !here.ip().is_unspecified() {
         return Ok(vec![local]);
     }
-    let ipv4 = inet::matching(&way.from.0).is_some_and(|a| a.is_ipv4());
-    let loopback: IpAddr = if ipv4 { Ipv4Addr::LOCALHOST.into() } else { Ipv6Addr::LOCALHOST.into() };
-    let mut out = vec![inet::sockaddr(own.datagram.domain, (loopback, here.port()).into())];
+    let mut out = vec![inet::sockaddr(own.datagram.domain, (loopback(&way.from.0), here.port()).into())];
     let Some(was) = inet::matching(&way.to.0) else { return Ok(out) };
     let sees = own.socket.options.iter().any(|o| SHOW_DESTINATION.contains(&(o.level, o.name)));
     out.insert(usize::from(was.ip().is_multicast() && !sees), own.address(&way.to)?);
     Ok(out)
+}
+
+/// The loopback address of the same family as an address.
+fn loopback(address: &[u8]) -> IpAddr {
+    let ipv4 = inet::matching(address).is_some_and(|a| a.is_ipv4());
+    if ipv4 { Ipv4Addr::LOCALHOST.into() } else { Ipv6Addr::LOCALHOST.into() }
 }
 
 /// Options that would have been in our way.

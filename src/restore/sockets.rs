@@ -582,7 +582,6 @@ enum How {
     Urgent,
 }
 
-/// Where urgent data of a UNIX stream waits, and where some has been.
 /// Messages on their way into a socket.
 #[derive(Debug)]
 struct Pour<'a> {
@@ -593,6 +592,7 @@ struct Pour<'a> {
     marks: &'a [u64],
 }
 
+/// Where urgent data of a UNIX stream waits, and where some has been.
 fn places(socket: &Socket) -> (Option<u64>, &[u64]) {
     match &socket.family {
         Family::Unix(unix) => (unix.urgent, &unix.marks),
