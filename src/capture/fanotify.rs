@@ -1,8 +1,6 @@
 //! fanotify(7): as with inotify, the kernel tells inodes, mounts and devices, a resume needs names.
 
-use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd};
-use std::os::unix::fs::OpenOptionsExt;
 
 use crate::model::fanotify::{self, Fanotify, Mark, PERMISSION};
 use crate::model::fd::Kind;
@@ -166,8 +164,7 @@ fn marked(
 /// Whether its mount point leads to this mount: another may be on top of it, or the process have another root
 /// directory.
 fn reaches(work: &Work<'_>, mount: &Mount) -> bool {
-    let place =
-        File::options().read(true).custom_flags(libc::O_PATH | libc::O_NOFOLLOW).open(work.view.path(&mount.point));
+    let place = fds::place(&work.view.path(&mount.point), libc::O_NOFOLLOW);
     let found = place.ok().and_then(|place| proc::fdinfo(std::process::id() as i32, place.as_raw_fd()).ok());
     found.is_some_and(|found| found.mnt_id == mount.id)
 }

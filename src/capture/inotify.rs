@@ -4,7 +4,6 @@ use std::collections::HashMap;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::os::unix::fs::OpenOptionsExt;
 
 use crate::model::Name;
 use crate::model::fd::{Kind, OpenFile};
@@ -192,8 +191,7 @@ impl Unread {
         let second = inotify::new(libc::IN_NONBLOCK | libc::IN_CLOEXEC)?;
         let mut watched = Vec::with_capacity(watches.len());
         for Watch { wd, mask, path } in watches {
-            let flags = libc::O_PATH | libc::O_NOFOLLOW;
-            let file = File::options().read(true).custom_flags(flags).open(view.path(&path.0))?;
+            let file = fds::place(&view.path(&path.0), libc::O_NOFOLLOW)?;
             let others = mask & !libc::IN_ONESHOT;
             watched.push(Watched {
                 wd: *wd,

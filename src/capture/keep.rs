@@ -115,7 +115,8 @@ pub(super) fn mapped<'a>(
     for (index, pid) in used {
         let Some((path, key)) = mapped.present(index) else { continue };
         let place = nix::sys::statfs::statfs(&view.path(&path.0));
-        let saves = shared.contains(&index) && place.is_ok_and(|s| keep.files.wants(&path.0, s.filesystem_type().0));
+        let saves =
+            shared.contains(&index) && place.is_ok_and(|s| keep.files.wants(&path.0, s.filesystem_type().0 as i64));
         let embeds = keep.embed && !written.contains(&index);
         if !saves && !embeds {
             continue;

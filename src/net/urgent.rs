@@ -11,7 +11,7 @@ use crate::sys::socket;
 
 use super::queue::Looking;
 
-const SIOCATMARK: u64 = 0x8905;
+const SIOCATMARK: libc::Ioctl = 0x8905;
 const SO_PASSCRED: i32 = 16;
 const SO_PASSPIDFD: i32 = 76;
 

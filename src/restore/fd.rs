@@ -12,7 +12,7 @@ use crate::model::pty::Session;
 use crate::model::sockets::{Family, Socket};
 use crate::model::uring::Uring;
 use crate::model::{Checkpoint, Pid, memory::Backing};
-use crate::sys::tasks;
+use crate::sys::{fds, tasks};
 
 use super::changed::Changed;
 use super::late::Handover;
@@ -369,8 +369,8 @@ pub fn keep_only(puppet: &mut Puppet, kept: BTreeSet<i32>) -> Result<(), Error> 
 /// Opens a path with the program's flags but for those that only matter at the first open.
 pub fn reopen(path: &std::path::Path, flags: u32) -> io::Result<File> {
     use std::os::unix::fs::OpenOptionsExt;
-    let access = flags as i32 & libc::O_ACCMODE;
-    let once = libc::O_CREAT | libc::O_EXCL | libc::O_TRUNC | libc::O_ACCMODE | libc::O_ASYNC | libc::O_NONBLOCK;
+    let access = flags as i32 & fds::ACCESS;
+    let once = libc::O_CREAT | libc::O_EXCL | libc::O_TRUNC | fds::ACCESS | libc::O_ASYNC | libc::O_NONBLOCK;
     let mut options = std::fs::OpenOptions::new();
     options.read(access != libc::O_WRONLY).write(access != libc::O_RDONLY);
     options.custom_flags(flags as i32 & !once | libc::O_NOCTTY | flags as i32 & libc::O_NONBLOCK);

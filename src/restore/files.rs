@@ -29,7 +29,7 @@ use super::{Error, memfd, namespaces, permitted, sparse};
 pub const NOFOLLOW: u32 = libc::O_NOFOLLOW as u32;
 
 /// Flags of a temporary file that can't be given to it later.
-const AT_ONCE: i32 = libc::O_ACCMODE | libc::O_SYNC | libc::O_NOATIME;
+const AT_ONCE: i32 = fds::ACCESS | libc::O_SYNC | libc::O_NOATIME;
 
 /// Files made anew from their content, once each; directories and links that were deleted.
 #[derive(Debug)]
@@ -261,7 +261,7 @@ impl<'a> Contents<'a> {
 /// Opens a file of ours against its mode, which it has again afterwards: programs make files that later may only be read, and
 /// go on writing to them (git its packs). `None` where that is not so.
 fn reopen_as_owner(path: &Path, flags: u32, mode: u32) -> Option<io::Result<File>> {
-    let handle = OpenOptions::new().read(true).custom_flags(libc::O_PATH).open(path).ok()?;
+    let handle = fds::place(path, 0).ok()?;
     if !permitted::as_it_was_made(&handle.metadata().ok()?, mode) {
         return None;
     }

@@ -8,6 +8,7 @@ use crate::model::fd::Kind;
 use crate::model::mqueue::Queue;
 use crate::model::{Checkpoint, Refusal};
 use crate::sys::agent::Agent;
+use crate::sys::fds;
 use crate::sys::tasks;
 
 use super::Error;
@@ -98,7 +99,7 @@ fn make(agent: &mut Agent, queue: &Queue, files: &[(u32, u32)]) -> io::Result<Ve
     let pidfd = tasks::pidfd_open(agent.pid())?;
     let mut out = Vec::with_capacity(files.len());
     for &(file, flags) in files {
-        let flags = flags & (libc::O_ACCMODE | libc::O_NONBLOCK) as u32;
+        let flags = flags & (fds::ACCESS | libc::O_NONBLOCK) as u32;
         let fd = agent.call(libc::SYS_mq_open, &[room, flags.into(), 0, 0])?;
         out.push((file, tasks::pidfd_getfd(pidfd.as_fd(), fd as i32)?));
         agent.call(libc::SYS_close, &[fd])?;

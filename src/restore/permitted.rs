@@ -34,7 +34,7 @@ impl Forbidden {
 
 /// What opening a file with these flags needs.
 pub fn of_flags(flags: u32) -> AccessFlags {
-    match flags as i32 & libc::O_ACCMODE {
+    match flags as i32 & crate::sys::fds::ACCESS {
         libc::O_RDONLY => AccessFlags::R_OK,
         libc::O_WRONLY => AccessFlags::W_OK,
         _ => AccessFlags::R_OK | AccessFlags::W_OK,

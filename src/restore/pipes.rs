@@ -89,7 +89,7 @@ impl Pipe {
     fn open(&mut self, flags: u32) -> io::Result<OwnedFd> {
         // Through /proc, an own description of the same pipe, as the program's was. Opening does not wait: this
         // process holds both sides.
-        let original = match flags as i32 & libc::O_ACCMODE {
+        let original = match flags as i32 & fds::ACCESS {
             _ if flags & O_LARGEFILE != 0 => None,
             libc::O_RDONLY => self.read.take(),
             libc::O_WRONLY => self.write.take(),

@@ -146,7 +146,7 @@ fn slave_of(c: &Checkpoint, sources: &Sources, number: usize) -> Option<i32> {
 pub fn control(puppet: &mut Puppet, pid: Pid, c: &Checkpoint, sources: &Sources) -> Result<(), Error> {
     let Some((_, slave)) = sessions(c, sources).find(|(session, _)| session.leader == pid) else { return Ok(()) };
     let mut batch = puppet.batch();
-    batch.call("ioctl TIOCSCTTY", libc::SYS_ioctl, &[slave as u64, libc::TIOCSCTTY, 0]);
+    batch.call("ioctl TIOCSCTTY", libc::SYS_ioctl, &[slave as u64, libc::TIOCSCTTY as u64, 0]);
     puppet.run(batch).map(drop)
 }
 
@@ -163,7 +163,7 @@ pub fn foreground(
         let mut batch = puppet.batch();
         let at = batch.data(&actual(group).to_ne_bytes());
         // One that nobody is in any more can't be set.
-        let args = [slave as u64, libc::TIOCSPGRP, at.0];
+        let args = [slave as u64, libc::TIOCSPGRP as u64, at.0];
         batch.call_expecting(Expect::Anything, "ioctl TIOCSPGRP", libc::SYS_ioctl, &args);
         puppet.run(batch)?;
     }

@@ -15,7 +15,7 @@ use crate::sys::tty::{self, Termios};
 use super::{Error, Options, Stdio, namespaces, pty};
 
 /// What of a slave's flags open(2) may set.
-const FLAGS: i32 = libc::O_ACCMODE | libc::O_NONBLOCK | libc::O_APPEND;
+const FLAGS: i32 = fds::ACCESS | libc::O_NONBLOCK | libc::O_APPEND;
 
 /// The descriptions that a wish on the command line replaces, though the image has them, and the role of each.
 pub fn overrides(checkpoint: &Checkpoint, options: &Options) -> HashMap<u32, i32> {
@@ -107,7 +107,7 @@ fn had(c: &Checkpoint) -> Option<(Session, Option<Termios>)> {
 pub fn open(role: i32, wishes: &[Stdio; 3], flags: u32, terminal: Option<&mut Terminal>) -> Result<OwnedFd, Error> {
     let wish = usize::try_from(role).ok().and_then(|r| wishes.get(r));
     if let Some(Stdio::File(path)) = wish {
-        let access = flags as i32 & libc::O_ACCMODE;
+        let access = flags as i32 & fds::ACCESS;
         let mut options = OpenOptions::new();
         match role {
             0 => options.read(true).write(access == libc::O_RDWR),

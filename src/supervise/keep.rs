@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::signal::{SigSet, Signal, kill, killpg};
+use nix::sys::signal::{Signal, kill, killpg};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::unistd::{Pid, getpgid, getpgrp};
 
@@ -20,6 +20,7 @@ use super::signals::{self, Action, Place};
 use super::{Error, Failure, FailureKind, members, template};
 use crate::capture::{Keep, Output};
 use crate::model::Name;
+use crate::sys::sigmask;
 use crate::sys::spawn::{Change, next_child, stop_by};
 
 /// Clients that may be connected at a time.
@@ -30,7 +31,7 @@ const MOST_PEERS: usize = 64;
 pub struct Signals {
     fd: SignalFd,
     /// The mask that was in force before: what a program that is started must get.
-    pub before: SigSet,
+    pub before: u64,
 }
 
 impl Signals {
@@ -39,7 +40,7 @@ impl Signals {
     /// # Errors
     /// What the system says.
     pub fn block() -> Result<Signals, Error> {
-        let before = SigSet::thread_get_mask().map_err(Error::io("read", "the signal mask"))?;
+        let before = sigmask::blocked().map_err(Error::io("read", "the signal mask"))?;
         let set = signals::watched();
         set.thread_block().map_err(Error::io("block", "signals"))?;
         let flags = SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK;

@@ -5,8 +5,6 @@ use std::io;
 use std::path::Path;
 use std::process::Command;
 
-use nix::sys::signal::SigSet;
-
 use super::Error;
 use super::directory::{Claim, Directory};
 use crate::sys::spawn;
@@ -61,7 +59,7 @@ pub fn claim_like(name: &str) -> Result<(Claim, String), Error> {
 ///
 /// # Errors
 /// [`Error::Start`].
-pub fn start(command: &[OsString], name: &str, claim: &Claim, mask: SigSet) -> Result<i32, Error> {
+pub fn start(command: &[OsString], name: &str, claim: &Claim, mask: u64) -> Result<i32, Error> {
     let Some((program, args)) = command.split_first() else {
         let source = io::Error::from(io::ErrorKind::InvalidInput);
         return Err(Error::Start { program: String::new(), source, missing: true });

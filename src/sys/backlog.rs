@@ -31,7 +31,7 @@ const SO_PEEK_OFF: i32 = 42;
 /// TCP_DELACK_MAX_US and SO_PEEK_OFF (net/ipv4/tcp.c, `tcp_disconnect`).
 const FORGOTTEN: [(i32, i32); 4] =
     [(libc::IPPROTO_TCP, 10), (libc::IPPROTO_TCP, 45), (libc::IPPROTO_TCP, 46), (libc::SOL_SOCKET, SO_PEEK_OFF)];
-const SIOCATMARK: libc::c_ulong = 0x8905;
+const SIOCATMARK: libc::Ioctl = 0x8905;
 /// How long each step of a connection may take; all of it happens at once, as a rule.
 const MILLISECONDS: i64 = 10_000;
 
@@ -353,7 +353,7 @@ fn set(fd: i32, level: i32, name: i32, value: i32) {
 }
 
 /// What an ioctl(2) stores; -1 if it fails.
-fn number(fd: i32, request: libc::c_ulong) -> i32 {
+fn number(fd: i32, request: libc::Ioctl) -> i32 {
     let mut n = -1i32;
     // SAFETY: both requests store an int.
     unsafe { libc::ioctl(fd, request, &raw mut n) };

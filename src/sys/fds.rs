@@ -1,10 +1,25 @@
 //! Descriptors: what nix has no wrapper for.
 #![allow(unsafe_code)]
 
+use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::path::Path;
+
+use nix::fcntl::OFlag;
+use nix::sys::stat::Mode;
 
 use super::check;
+
+/// The bits of a description's flags that say whether it may be read and written. musl's `O_ACCMODE` has `O_PATH` among them.
+pub const ACCESS: i32 = libc::O_RDONLY | libc::O_WRONLY | libc::O_RDWR;
+
+/// open(2) with O_PATH and more flags: only the place. The standard library takes what `O_ACCMODE` has out of a caller's flags,
+/// and what would then be opened is the file itself.
+pub fn place(path: &Path, flags: i32) -> io::Result<File> {
+    let flags = OFlag::from_bits_retain(libc::O_PATH | libc::O_CLOEXEC | flags);
+    Ok(nix::fcntl::open(path, flags, Mode::empty())?.into())
+}
 
 /// tee(2): copies up to `len` bytes from one pipe to another without taking them. Never blocks.
 pub fn tee(from: BorrowedFd<'_>, to: BorrowedFd<'_>, len: usize) -> io::Result<usize> {

@@ -44,7 +44,7 @@ pub fn watch_any(fd: BorrowedFd<'_>, mask: u32, path: &Name) -> io::Result<i32> 
 /// Has the next watch get number `wd`, or the first that is free from there on.
 pub fn set_next(fd: BorrowedFd<'_>, wd: i32) -> io::Result<()> {
     // INOTIFY_IOC_SETNEXTWD (CONFIG_CHECKPOINT_RESTORE, as PR_SET_MM_MAP).
-    const SET_NEXT: u64 = 0x4004_4900;
+    const SET_NEXT: libc::Ioctl = 0x4004_4900;
     // SAFETY: the argument of this ioctl is a number.
     check(unsafe { libc::ioctl(fd.as_raw_fd(), SET_NEXT, i64::from(wd)) }.into()).map(drop)
 }

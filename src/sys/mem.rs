@@ -180,7 +180,7 @@ pub fn pagemap_read(pagemap: BorrowedFd<'_>, start: Addr, end: Addr, query: Page
 }
 
 fn scan(pagemap: BorrowedFd<'_>, start: Addr, end: Addr, query: PageQuery) -> io::Result<Ranges> {
-    const PAGEMAP_SCAN: libc::c_ulong = 0xc060_6610; // _IOWR('f', 16, struct pm_scan_arg)
+    const PAGEMAP_SCAN: libc::Ioctl = 0xc060_6610u32 as libc::Ioctl; // _IOWR('f', 16, struct pm_scan_arg)
     let mut regions = [PageRegion::default(); 512];
     let mut out = Ranges::new();
     let mut from = start.0;

@@ -17,7 +17,7 @@ pub fn open(pid: i32, flags: u32) -> io::Result<OwnedFd> {
 pub fn status(pidfd: BorrowedFd<'_>) -> io::Result<Option<i32>> {
     const INFO_EXIT: u64 = 1 << 3;
     // _IOWR(0xff, 11, struct pidfd_info), 64 bytes at first: the mask comes first, the exit code last.
-    const GET_INFO: u64 = 3 << 30 | 64 << 16 | 0xff << 8 | 11;
+    const GET_INFO: libc::Ioctl = (3u32 << 30 | 64 << 16 | 0xff << 8 | 11) as libc::Ioctl;
     let mut info = [INFO_EXIT, 0, 0, 0, 0, 0, 0, 0];
     // SAFETY: the number says how long `info` is, and it outlives the call.
     match check(unsafe { libc::ioctl(pidfd.as_raw_fd(), GET_INFO, info.as_mut_ptr()) }.into()) {

@@ -191,7 +191,7 @@ pub fn pagemap_scan() -> Result<(), Errno> {
     let pagemap = std::fs::File::open("/proc/self/pagemap")
         .map_err(|error| Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO)))?;
     let argument = [0_u64; 12]; // struct pm_scan_arg with a size of 0, which is refused
-    const PAGEMAP_SCAN: libc::c_ulong = 0xc060_6610; // _IOWR('f', 16, struct pm_scan_arg)
+    const PAGEMAP_SCAN: libc::Ioctl = 0xc060_6610u32 as libc::Ioctl; // _IOWR('f', 16, struct pm_scan_arg)
     // SAFETY: the argument is as large as the request's number says (96 bytes) and lives through the call.
     let result = unsafe { libc::ioctl(pagemap.as_raw_fd(), PAGEMAP_SCAN, argument.as_ptr()) };
     known(libc::c_long::from(result))

@@ -16,12 +16,12 @@ const XSTATE_MOSTLY: usize = 4096;
 const NT_PRSTATUS: usize = 1;
 const NT_386_IOPERM: usize = 0x201;
 const NT_X86_XSTATE: usize = 0x202;
-const PTRACE_GETSIGMASK: u32 = 0x420a;
-const PTRACE_SETSIGMASK: u32 = 0x420b;
-const PTRACE_GET_SYSCALL_USER_DISPATCH_CONFIG: u32 = 0x4211;
-const PTRACE_SECCOMP_GET_FILTER: u32 = 0x420c;
-const PTRACE_SECCOMP_GET_METADATA: u32 = 0x420d;
-const PTRACE_GET_RSEQ_CONFIGURATION: u32 = 0x420f;
+const PTRACE_GETSIGMASK: Request = 0x420a;
+const PTRACE_SETSIGMASK: Request = 0x420b;
+const PTRACE_GET_SYSCALL_USER_DISPATCH_CONFIG: Request = 0x4211;
+const PTRACE_SECCOMP_GET_FILTER: Request = 0x420c;
+const PTRACE_SECCOMP_GET_METADATA: Request = 0x420d;
+const PTRACE_GET_RSEQ_CONFIGURATION: Request = 0x420f;
 
 /// `PTRACE_O_TRACESYSGOOD`: system call stops are told from signals.
 pub const OPT_SYSGOOD: usize = 1;
@@ -36,7 +36,13 @@ pub const OPT_SUSPEND_SECCOMP: usize = 1 << 21;
 /// For a process under construction.
 pub const OPT_BUILD: usize = OPT_SYSGOOD | OPT_CHILDREN | OPT_EXITKILL;
 
-fn request(op: u32, tid: i32, addr: usize, data: usize) -> io::Result<u64> {
+/// A request's number: C libraries differ in its type.
+#[cfg(target_env = "musl")]
+type Request = libc::c_int;
+#[cfg(not(target_env = "musl"))]
+type Request = libc::c_uint;
+
+fn request(op: Request, tid: i32, addr: usize, data: usize) -> io::Result<u64> {
     // SAFETY: callers pass requests whose addr and data are numbers, or pointers to live buffers of the right size.
     check(unsafe { libc::syscall(libc::SYS_ptrace, op as usize, tid as usize, addr, data) })
 }

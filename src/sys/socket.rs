@@ -96,7 +96,7 @@ pub fn interface(name: &str) -> io::Result<u32> {
 }
 
 /// An ioctl(2) that stores a number.
-pub fn ioctl_number(fd: BorrowedFd<'_>, request: u64) -> io::Result<i32> {
+pub fn ioctl_number(fd: BorrowedFd<'_>, request: libc::Ioctl) -> io::Result<i32> {
     let mut n: libc::c_int = 0;
     // SAFETY: `n` outlives the call; callers use requests that store an int.
     check(unsafe { libc::ioctl(fd.as_raw_fd(), request, &raw mut n) }.into())?;
@@ -133,7 +133,7 @@ pub fn receive(fd: BorrowedFd<'_>, buf: &mut [u8], flags: i32) -> io::Result<Rec
         message.msg_iov = &raw mut part;
         message.msg_iovlen = 1;
         message.msg_control = control.as_mut_ptr().cast();
-        message.msg_controllen = size_of_val(&control);
+        message.msg_controllen = size_of_val(&control) as _;
         let flags = flags | libc::MSG_CMSG_CLOEXEC | libc::MSG_DONTWAIT;
         (libc::recvmsg(fd.as_raw_fd(), &raw mut message, flags), message)
     };
@@ -234,11 +234,11 @@ fn send_with(
         message.msg_iovlen = 1;
         if !fds.is_empty() {
             message.msg_control = control.as_mut_ptr().cast();
-            message.msg_controllen = libc::CMSG_SPACE(payload as u32) as usize;
+            message.msg_controllen = libc::CMSG_SPACE(payload as u32) as _;
             let header = libc::CMSG_FIRSTHDR(&raw const message);
             (*header).cmsg_level = libc::SOL_SOCKET;
             (*header).cmsg_type = libc::SCM_RIGHTS;
-            (*header).cmsg_len = libc::CMSG_LEN(payload as u32) as usize;
+            (*header).cmsg_len = libc::CMSG_LEN(payload as u32) as _;
             for (at, fd) in fds.iter().enumerate() {
                 libc::CMSG_DATA(header).cast::<RawFd>().add(at).write_unaligned(fd.as_raw_fd());
             }

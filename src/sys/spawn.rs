@@ -13,8 +13,10 @@ use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 
 use nix::sys::resource::{Resource, setrlimit};
-use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, SigmaskHow, Signal, pthread_sigmask, raise, sigaction};
+use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, raise, sigaction};
 use nix::unistd::ForkResult;
+
+use super::sigmask;
 
 /// What the Rust runtime changes before `main` (it ignores SIGPIPE and opens /dev/null over closed standard streams),
 /// and SIGCHLD, which a supervisor needs at its default: how they were when the process started.
@@ -49,7 +51,7 @@ pub fn output_was_closed() -> bool {
 
 /// Makes `command` start with the signal mask `mask`, and with the signal dispositions and closed standard streams
 /// that this process itself was started with.
-pub fn as_we_were_started(command: &mut Command, mask: SigSet) {
+pub fn as_we_were_started(command: &mut Command, mask: u64) {
     let state = (PIPE_IGNORED.load(Ordering::Relaxed), CHLD_IGNORED.load(Ordering::Relaxed));
     let closed = CLOSED.each_ref().map(|closed| closed.load(Ordering::Relaxed));
     let set = move |signal, ignored| {
@@ -66,8 +68,7 @@ pub fn as_we_were_started(command: &mut Command, mask: SigSet) {
                 unsafe { libc::close(fd) };
             }
         }
-        pthread_sigmask(SigmaskHow::SIG_SETMASK, Some(&mask), None)?;
-        Ok(())
+        sigmask::block_only(mask)
     };
     // SAFETY: the closure makes system calls only; it neither allocates nor locks.
     unsafe { command.pre_exec(prepare) };
@@ -107,14 +108,13 @@ fn child_signal(flags: SaFlags) -> io::Result<()> {
 pub fn die_of(signal: i32) -> ! {
     // No core of ours: the program has left its own, if it wanted one.
     let _ = setrlimit(Resource::RLIMIT_CORE, 0, 0);
-    // SAFETY: all-zero is a valid `sigaction` (SIG_DFL, no flags, empty mask) and a valid `sigset_t`; the calls take
-    // pointers to our own values only. Plain libc, because nix has no real-time signals.
+    // What the kernel calls a sigaction: SIG_DFL, no flags, no restorer, an empty mask. The C library would refuse signals that
+    // it keeps for itself.
+    let default = [0u64; 4];
+    // SAFETY: `default` outlives the call and is as long as the kernel's; the others have no pointers.
     unsafe {
-        let action: libc::sigaction = std::mem::zeroed();
-        libc::sigaction(signal, &action, std::ptr::null_mut());
-        let mut set: libc::sigset_t = std::mem::zeroed();
-        libc::sigaddset(&mut set, signal);
-        libc::pthread_sigmask(libc::SIG_UNBLOCK, &set, std::ptr::null_mut());
+        libc::syscall(libc::SYS_rt_sigaction, signal, default.as_ptr(), std::ptr::null_mut::<u64>(), size_of::<u64>());
+        let _ = sigmask::blocked().and_then(|set| sigmask::block_only(set & !(1 << (signal - 1))));
         libc::raise(signal);
     }
     std::process::exit(128_i32.saturating_add(signal))
@@ -263,8 +263,8 @@ mod tests {
 
     #[test]
     fn started_programs_get_default_sigpipe_and_their_mask() {
-        let mut mask = SigSet::empty();
-        mask.add(Signal::SIGUSR2);
+        // And one that C libraries take for theirs.
+        let mask = 1 << (libc::SIGUSR2 - 1) | 1 << (34 - 1);
         let mut command = Command::new("/bin/cat");
         command.arg("/proc/self/status");
         as_we_were_started(&mut command, mask);
@@ -273,7 +273,7 @@ mod tests {
             let line = text.lines().find(|line| line.starts_with(name)).unwrap();
             u64::from_str_radix(line.split_whitespace().nth(1).unwrap(), 16).unwrap()
         };
-        assert_eq!(field("SigBlk:"), 1 << (libc::SIGUSR2 - 1));
+        assert_eq!(field("SigBlk:"), mask);
         let pipe = 1 << (libc::SIGPIPE - 1);
         assert_eq!(field("SigIgn:") & pipe != 0, PIPE_IGNORED.load(Ordering::Relaxed));
     }

@@ -12,14 +12,14 @@ pub const TERMIOS: usize = 44;
 /// Bytes of `struct winsize`.
 pub const WINSIZE: usize = 8;
 
-const TCGETS2: u64 = 0x802c_542a;
-const TCSETS2: u64 = 0x402c_542b;
-const TIOCSPTLCK: u64 = 0x4004_5431;
-const TIOCGPTLCK: u64 = 0x8004_5439;
-const TIOCGPKT: u64 = 0x8004_5438;
-const TIOCGEXCL: u64 = 0x8004_5440;
-const TIOCGPTPEER: u64 = 0x5441;
-const TIOCGDEV: u64 = 0x8004_5432;
+const TCGETS2: libc::Ioctl = 0x802c_542au32 as libc::Ioctl;
+const TCSETS2: libc::Ioctl = 0x402c_542b;
+const TIOCSPTLCK: libc::Ioctl = 0x4004_5431;
+const TIOCGPTLCK: libc::Ioctl = 0x8004_5439u32 as libc::Ioctl;
+const TIOCGPKT: libc::Ioctl = 0x8004_5438u32 as libc::Ioctl;
+const TIOCGEXCL: libc::Ioctl = 0x8004_5440u32 as libc::Ioctl;
+const TIOCGPTPEER: libc::Ioctl = 0x5441;
+const TIOCGDEV: libc::Ioctl = 0x8004_5432u32 as libc::Ioctl;
 
 const OFLAG: usize = 4;
 const CFLAG: usize = 8;
@@ -171,7 +171,7 @@ pub fn set_packets(master: BorrowedFd<'_>, on: bool) -> io::Result<()> {
     set_number(master, libc::TIOCPKT, on)
 }
 
-fn set_number(fd: BorrowedFd<'_>, request: u64, on: bool) -> io::Result<()> {
+fn set_number(fd: BorrowedFd<'_>, request: libc::Ioctl, on: bool) -> io::Result<()> {
     let n = libc::c_int::from(on);
     // SAFETY: callers use requests that read an int.
     check(unsafe { libc::ioctl(fd.as_raw_fd(), request, &raw const n) }.into()).map(drop)
