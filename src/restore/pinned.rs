@@ -19,14 +19,7 @@ pub struct Pinned {
 impl Pinned {
     /// Where that fails nobody is tied to anything.
     pub fn here() -> Pinned {
-        let everywhere = sched::affinity(0).unwrap_or_default();
-        let mut here = vec![0u8; everywhere.len()];
-        let cpu = nix::sched::sched_getcpu().unwrap_or(0);
-        let byte = here.get_mut(cpu / 8);
-        let tied = byte.map(|byte| *byte = 1 << (cpu % 8)).is_some() && sched::set_affinity(0, &here).is_ok();
-        if !tied {
-            here.clear();
-        }
+        let (everywhere, here) = sched::tie().unwrap_or_default();
         Pinned { tid: nix::unistd::gettid().as_raw(), everywhere, here, later: RefCell::default() }
     }
 

@@ -15,6 +15,7 @@ use super::failure::MORE_THREADS;
 use super::protocol::{SaveRequest, Saved, Survey};
 use super::{Error, Failure, FailureKind, plain};
 use crate::capture::{Keep, Output};
+use crate::sys::sched::{Untied, start_here};
 use crate::sys::spawn::UntoldStops;
 
 /// Saves that may wait for their turn.
@@ -128,7 +129,8 @@ impl Saves {
         let cancel = Arc::new(AtomicBool::new(false));
         let (flag, done) = (Arc::clone(&cancel), Arc::clone(&self.done));
         let whole = work.request.pid.is_none();
-        let body = move || {
+        let body = move |untied: Untied| {
+            untied.go();
             // The supervisor looks after its children as soon as the save is done.
             let stops = UntoldStops::begin();
             let result = catch_unwind(AssertUnwindSafe(|| run(work, &flag)));
@@ -136,7 +138,8 @@ impl Saves {
             let _ = done.write(1);
             result.unwrap_or_else(|_| Err(Failure::new(FailureKind::Failed, "the save broke off: a bug in ckpt", "")))
         };
-        let thread = std::thread::Builder::new().name("ckpt-save".into()).spawn(body).map_err(|error| {
+        let start = |untied| std::thread::Builder::new().name("ckpt-save".into()).spawn(|| body(untied));
+        let thread = start_here(start).map_err(|error| {
             let text = format!("cannot start a thread: {}", plain(&error));
             Failure::new(FailureKind::Failed, text, MORE_THREADS)
         })?;

@@ -87,6 +87,40 @@ pub fn set_affinity(tid: i32, bits: &[u8]) -> io::Result<()> {
     check(unsafe { libc::syscall(libc::SYS_sched_setaffinity, tid, bits.len(), bits.as_ptr()) }).map(drop)
 }
 
+/// Ties this thread to the processor it is on: where it might run before, and where it may now. `None`: it stays untied.
+pub fn tie() -> Option<(Vec<u8>, Vec<u8>)> {
+    let everywhere = affinity(0).ok()?;
+    let cpu = nix::sched::sched_getcpu().ok()?;
+    let mut here = vec![0u8; everywhere.len()];
+    *here.get_mut(cpu / 8)? = 1 << (cpu % 8);
+    set_affinity(0, &here).ok()?;
+    Some((everywhere, here))
+}
+
+/// For a thread that [`start_here`] starts: where it may run.
+#[derive(Debug, Clone)]
+pub struct Untied(Option<Vec<u8>>);
+
+impl Untied {
+    /// Lets this thread run wherever the one might that started it.
+    pub fn go(&self) {
+        if let Some(everywhere) = &self.0 {
+            // On a processor that is there no more it would have been moved anyway.
+            let _ = set_affinity(0, everywhere);
+        }
+    }
+}
+
+/// Has a thread begin on the processor this one is on, for one that waits for it. The kernel likes to give a new thread a
+/// processor that sleeps, and to wake that takes up to 0.6 ms under a hypervisor, a fourth of a small save. The thread
+/// calls [`Untied::go`] first of all.
+pub fn start_here<T>(start: impl FnOnce(Untied) -> T) -> T {
+    let untied = Untied(tie().map(|(everywhere, _)| everywhere));
+    let started = start(untied.clone());
+    untied.go();
+    started
+}
+
 /// ioprio_get(2) of a thread.
 pub fn io_priority(tid: i32) -> io::Result<i32> {
     // SAFETY: no pointers.

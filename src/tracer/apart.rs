@@ -4,6 +4,7 @@ use std::thread::{Builder, ScopedJoinHandle};
 
 use super::Error;
 use crate::proc;
+use crate::sys::sched::{Untied, start_here};
 use crate::sys::tasks::back_off;
 
 /// Does `work` in a thread of its own, and returns once that is gone. What it traces then and has not stopped goes on
@@ -13,8 +14,16 @@ use crate::sys::tasks::back_off;
 /// # Errors
 /// [`Error::NoThread`]; then `work` has not begun.
 pub fn apart<T: Send>(work: impl FnOnce() -> T + Send) -> Result<T, Error> {
-    let work = || (nix::unistd::gettid(), work());
-    let joined = std::thread::scope(|scope| Builder::new().spawn_scoped(scope, work).map(ScopedJoinHandle::join));
+    let joined = std::thread::scope(|scope| {
+        let start = |untied: Untied| {
+            let work = move || {
+                untied.go();
+                (nix::unistd::gettid(), work())
+            };
+            Builder::new().spawn_scoped(scope, work)
+        };
+        start_here(start).map(ScopedJoinHandle::join)
+    });
     let (tid, result) = joined.map_err(Error::NoThread)?.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
     // It is joined a moment before it lets its tracees go, and has no entry any more right after that
     // (kernel/exit.c, exit_mm, exit_notify).
