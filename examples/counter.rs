@@ -1,7 +1,7 @@
 //! Counts, one line per step with its process id: the smallest program to try `ckpt` on.
 //!
 //! ```text
-//! ckpt-run -n counter -- target/x86_64-unknown-linux-gnu/debug/examples/counter 1000
+//! ckpt-run -n counter -- target/x86_64-unknown-linux-musl/debug/examples/counter 1000
 //! ckpt save counter --kill          # in another terminal
 //! ckpt-resume counter-*.ckpt.tar    # goes on with the next number, under the same pid
 //! ```

@@ -3,8 +3,11 @@
 # Needs a Rust toolchain and python3; no root. Everything stays in a temporary directory.
 set -eu
 cd "$(dirname "$0")/.."
-cargo build --release --bins
-PATH=$PWD/target/x86_64-unknown-linux-gnu/release:$PATH
+# Linked with musl, or with glibc where the toolchain can't get that target.
+target=x86_64-unknown-linux-musl
+[ -d "$(rustc --print target-libdir --target $target)" ] || rustup target add $target || target=x86_64-unknown-linux-gnu
+cargo build --release --bins --target $target
+PATH=$PWD/target/$target/release:$PATH
 dir=$(mktemp -d)
 trap 'rm -rf "$dir"' EXIT
 cd "$dir"

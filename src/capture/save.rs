@@ -19,7 +19,7 @@ use crate::model::tree::Tree;
 use crate::model::{Checkpoint, Nanos, Pid};
 use crate::net::outside;
 use crate::proc;
-use crate::sys::{heap, tasks, wait};
+use crate::sys::{tasks, wait};
 use crate::tracer::{Answers, Calls, Held, HeldProcess, Job, Room, apart, hold};
 
 use super::contents::Contents;
@@ -45,7 +45,6 @@ pub fn save(request: &Request<'_>) -> Result<Saved, Error> {
     too_large.add(Signal::SIGXFSZ);
     too_large.thread_block().map_err(|e| Error::io("blocking", "SIGXFSZ")(e.into()))?;
     super::make_room()?;
-    heap::grow_in_large_steps();
     // What can fail or take its time without the tree goes first.
     let (sink, path) = match &request.output {
         Output::File(path) => (Sink::File(path.clone()), Some(path.clone())),

@@ -1,10 +1,12 @@
 //! Page-aligned buffers, which the kernel copies from and to fastest.
 
-use zerocopy::{FromBytes, Immutable, IntoBytes};
+use std::alloc::Layout;
+
+use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes};
 
 use super::PAGE;
 
-#[derive(Clone, FromBytes, IntoBytes, Immutable)]
+#[derive(FromBytes, IntoBytes, Immutable)]
 #[repr(C, align(4096))]
 struct Page([u8; PAGE as usize]);
 
@@ -12,9 +14,10 @@ struct Page([u8; PAGE as usize]);
 pub(super) struct Buffer(Vec<Page>);
 
 impl Buffer {
-    /// One of at least `bytes` bytes.
+    /// One of at least `bytes` bytes. What is not written costs nothing.
     pub(super) fn new(bytes: usize) -> Buffer {
-        Buffer(vec![Page([0; PAGE as usize]); bytes.div_ceil(PAGE as usize)])
+        let pages = bytes.div_ceil(PAGE as usize);
+        Buffer(Page::new_vec_zeroed(pages).unwrap_or_else(|_| std::alloc::handle_alloc_error(Layout::new::<Page>())))
     }
 
     pub(super) fn bytes(&mut self) -> &mut [u8] {
