@@ -1,7 +1,7 @@
 //! Namespaces: a tree lives in ours, or altogether in those made for it at a resume.
 
 use crate::model::Refusal;
-use crate::proc;
+use crate::proc::{self, many};
 use crate::tracer::{Held, HeldProcess, tree};
 
 use super::Error;
@@ -61,11 +61,12 @@ pub(super) fn look(held: &Held, root: &HeldProcess, refusals: &mut Refusals) -> 
         let hint = format!("run ckpt in its namespaces (nsenter --all --preserve-credentials --target {})", root.host);
         differ(root, &ours, &its, ("from this command's", &hint), refusals);
     }
-    for p in held.processes.iter().filter(|p| !p.threads.is_empty() && p.host != root.host) {
+    let others: Vec<_> = held.processes.iter().filter(|p| !p.threads.is_empty() && p.host != root.host).collect();
+    for (p, have) in others.iter().zip(many::each(&others, 4, |p| numbers(p.live()))?) {
         // What isolates its own children, as browsers do.
         let hint = "run the program without its sandbox or containers (Chromium: --no-sandbox), or save it when that \
                     process has ended";
-        differ(p, &its, &numbers(p.live())?, ("from its root's", hint), refusals);
+        differ(p, &its, &have, ("from its root's", hint), refusals);
     }
     Ok(match init {
         Some(init) => View::of(init),

@@ -26,6 +26,8 @@ use std::io::Read;
 use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
 
+use crate::sys::fds::open_to_read;
+
 /// What can go wrong with a file of `/proc`.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -83,7 +85,7 @@ const LONGEST: usize = 1 << 30;
 pub fn read(path: &str) -> Result<Vec<u8>, Error> {
     let path = format!("/proc/{path}");
     let fail = |source| Error::Read { path: path.clone(), source };
-    let mut file = std::fs::File::open(&path).map_err(fail)?;
+    let mut file = open_to_read(&path).map_err(fail)?;
     // The kernel hands out a page or so at a time and files have no size: our own loop saves the system calls by
     // which `read_to_end` looks for one.
     let mut out = vec![0; 16 << 10];
@@ -123,7 +125,7 @@ fn understood<T>(path: &str, text: &[u8], parse: impl FnOnce(&[u8]) -> Result<T,
 /// it.
 fn read_at_once(path: &str) -> Result<Vec<u8>, Error> {
     let fail = |source| Error::Read { path: format!("/proc/{path}"), source };
-    let mut file = std::fs::File::open(format!("/proc/{path}")).map_err(fail)?;
+    let mut file = open_to_read(&format!("/proc/{path}")).map_err(fail)?;
     let mut out = vec![0; 4096];
     loop {
         match file.read(&mut out) {
@@ -158,7 +160,7 @@ pub fn maps(pid: i32) -> Result<Vec<smaps::Mapping>, Error> {
 fn mappings(path: &str) -> Result<Vec<smaps::Mapping>, Error> {
     let fail = |source| Error::Read { path: path.to_owned(), source };
     let odd = |Malformed(what)| Error::Malformed { path: path.to_owned(), what };
-    let mut file = std::fs::File::open(path).map_err(fail)?;
+    let mut file = open_to_read(path).map_err(fail)?;
     let mut parser = smaps::Parser::default();
     let mut buffer = vec![0; 16 << 10];
     let mut len = 0;
@@ -240,6 +242,18 @@ pub fn runs(tid: i32) -> Result<u64, Error> {
 /// If it cannot be read or makes no sense.
 pub fn blocked_in(tid: i32) -> Result<Option<(i64, [u64; 6])>, Error> {
     parsed(&format!("{tid}/syscall"), sched::blocked_in)
+}
+
+/// `/proc/sys/kernel/ns_last_pid`: the pid that was given out last in our pid namespace.
+///
+/// # Errors
+/// If it cannot be read (a kernel without CONFIG_CHECKPOINT_RESTORE) or makes no sense.
+pub fn last_pid() -> Result<i64, Error> {
+    let parse = |text: &[u8]| {
+        let number = std::str::from_utf8(text).ok().and_then(|text| text.trim().parse().ok());
+        number.ok_or(Malformed("no pid"))
+    };
+    parsed("sys/kernel/ns_last_pid", parse)
 }
 
 /// `/proc/PID/fdinfo/FD`.

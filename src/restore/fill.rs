@@ -18,6 +18,8 @@ use super::stub::{Expect, Puppet};
 
 /// What is worth help.
 const MUCH: u64 = 2 << 20;
+/// To check less takes no longer than to begin a thread for it.
+const ENOUGH: u64 = 512 << 10;
 /// Chunks that a process reads at a time while it has help: few enough that both end together.
 const AT_A_TIME: usize = 16;
 
@@ -72,11 +74,12 @@ pub struct Helper {
 }
 
 impl<'a> Filler<'a> {
-    /// A filler, and its helper if there is much to fill, or `always`. Who helps is at work while [`Helper::work`] runs.
-    pub fn new(image: &'a Image, always: bool) -> (Filler<'a>, Option<Helper>) {
+    /// A filler, and its helper if there is much to fill, or enough to `check`. Who helps is at work while [`Helper::work`] runs.
+    pub fn new(image: &'a Image, check: bool) -> (Filler<'a>, Option<Helper>) {
         let by_name = image.parts().iter().zip(0..).map(|(part, index)| (part.name.as_str(), index)).collect();
         let (ask, requests) = unbounded();
-        let helper = always || image.parts().iter().any(|part| part.len >= MUCH);
+        let all: u64 = image.parts().iter().map(|part| part.len).sum();
+        let helper = check && all >= ENOUGH || image.parts().iter().any(|part| part.len >= MUCH);
         let (ask, helper) = if helper { (Some(ask), Some(Helper { requests })) } else { (None, None) };
         (Filler { image, by_name, helper: ask }, helper)
     }

@@ -1,6 +1,7 @@
 //! Descriptors: what nix has no wrapper for.
 #![allow(unsafe_code)]
 
+use std::ffi::CString;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
@@ -13,6 +14,16 @@ use super::check;
 
 /// The bits of a description's flags that say whether it may be read and written. musl's `O_ACCMODE` has `O_PATH` among them.
 pub const ACCESS: i32 = libc::O_RDONLY | libc::O_WRONLY | libc::O_RDWR;
+
+/// open(2) for reading. As short as can be: musl's makes a second system call for each descriptor, and /proc has many files.
+pub fn open_to_read(path: &str) -> io::Result<File> {
+    let path = CString::new(path)?;
+    let flags = libc::O_RDONLY | libc::O_CLOEXEC;
+    // SAFETY: `path` outlives the call.
+    let fd = check(unsafe { libc::syscall(libc::SYS_openat, libc::AT_FDCWD, path.as_ptr(), flags) })?;
+    // SAFETY: the descriptor is new, and nobody else's.
+    Ok(unsafe { File::from_raw_fd(fd as i32) })
+}
 
 /// open(2) with O_PATH and more flags: only the place. The standard library takes what `O_ACCMODE` has out of a caller's flags,
 /// and what would then be opened is the file itself.

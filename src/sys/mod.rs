@@ -14,6 +14,7 @@ pub mod cpu;
 pub mod fanotify;
 pub mod fds;
 pub mod heap;
+pub mod helpers;
 pub mod inotify;
 pub mod mem;
 pub mod mounts;

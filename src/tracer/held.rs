@@ -11,7 +11,7 @@ use std::time::Instant;
 use crate::model::thread::{Regs, Rseq};
 use crate::model::tree::State;
 use crate::model::{Addr, Name, Nanos, Pid};
-use crate::proc::{smaps::Mapping, stat::Stat, status::Status};
+use crate::proc::{many::Awake, smaps::Mapping, stat::Stat, status::Status};
 use crate::sys::{self, ptrace};
 
 use super::gadgets::Finder;
@@ -29,6 +29,8 @@ pub struct Held {
     pub since: Instant,
     /// When all of them stood still, by our CLOCK_MONOTONIC.
     pub stood: Nanos,
+    /// Helps while it stands still.
+    pub(super) _awake: Option<Awake>,
 }
 
 /// One process of a held tree.

@@ -39,10 +39,14 @@ pub fn hold(request: &HoldRequest<'_>) -> Result<Held, Error> {
     let deadline = Instant::now() + request.timeout;
     let mut clocks = waits::Clocks::default();
     let mut sleepers = HashMap::new();
+    let mut births = Births::now();
     let mut found = tree::members(request.root, request.reaper, |_| false)?;
     // What can be known before is not asked while the program stands still.
     sys::sched::processors();
     sys::cpu::ask();
+    let threads: usize = found.iter().map(|process| process.tids.len()).sum();
+    let awake = (threads >= MANY).then(many::Awake::begin);
+    births.add(awake.as_ref().map_or(0, many::Awake::threads));
     let mut workers = HashMap::new();
     let looked = many::each(&found, 4, |process| {
         warm::look_up(process.pid, &process.tids);
@@ -55,9 +59,11 @@ pub fn hold(request: &HoldRequest<'_>) -> Result<Held, Error> {
             workers.insert(tid, is_io_worker(process.pid, tid));
         }
     }
-    let many_threads = found.iter().any(|process| process.tids.len() > 1);
+    let undertaker = found.iter().any(|process| process.tids.len() > 1).then(Undertaker::begin);
+    births.add(usize::from(undertaker.is_some()));
     let mut hunt = Hunt {
-        undertaker: many_threads.then(Undertaker::begin),
+        awake,
+        undertaker,
         request: *request,
         deadline,
         stopped: HashMap::new(),
@@ -73,22 +79,52 @@ pub fn hold(request: &HoldRequest<'_>) -> Result<Held, Error> {
     };
     loop {
         hunt.grown = false;
-        for process in found {
-            hunt.seize_process(&process)?;
+        for process in &found {
+            hunt.seize_process(process)?;
         }
         hunt.interrupt();
         hunt.wait_all()?;
         if !hunt.grown {
             break;
         }
-        found = tree::members(request.root, request.reaper, |pid| hunt.known.contains(&pid))?;
+        // Where nobody was born nobody is new; but some may have called exec.
+        let now = Births::now();
+        if !births.is_same(&now) {
+            births = now;
+            found = tree::members(request.root, request.reaper, |pid| hunt.known.contains(&pid))?;
+        }
     }
     tracing::debug!(after = ?hunt.since.map(|since| since.elapsed()), "held");
     hunt.finish()
 }
 
+/// From so many threads on others of ours help to look at them.
+const MANY: usize = 16;
+
+/// Which pid was given out last. They are given out one after the other (kernel/pid.c, `alloc_pid`): while this stays, no process
+/// and no thread is born that we could see, but one whose pid is chosen (clone3(2), `set_tid`). That takes a privilege which
+/// only root may trace who has it: root does not know.
+struct Births(Option<i64>);
+
+impl Births {
+    fn now() -> Births {
+        Births(if nix::unistd::geteuid().is_root() { None } else { proc::last_pid().ok() })
+    }
+
+    /// So many threads of ours have been born since.
+    fn add(&mut self, count: usize) {
+        self.0 = self.0.map(|last| last + count as i64);
+    }
+
+    fn is_same(&self, other: &Births) -> bool {
+        self.0.is_some() && self.0 == other.0
+    }
+}
+
 /// A hold in progress.
 struct Hunt<'a> {
+    /// Where there are many threads in all.
+    awake: Option<many::Awake>,
     /// Where somebody has several threads.
     undertaker: Option<Undertaker>,
     request: HoldRequest<'a>,
@@ -370,7 +406,7 @@ impl Hunt<'_> {
             });
         }
         let since = self.since.unwrap_or_else(Instant::now);
-        let mut held = Held { processes: Vec::new(), since, stood };
+        let mut held = Held { processes: Vec::new(), since, stood, _awake: self.awake.take() };
         let mut failure = None;
         let mut nspids = HashMap::new();
         for pid in std::mem::take(&mut self.order) {
