@@ -18,6 +18,9 @@ const LARGE: usize = 1 << 20;
 /// Of private memory nobody has touched they cost nothing.
 const STEP: usize = 4 << 20;
 
+/// The same where there is not much room.
+const SHORT_STEP: usize = 64 << 10;
+
 const fn small() -> Dlmalloc {
     let mut small = Dlmalloc::new();
     small.set_granularity(STEP);
@@ -55,6 +58,17 @@ impl Heap {
         self.give();
         done
     }
+
+    /// A piece. Where limits (`ulimit -v`, `-d`) have no room for a whole step, the heap grows by less from then on.
+    fn new_small(&self, piece: impl Fn(&mut Dlmalloc) -> *mut u8) -> *mut u8 {
+        self.small(|small| match piece(small) {
+            at if at.is_null() => {
+                small.set_granularity(SHORT_STEP);
+                piece(small)
+            }
+            at => at,
+        })
+    }
 }
 
 /// Whether a piece like this is mapped for itself.
@@ -76,7 +90,7 @@ unsafe impl GlobalAlloc for Heap {
             return map(layout.size());
         }
         // SAFETY: as the caller promises.
-        self.small(|small| unsafe { small.malloc(layout.size(), layout.align()) })
+        self.new_small(|small| unsafe { small.malloc(layout.size(), layout.align()) })
     }
 
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
@@ -84,7 +98,7 @@ unsafe impl GlobalAlloc for Heap {
             return map(layout.size());
         }
         // SAFETY: as the caller promises.
-        self.small(|small| unsafe { small.calloc(layout.size(), layout.align()) })
+        self.new_small(|small| unsafe { small.calloc(layout.size(), layout.align()) })
     }
 
     unsafe fn dealloc(&self, at: *mut u8, layout: Layout) {
@@ -102,7 +116,7 @@ unsafe impl GlobalAlloc for Heap {
         match (is_large(layout.size(), align), is_large(size, align)) {
             (false, false) => {
                 // SAFETY: as the caller promises.
-                self.small(|small| unsafe { small.realloc(at, layout.size(), align, size) })
+                self.new_small(|small| unsafe { small.realloc(at, layout.size(), align, size) })
             }
             (true, true) => {
                 // SAFETY: it is a mapping of its own, to which nothing points but the caller's `at`.
