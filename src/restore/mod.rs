@@ -281,13 +281,13 @@ pub fn resume(image: &Image, options: &Options) -> Result<Resumed, Error> {
         return Err(Error::Conflicts(plan.conflicts));
     }
     let checkpoint = image.checkpoint();
+    let pinned = Pinned::here();
     let view = View::new(namespaces::wanted(options))?;
     let mut sources = fd::open_all(image, options, &plan.changed, &view)?;
     let verifier = match options.verify {
         Verify::Full => Some(Verifier::new(image, options.cancel).map_err(Error::Image)?),
         Verify::Meta | Verify::None => None,
     };
-    let pinned = Pinned::here();
     let mut notes = plan.summary.notes.clone();
     notes.append(&mut sources.notes);
     let mut init = namespaces::Init::start(checkpoint, options, &sources, &view)?;
@@ -298,13 +298,14 @@ pub fn resume(image: &Image, options: &Options) -> Result<Resumed, Error> {
         init.seize()?;
         let built = std::thread::scope(|scope| {
             // The pages are checked while the processes read them; nothing runs before both are done.
-            let everywhere = pinned.everywhere();
+            let elsewhere = pinned.elsewhere();
             let verifier = verifier.as_ref();
             let (filler, helper) = Filler::new(image, verifier.is_some());
             // Without a thread, nobody helps: the processes read all of it, and then it is checked.
             let helper = helper.and_then(|helper| {
                 let work = move || {
-                    let _ = sched::set_affinity(0, everywhere);
+                    // It stays where it is if there is nowhere else.
+                    let _ = sched::set_affinity(0, &elsewhere);
                     helper.work(image, verifier)?;
                     verifier.map_or(Ok(()), Verifier::rest)
                 };
