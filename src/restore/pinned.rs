@@ -23,15 +23,10 @@ impl Pinned {
         Pinned { tid: nix::unistd::gettid().as_raw(), everywhere, here, later: RefCell::default() }
     }
 
-    /// Where this thread might run before, but not where it is tied to: for a thread that has to do with none of those who take
-    /// turns there. Left to itself it would share that processor with them until the scheduler looks, a tenth of a second later.
-    /// Empty where there is no other.
+    /// Where this thread might run before, but not where it is tied to: see [`sched::elsewhere`]. Empty where there is no other.
     pub fn elsewhere(&self) -> Vec<u8> {
-        let mut others: Vec<u8> = self.everywhere.iter().zip(&self.here).map(|(all, here)| all & !here).collect();
-        if others.iter().all(|bits| *bits == 0) {
-            others.clear();
-        }
-        others
+        let others: Vec<u8> = self.everywhere.iter().zip(&self.here).map(|(all, here)| all & !here).collect();
+        if others.iter().all(|bits| *bits == 0) { Vec::new() } else { others }
     }
 
     /// Lets a thread go wherever this one might.

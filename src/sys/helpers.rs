@@ -12,6 +12,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::{self, Builder, JoinHandle};
 
+use super::sched;
+
 /// Looks for work, each of about a microsecond, after which a helper lies down to sleep.
 const LOOKS: usize = 20_000;
 
@@ -43,12 +45,18 @@ unsafe impl Sync for Shared {}
 unsafe impl Send for Shared {}
 
 impl Helpers {
-    /// So many; fewer where no more threads are to be had.
+    /// So many, on other processors than this thread's; fewer where no more threads are to be had.
     pub fn begin(count: usize) -> Helpers {
         let shared = Arc::new(Shared::default());
+        let elsewhere = sched::elsewhere();
         let start = |_| {
-            let shared = Arc::clone(&shared);
-            Builder::new().name("ckpt-helper".into()).spawn(move || shared.help()).ok()
+            let (shared, elsewhere) = (Arc::clone(&shared), elsewhere.clone()?);
+            let help = move || {
+                // It helps from here, too.
+                let _ = sched::set_affinity(0, &elsewhere);
+                shared.help();
+            };
+            Builder::new().name("ckpt-helper".into()).spawn(help).ok()
         };
         let threads = (0..count).map_while(start).collect();
         Helpers { shared, threads }

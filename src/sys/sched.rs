@@ -97,6 +97,15 @@ pub fn tie() -> Option<(Vec<u8>, Vec<u8>)> {
     Some((everywhere, here))
 }
 
+/// Where this thread may run, but not where it is: for a thread that is to work at the same time. Left to itself it may share a
+/// processor with this one until the scheduler looks, a tenth of a second later. `None`: there is no other.
+pub fn elsewhere() -> Option<Vec<u8>> {
+    let mut bits = affinity(0).ok()?;
+    let cpu = nix::sched::sched_getcpu().ok()?;
+    *bits.get_mut(cpu / 8)? &= !(1 << (cpu % 8));
+    bits.iter().any(|bits| *bits != 0).then_some(bits)
+}
+
 /// For a thread that [`start_here`] starts: where it may run.
 #[derive(Debug, Clone)]
 pub struct Untied(Option<Vec<u8>>);
