@@ -18,20 +18,13 @@ thread_local! {
 /// While it lives, the threads that [`each`] shares its work with are there and awake, if it is called by the thread that made
 /// this. For a short time in which it is called several times.
 #[derive(Debug)]
-pub struct Awake(usize);
+pub struct Awake(());
 
 impl Awake {
     /// Begins with it.
     pub fn begin() -> Awake {
-        let helpers = Helpers::begin(sched::processors().min(MOST) - 1);
-        let threads = helpers.count();
-        HELPERS.set(Some(helpers));
-        Awake(threads)
-    }
-
-    /// How many threads it has begun.
-    pub fn threads(&self) -> usize {
-        self.0
+        HELPERS.set(Some(Helpers::begin(sched::processors().min(MOST) - 1)));
+        Awake(())
     }
 }
 

@@ -244,18 +244,6 @@ pub fn blocked_in(tid: i32) -> Result<Option<(i64, [u64; 6])>, Error> {
     parsed(&format!("{tid}/syscall"), sched::blocked_in)
 }
 
-/// `/proc/sys/kernel/ns_last_pid`: the pid that was given out last in our pid namespace.
-///
-/// # Errors
-/// If it cannot be read (a kernel without CONFIG_CHECKPOINT_RESTORE) or makes no sense.
-pub fn last_pid() -> Result<i64, Error> {
-    let parse = |text: &[u8]| {
-        let number = std::str::from_utf8(text).ok().and_then(|text| text.trim().parse().ok());
-        number.ok_or(Malformed("no pid"))
-    };
-    parsed("sys/kernel/ns_last_pid", parse)
-}
-
 /// `/proc/PID/fdinfo/FD`.
 ///
 /// # Errors

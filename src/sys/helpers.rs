@@ -62,11 +62,6 @@ impl Helpers {
         Helpers { shared, threads }
     }
 
-    /// How many there are.
-    pub fn count(&self) -> usize {
-        self.threads.len()
-    }
-
     /// Has all of them do `work`, and does it, too; returns when everybody has.
     pub fn with(&mut self, work: &(dyn Fn() + Sync)) {
         let shared = &*self.shared;

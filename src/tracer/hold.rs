@@ -39,14 +39,12 @@ pub fn hold(request: &HoldRequest<'_>) -> Result<Held, Error> {
     let deadline = Instant::now() + request.timeout;
     let mut clocks = waits::Clocks::default();
     let mut sleepers = HashMap::new();
-    let mut births = Births::now();
     let mut found = tree::members(request.root, request.reaper, |_| false)?;
     // What can be known before is not asked while the program stands still.
     sys::sched::processors();
     sys::cpu::ask();
     let threads: usize = found.iter().map(|process| process.tids.len()).sum();
     let awake = (threads >= MANY).then(many::Awake::begin);
-    births.add(awake.as_ref().map_or(0, many::Awake::threads));
     let mut workers = HashMap::new();
     let looked = many::each(&found, 4, |process| {
         warm::look_up(process.pid, &process.tids);
@@ -60,7 +58,6 @@ pub fn hold(request: &HoldRequest<'_>) -> Result<Held, Error> {
         }
     }
     let undertaker = found.iter().any(|process| process.tids.len() > 1).then(Undertaker::begin);
-    births.add(usize::from(undertaker.is_some()));
     let mut hunt = Hunt {
         awake,
         undertaker,
@@ -79,20 +76,15 @@ pub fn hold(request: &HoldRequest<'_>) -> Result<Held, Error> {
     };
     loop {
         hunt.grown = false;
-        for process in &found {
-            hunt.seize_process(process)?;
+        for process in found {
+            hunt.seize_process(&process)?;
         }
         hunt.interrupt();
         hunt.wait_all()?;
         if !hunt.grown {
             break;
         }
-        // Where nobody was born nobody is new; but some may have called exec.
-        let now = Births::now();
-        if !births.is_same(&now) {
-            births = now;
-            found = tree::members(request.root, request.reaper, |pid| hunt.known.contains(&pid))?;
-        }
+        found = tree::members(request.root, request.reaper, |pid| hunt.known.contains(&pid))?;
     }
     tracing::debug!(after = ?hunt.since.map(|since| since.elapsed()), "held");
     hunt.finish()
@@ -100,26 +92,6 @@ pub fn hold(request: &HoldRequest<'_>) -> Result<Held, Error> {
 
 /// From so many threads on others of ours help to look at them.
 const MANY: usize = 16;
-
-/// Which pid was given out last. They are given out one after the other (kernel/pid.c, `alloc_pid`): while this stays, no process
-/// and no thread is born that we could see, but one whose pid is chosen (clone3(2), `set_tid`). That takes a privilege which
-/// only root may trace who has it: root does not know.
-struct Births(Option<i64>);
-
-impl Births {
-    fn now() -> Births {
-        Births(if nix::unistd::geteuid().is_root() { None } else { proc::last_pid().ok() })
-    }
-
-    /// So many threads of ours have been born since.
-    fn add(&mut self, count: usize) {
-        self.0 = self.0.map(|last| last + count as i64);
-    }
-
-    fn is_same(&self, other: &Births) -> bool {
-        self.0.is_some() && self.0 == other.0
-    }
-}
 
 /// A hold in progress.
 struct Hunt<'a> {

@@ -1,8 +1,8 @@
 //! Which processes are the tree.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::HashSet;
 
-use crate::proc;
+use crate::proc::{self, many};
 
 use super::Error;
 
@@ -29,27 +29,32 @@ pub fn members(root: i32, reaper: Option<i32>, known: impl Fn(i32) -> bool) -> R
     let stat = proc::stat(root).map_err(|e| no_such(root, e))?;
     let mut found = Vec::new();
     let mut seen = HashSet::new();
-    let mut queue = VecDeque::new();
-    match init_above(stat.ppid) {
-        Some(init) => queue.extend(children(init)),
-        None => {
-            queue.push_back(root);
-            if let Some(reaper) = reaper {
-                queue.extend(children(reaper));
-            }
-        }
-    }
-    while let Some(pid) = queue.pop_front() {
-        if !seen.insert(pid) {
-            continue;
-        }
-        let tids = proc::tasks(pid).unwrap_or_default();
-        queue.extend(tids.iter().flat_map(|&tid| proc::children(pid, tid).unwrap_or_default()));
-        if known(pid) || !is_ours(pid) {
-            found.push(Found { pid, tids });
-        }
+    let mut next = match init_above(stat.ppid) {
+        Some(init) => children(init),
+        None => [root].into_iter().chain(reaper.into_iter().flat_map(children)).collect(),
+    };
+    // Generation by generation, each looked at by all who help.
+    while !next.is_empty() {
+        next.retain(|&pid| seen.insert(pid));
+        let pids: Vec<(i32, bool)> = next.drain(..).map(|pid| (pid, known(pid))).collect();
+        let look = |&(pid, known): &(i32, bool)| {
+            let tids = proc::tasks(pid).unwrap_or_default();
+            (tids, known || !is_ours(pid))
+        };
+        let looked = each(&pids, 4, look);
+        let tasks: Vec<(i32, i32)> =
+            pids.iter().zip(&looked).flat_map(|((pid, _), (tids, _))| tids.iter().map(|&tid| (*pid, tid))).collect();
+        let born = each(&tasks, 8, |&(pid, tid)| proc::children(pid, tid).unwrap_or_default());
+        next.extend(born.into_iter().flatten());
+        let members = pids.into_iter().zip(looked).filter(|(_, (_, member))| *member);
+        found.extend(members.map(|((pid, _), (tids, _))| Found { pid, tids }));
     }
     Ok(found)
+}
+
+/// As [`many::each`], of what does not fail.
+fn each<T: Sync, R: Send>(items: &[T], least: usize, work: impl Fn(&T) -> R + Sync) -> Vec<R> {
+    many::each(items, least, |item| Ok(work(item))).unwrap_or_else(|never: std::convert::Infallible| match never {})
 }
 
 fn no_such(pid: i32, error: proc::Error) -> Error {
