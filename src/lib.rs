@@ -8,7 +8,7 @@
 //! | [`supervise`] | keeping a job: start it, its control socket, signals → actions |
 //! | [`model`] | what a checkpoint says: plain serde data, no I/O, no libc types |
 //! | [`proc`] | pure parsers of `/proc` text (bytes in, values out) and thin readers on top |
-//! | [`sys`] | the only unsafe code: one wrapper per system call that nix lacks |
+//! | [`sys`] | the only unsafe code: one wrapper per system call that nix lacks; our own heap and helping threads |
 //! | [`tracer`] | holding a live tree still: find, seize, run single system calls in it, let go |
 //! | [`capture`] | held tree → model; one file per kind of state |
 //! | [`image`] | model and pages ↔ one tar file |
