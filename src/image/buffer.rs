@@ -14,7 +14,7 @@ struct Page([u8; PAGE as usize]);
 pub(super) struct Buffer(Vec<Page>);
 
 impl Buffer {
-    /// One of at least `bytes` bytes. What is not written costs nothing.
+    /// One of at least `bytes` bytes.
     pub(super) fn new(bytes: usize) -> Buffer {
         let pages = bytes.div_ceil(PAGE as usize);
         Buffer(Page::new_vec_zeroed(pages).unwrap_or_else(|_| std::alloc::handle_alloc_error(Layout::new::<Page>())))

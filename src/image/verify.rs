@@ -25,14 +25,14 @@ impl Image {
     pub fn verify(&self, threads: usize, cancel: &AtomicBool) -> Result<()> {
         let verifier = Verifier::new(self, cancel)?;
         let threads = if threads == 0 { super::crew::threads_for(self.source.len) } else { threads };
-        let buffer = self.buffer().min(usize::try_from(self.source.len).unwrap_or(CHUNK));
-        verifier.crew.run(threads, verifier.checks.len(), buffer, |check, buf| verifier.check(check, buf))?;
+        verifier.crew.run(threads, verifier.checks.len(), self.buffer(), |check, buf| verifier.check(check, buf))?;
         Ok(())
     }
 
     /// Bytes that hold any chunk of pages.
     pub fn buffer(&self) -> usize {
-        usize::try_from(self.chunk).unwrap_or(CHUNK).max(CHUNK)
+        let chunk = usize::try_from(self.chunk).unwrap_or(CHUNK).max(CHUNK);
+        chunk.min(usize::try_from(self.source.len).unwrap_or(CHUNK))
     }
 
     /// Bytes of a chunk of pages: the last of a part may be shorter.
@@ -93,6 +93,9 @@ impl<'a> Verifier<'a> {
     /// # Errors
     /// As [`Image::verify`].
     pub fn rest(&self) -> Result<()> {
+        if self.next.load(Ordering::Relaxed) >= self.checks.len() {
+            return Ok(());
+        }
         let mut buf = Buffer::new(self.image.buffer());
         while self.next(buf.bytes())? {}
         Ok(())

@@ -1,6 +1,7 @@
 //! The same thing read of many: every processor does a share of it.
 
 use std::cell::Cell;
+use std::convert::Infallible;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::thread::Builder;
@@ -86,6 +87,11 @@ pub fn each<T: Sync, R: Send, E: Send>(
     let mut all = all.into_inner().unwrap_or_else(PoisonError::into_inner)?;
     all.sort_unstable_by_key(|(index, _)| *index);
     Ok(all.into_iter().flat_map(|(_, results)| results).collect())
+}
+
+/// The same of what does not fail.
+pub fn all<T: Sync, R: Send>(items: &[T], least: usize, work: impl Fn(&T) -> R + Sync) -> Vec<R> {
+    each(items, least, |item| Ok(work(item))).unwrap_or_else(|never: Infallible| match never {})
 }
 
 #[cfg(test)]

@@ -305,7 +305,7 @@ pub fn resume(image: &Image, options: &Options) -> Result<Resumed, Error> {
             let helper = helper.and_then(|helper| {
                 let work = move || {
                     // It stays where it is if there is nowhere else.
-                    let _ = sched::set_affinity(0, &elsewhere);
+                    let _ = elsewhere.map(|elsewhere| sched::set_affinity(0, &elsewhere));
                     helper.work(image, verifier)?;
                     verifier.map_or(Ok(()), Verifier::rest)
                 };

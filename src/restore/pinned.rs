@@ -3,15 +3,15 @@
 
 use std::cell::RefCell;
 
-use crate::sys::sched;
+use crate::sys::sched::{self, Whereabouts};
 
 /// Ties this thread, and what is born of it, to the processor it is on. Dropped, by whomever, it lets this thread go.
 #[derive(Debug)]
 pub struct Pinned {
     /// Whom it ties.
     tid: i32,
-    everywhere: Vec<u8>,
-    here: Vec<u8>,
+    /// `None`: it is not tied.
+    place: Option<Whereabouts>,
     /// Threads that are to go elsewhere in the end, and where.
     later: RefCell<Vec<(i32, Vec<u8>)>>,
 }
@@ -19,21 +19,19 @@ pub struct Pinned {
 impl Pinned {
     /// Where that fails nobody is tied to anything.
     pub fn here() -> Pinned {
-        let (everywhere, here) = sched::tie().unwrap_or_default();
-        Pinned { tid: nix::unistd::gettid().as_raw(), everywhere, here, later: RefCell::default() }
+        Pinned { tid: nix::unistd::gettid().as_raw(), place: sched::tie(), later: RefCell::default() }
     }
 
-    /// Where this thread might run before, but not where it is tied to: see [`sched::elsewhere`]. Empty where there is no other.
-    pub fn elsewhere(&self) -> Vec<u8> {
-        let others: Vec<u8> = self.everywhere.iter().zip(&self.here).map(|(all, here)| all & !here).collect();
-        if others.iter().all(|bits| *bits == 0) { Vec::new() } else { others }
+    /// Where this thread might run before, but not where it is tied to: see [`Whereabouts::elsewhere`].
+    pub fn elsewhere(&self) -> Option<Vec<u8>> {
+        self.place.as_ref()?.elsewhere()
     }
 
     /// Lets a thread go wherever this one might.
     pub fn loosen(&self, tid: i32) {
-        if !self.here.is_empty() {
+        if let Some(place) = &self.place {
             // It has ended if this fails.
-            let _ = sched::set_affinity(tid, &self.everywhere);
+            let _ = sched::set_affinity(tid, &place.everywhere);
         }
     }
 
@@ -41,8 +39,8 @@ impl Pinned {
     /// then.
     pub fn hold_back(&self, tid: i32) {
         let wanted = sched::affinity(tid);
-        if let (Ok(wanted), false) = (wanted, self.here.is_empty()) {
-            if sched::set_affinity(tid, &self.here).is_ok() {
+        if let (Ok(wanted), Some(place)) = (wanted, &self.place) {
+            if sched::set_affinity(tid, &place.here).is_ok() {
                 self.later.borrow_mut().push((tid, wanted));
             }
         }

@@ -48,7 +48,7 @@ impl Helpers {
     /// So many, on other processors than this thread's; fewer where no more threads are to be had.
     pub fn begin(count: usize) -> Helpers {
         let shared = Arc::new(Shared::default());
-        let elsewhere = sched::elsewhere();
+        let elsewhere = sched::Whereabouts::now().and_then(|now| now.elsewhere());
         let start = |_| {
             let (shared, elsewhere) = (Arc::clone(&shared), elsewhere.clone()?);
             let help = move || {

@@ -87,23 +87,38 @@ pub fn set_affinity(tid: i32, bits: &[u8]) -> io::Result<()> {
     check(unsafe { libc::syscall(libc::SYS_sched_setaffinity, tid, bits.len(), bits.as_ptr()) }).map(drop)
 }
 
-/// Ties this thread to the processor it is on: where it might run before, and where it may now. `None`: it stays untied.
-pub fn tie() -> Option<(Vec<u8>, Vec<u8>)> {
-    let everywhere = affinity(0).ok()?;
-    let cpu = nix::sched::sched_getcpu().ok()?;
-    let mut here = vec![0u8; everywhere.len()];
-    *here.get_mut(cpu / 8)? = 1 << (cpu % 8);
-    set_affinity(0, &here).ok()?;
-    Some((everywhere, here))
+/// Where a thread may run, and the one of those processors it is on; sets of bits, as the kernel's.
+#[derive(Debug)]
+pub struct Whereabouts {
+    /// All.
+    pub everywhere: Vec<u8>,
+    /// The one.
+    pub here: Vec<u8>,
 }
 
-/// Where this thread may run, but not where it is: for a thread that is to work at the same time. Left to itself it may share a
-/// processor with this one until the scheduler looks, a tenth of a second later. `None`: there is no other.
-pub fn elsewhere() -> Option<Vec<u8>> {
-    let mut bits = affinity(0).ok()?;
-    let cpu = nix::sched::sched_getcpu().ok()?;
-    *bits.get_mut(cpu / 8)? &= !(1 << (cpu % 8));
-    bits.iter().any(|bits| *bits != 0).then_some(bits)
+impl Whereabouts {
+    /// Of this thread.
+    pub fn now() -> Option<Whereabouts> {
+        let everywhere = affinity(0).ok()?;
+        let cpu = nix::sched::sched_getcpu().ok()?;
+        let mut here = vec![0u8; everywhere.len()];
+        *here.get_mut(cpu / 8)? = 1 << (cpu % 8);
+        Some(Whereabouts { everywhere, here })
+    }
+
+    /// All but the one, for a thread that is to work at the same time. Left to itself it may share a processor with this one until
+    /// the scheduler looks, a tenth of a second later. `None`: there is no other.
+    pub fn elsewhere(&self) -> Option<Vec<u8>> {
+        let others: Vec<u8> = self.everywhere.iter().zip(&self.here).map(|(all, here)| all & !here).collect();
+        others.iter().any(|bits| *bits != 0).then_some(others)
+    }
+}
+
+/// Ties this thread to the processor it is on. `None`: it stays untied.
+pub fn tie() -> Option<Whereabouts> {
+    let now = Whereabouts::now()?;
+    set_affinity(0, &now.here).ok()?;
+    Some(now)
 }
 
 /// For a thread that [`start_here`] starts: where it may run.
@@ -124,7 +139,7 @@ impl Untied {
 /// processor that sleeps, and to wake that takes up to 0.6 ms under a hypervisor, a fourth of a small save. The thread
 /// calls [`Untied::go`] first of all.
 pub fn start_here<T>(start: impl FnOnce(Untied) -> T) -> T {
-    let untied = Untied(tie().map(|(everywhere, _)| everywhere));
+    let untied = Untied(tie().map(|whereabouts| whereabouts.everywhere));
     let started = start(untied.clone());
     untied.go();
     started

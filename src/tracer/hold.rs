@@ -46,21 +46,17 @@ pub fn hold(request: &HoldRequest<'_>) -> Result<Held, Error> {
     let threads: usize = found.iter().map(|process| process.tids.len()).sum();
     let awake = (threads >= MANY).then(many::Awake::begin);
     let mut workers = HashMap::new();
-    let looked = many::each(&found, 4, |process| {
-        warm::look_up(process.pid, &process.tids);
-        Ok(())
-    });
-    looked.unwrap_or_else(|never: std::convert::Infallible| match never {});
+    many::all(&found, 4, |process| warm::look_up(process.pid, &process.tids));
     for process in &found {
         for &tid in &process.tids {
             sleepers.extend(waits::look((process.pid, tid), &mut clocks).map(|sleeper| (tid, sleeper)));
             workers.insert(tid, is_io_worker(process.pid, tid));
         }
     }
-    let undertaker = found.iter().any(|process| process.tids.len() > 1).then(Undertaker::begin);
+    let many_threads = found.iter().any(|process| process.tids.len() > 1);
     let mut hunt = Hunt {
         awake,
-        undertaker,
+        undertaker: many_threads.then(Undertaker::begin),
         request: *request,
         deadline,
         stopped: HashMap::new(),

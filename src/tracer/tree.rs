@@ -41,20 +41,15 @@ pub fn members(root: i32, reaper: Option<i32>, known: impl Fn(i32) -> bool) -> R
             let tids = proc::tasks(pid).unwrap_or_default();
             (tids, known || !is_ours(pid))
         };
-        let looked = each(&pids, 4, look);
+        let looked = many::all(&pids, 4, look);
         let tasks: Vec<(i32, i32)> =
             pids.iter().zip(&looked).flat_map(|((pid, _), (tids, _))| tids.iter().map(|&tid| (*pid, tid))).collect();
-        let born = each(&tasks, 8, |&(pid, tid)| proc::children(pid, tid).unwrap_or_default());
+        let born = many::all(&tasks, 8, |&(pid, tid)| proc::children(pid, tid).unwrap_or_default());
         next.extend(born.into_iter().flatten());
         let members = pids.into_iter().zip(looked).filter(|(_, (_, member))| *member);
         found.extend(members.map(|((pid, _), (tids, _))| Found { pid, tids }));
     }
     Ok(found)
-}
-
-/// As [`many::each`], of what does not fail.
-fn each<T: Sync, R: Send>(items: &[T], least: usize, work: impl Fn(&T) -> R + Sync) -> Vec<R> {
-    many::each(items, least, |item| Ok(work(item))).unwrap_or_else(|never: std::convert::Infallible| match never {})
 }
 
 fn no_such(pid: i32, error: proc::Error) -> Error {
