@@ -2,7 +2,7 @@
 //!
 //! # Safety
 //! What is to be done is handed to them as a pointer without a lifetime. It stays good: [`Helpers::with`] returns, or goes on
-//! panicking, only when all of them are through with it, and they touch it only between being told and saying so.
+//! panicking, only when no more of them may join and those who did are through with it; the others do not touch it.
 #![allow(unsafe_code)]
 
 use std::cell::UnsafeCell;
@@ -33,13 +33,16 @@ struct Shared {
     told: AtomicUsize,
     /// What is to be done; null before the first.
     work: UnsafeCell<Option<*const Work>>,
-    /// How many are not through with it yet.
-    left: AtomicUsize,
+    /// How many are at it, and [`OPEN`] while more may join.
+    at_it: AtomicUsize,
     panicked: AtomicBool,
     end: AtomicBool,
 }
 
-// SAFETY: `work` is written only while no helper reads it: before `told` is raised, after `left` has come to 0.
+/// Above every count of threads.
+const OPEN: usize = 1 << 32;
+
+// SAFETY: `work` is written only while no helper reads it: while nobody is at it and nobody may join.
 unsafe impl Sync for Shared {}
 // SAFETY: what it points to is shared among threads (`Sync`), see the head of this file.
 unsafe impl Send for Shared {}
@@ -62,18 +65,19 @@ impl Helpers {
         Helpers { shared, threads }
     }
 
-    /// Has all of them do `work`, and does it, too; returns when everybody has.
+    /// Does `work`, and has those of them do it, too, that come to it meanwhile; returns when everybody has who began.
     pub fn with(&mut self, work: &(dyn Fn() + Sync)) {
         let shared = &*self.shared;
         // SAFETY: only the lifetime changes; see the head of this file.
         let lasting = unsafe { std::mem::transmute::<*const (dyn Fn() + Sync + '_), *const Work>(work) };
-        // SAFETY: nobody reads it now.
+        // SAFETY: nobody is at it, and nobody joins.
         unsafe { *shared.work.get() = Some(lasting) };
-        shared.left.store(self.threads.len(), Ordering::Relaxed);
+        shared.at_it.store(OPEN, Ordering::Release);
         shared.told.fetch_add(1, Ordering::Release);
         self.threads.iter().for_each(|thread| thread.thread().unpark());
         let own = catch_unwind(AssertUnwindSafe(work));
-        while shared.left.load(Ordering::Acquire) > 0 {
+        shared.at_it.fetch_sub(OPEN, Ordering::AcqRel);
+        while shared.at_it.load(Ordering::Acquire) > 0 {
             rest();
         }
         if let Err(panic) = own {
@@ -98,12 +102,7 @@ impl Shared {
             let told = self.told.load(Ordering::Acquire);
             if told != done {
                 (done, looks) = (told, 0);
-                // SAFETY: it was written before `told` was raised, and is good until `left` is 0.
-                let work = unsafe { (*self.work.get()).map(|work| &*work) };
-                if work.is_some_and(|work| catch_unwind(AssertUnwindSafe(work)).is_err()) {
-                    self.panicked.store(true, Ordering::Relaxed);
-                }
-                self.left.fetch_sub(1, Ordering::Release);
+                self.join();
             } else if looks < LOOKS {
                 looks += 1;
                 rest();
@@ -111,6 +110,20 @@ impl Shared {
                 thread::park();
             }
         }
+    }
+
+    /// Does what there is to do, unless the one who told it is through with it.
+    fn join(&self) {
+        let one_more = |at_it| (at_it >= OPEN).then_some(at_it + 1);
+        if self.at_it.fetch_update(Ordering::AcqRel, Ordering::Acquire, one_more).is_err() {
+            return;
+        }
+        // SAFETY: it was written before others could join, and is good while somebody is at it.
+        let work = unsafe { (*self.work.get()).map(|work| &*work) };
+        if work.is_some_and(|work| catch_unwind(AssertUnwindSafe(work)).is_err()) {
+            self.panicked.store(true, Ordering::Relaxed);
+        }
+        self.at_it.fetch_sub(1, Ordering::Release);
     }
 }
 
@@ -122,18 +135,33 @@ fn rest() {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Barrier;
+
     use super::*;
 
     #[test]
-    fn everybody_does_it_once() {
+    fn each_does_it_once() {
         let mut helpers = Helpers::begin(3);
         for round in 0..200 {
-            let count = AtomicUsize::new(0);
+            let (together, count) = (Barrier::new(4), AtomicUsize::new(0));
             helpers.with(&|| {
+                together.wait();
                 count.fetch_add(1, Ordering::Relaxed);
             });
             assert_eq!(count.into_inner(), 4, "{round}");
         }
+    }
+
+    #[test]
+    fn who_comes_late_does_nothing() {
+        let mut helpers = Helpers::begin(1);
+        let count = AtomicUsize::new(0);
+        helpers.with(&|| {
+            count.fetch_add(1, Ordering::Relaxed);
+        });
+        let done = count.load(Ordering::Relaxed);
+        helpers.shared.join();
+        assert_eq!(count.load(Ordering::Relaxed), done);
     }
 
     #[test]
@@ -142,11 +170,10 @@ mod tests {
         let sleeps = |thread: &JoinHandle<()>| !thread.is_finished();
         thread::sleep(std::time::Duration::from_millis(300));
         assert!(helpers.threads.iter().all(sleeps));
-        let count = AtomicUsize::new(0);
+        let together = Barrier::new(3);
         helpers.with(&|| {
-            count.fetch_add(1, Ordering::Relaxed);
+            together.wait();
         });
-        assert_eq!(count.into_inner(), 3);
     }
 
     #[test]
@@ -154,8 +181,12 @@ mod tests {
         let mut helpers = Helpers::begin(1);
         let me = thread::current().id();
         for own in [true, false] {
+            let together = Barrier::new(2);
             let failed = catch_unwind(AssertUnwindSafe(|| {
-                helpers.with(&|| assert_ne!(thread::current().id() == me, own));
+                helpers.with(&|| {
+                    together.wait();
+                    assert_ne!(thread::current().id() == me, own);
+                });
             }));
             assert!(failed.is_err());
         }

@@ -243,6 +243,7 @@ impl Held {
     /// # Errors
     /// If one of the calls failed, or a process has gone.
     pub fn run(&mut self, jobs: &[Job]) -> Result<Vec<Answers>, Error> {
+        self.awake = None;
         let mut by_process: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
         for (index, job) in jobs.iter().enumerate() {
             by_process.entry(job.process).or_default().push(index);

@@ -18,7 +18,7 @@ use super::gadgets::Finder;
 use super::patience::Patience;
 use super::remote::Ground;
 use super::task::Stopped;
-use super::{Error, waits};
+use super::{Error, frame, waits};
 
 /// A tree that stands still. Dropped or released, it goes on as if nothing had been.
 #[derive(Debug)]
@@ -29,8 +29,8 @@ pub struct Held {
     pub since: Instant,
     /// When all of them stood still, by our CLOCK_MONOTONIC.
     pub stood: Nanos,
-    /// Helps while it stands still.
-    pub(super) _awake: Option<Awake>,
+    /// Help to look at it. Gone before it does something for us or goes on: then it wants the processors.
+    pub(super) awake: Option<Awake>,
 }
 
 /// One process of a held tree.
@@ -118,6 +118,7 @@ impl Held {
     }
 
     fn let_go(&mut self) -> Result<(), Error> {
+        self.awake = None;
         let mut result = self.clear_grounds();
         self.shorten_waits();
         let mut signals = HashMap::new();
@@ -134,10 +135,14 @@ impl Held {
                 }
             }
         }
-        for thread in self.processes.iter_mut().flat_map(|p| &mut p.threads) {
-            if let Some(task) = thread.task.take() {
-                let signal = signals.get(&thread.host).copied().unwrap_or(0);
-                result = result.and(task.detach_delivering(signal));
+        // Those last that will not sleep again at once: they would run where we do, and the others wait for it.
+        for asleep in [true, false] {
+            let threads = self.processes.iter_mut().flat_map(|p| &mut p.threads);
+            for thread in threads.filter(|thread| frame::interrupted(&thread.regs) == asleep) {
+                if let Some(task) = thread.task.take() {
+                    let signal = signals.get(&thread.host).copied().unwrap_or(0);
+                    result = result.and(task.detach_delivering(signal));
+                }
             }
         }
         match result {

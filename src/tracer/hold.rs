@@ -374,7 +374,7 @@ impl Hunt<'_> {
             });
         }
         let since = self.since.unwrap_or_else(Instant::now);
-        let mut held = Held { processes: Vec::new(), since, stood, _awake: self.awake.take() };
+        let mut held = Held { processes: Vec::new(), since, stood, awake: self.awake.take() };
         let mut failure = None;
         let mut nspids = HashMap::new();
         for pid in std::mem::take(&mut self.order) {
