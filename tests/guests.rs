@@ -210,6 +210,7 @@ guests! {
     switches: true,
     credentials: true,
     deadline: true,
+    slices: true,
     seccomp: true,
     files: false,
     opath: true,

@@ -160,6 +160,9 @@ pub struct Sched {
     /// Of SCHED_DEADLINE.
     #[serde(default)]
     pub deadline: Option<Deadline>,
+    /// The length of its time slices in nanoseconds, if it has chosen one (OTHER, BATCH and IDLE).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub slice: Option<u64>,
 }
 
 /// Time that a thread is given again and again, in nanoseconds.

@@ -2,6 +2,7 @@
 #![allow(unsafe_code)]
 
 use std::io;
+use std::sync::OnceLock;
 
 use crate::model::thread::{Deadline, Sched};
 
@@ -10,7 +11,7 @@ use super::check;
 const SCHED_DEADLINE: u32 = 6;
 
 #[repr(C)]
-#[derive(Default)]
+#[derive(Clone, Copy, Default)]
 struct Attr {
     size: u32,
     policy: u32,
@@ -25,14 +26,45 @@ struct Attr {
 /// sched_getattr(2), and getpriority(2) where the former leaves the nice value out: a thread has it again when it is no
 /// longer a real-time one.
 pub fn get(tid: i32) -> io::Result<Sched> {
+    let a = attributes(tid)?;
+    let deadline = Deadline { runtime: a.runtime, deadline: a.deadline, period: a.period };
+    let deadline = (a.policy == SCHED_DEADLINE).then_some(deadline);
+    let chosen = has_slice(a.policy) && usual_slice().is_some_and(|usual| a.runtime != usual);
+    let nice = if takes_nice(a.policy) { a.nice } else { nice(tid)? };
+    let slice = chosen.then_some(a.runtime);
+    Ok(Sched { policy: a.policy, flags: a.flags, nice, priority: a.priority, deadline, slice })
+}
+
+fn attributes(tid: i32) -> io::Result<Attr> {
     let mut a = Attr::default();
     // SAFETY: `a` outlives the call and is as long as said.
     check(unsafe { libc::syscall(libc::SYS_sched_getattr, tid, &raw mut a, size_of::<Attr>() as u32, 0) })?;
-    let deadline = Deadline { runtime: a.runtime, deadline: a.deadline, period: a.period };
-    // For other policies `runtime` is the length of a time slice.
-    let deadline = (a.policy == SCHED_DEADLINE).then_some(deadline);
-    let nice = if takes_nice(a.policy) { a.nice } else { nice(tid)? };
-    Ok(Sched { policy: a.policy, flags: a.flags, nice, priority: a.priority, deadline })
+    Ok(a)
+}
+
+fn set_attributes(tid: i32, a: &Attr) -> io::Result<()> {
+    // SAFETY: `a` outlives the call.
+    check(unsafe { libc::syscall(libc::SYS_sched_setattr, tid, &raw const *a, 0) }).map(drop)
+}
+
+/// Whether `runtime` is the length of a time slice (kernel/sched/syscalls.c, `get_params`, Linux ≥ 6.12; 0 before).
+fn has_slice(policy: u32) -> bool {
+    takes_nice(policy) || policy == libc::SCHED_IDLE as u32
+}
+
+/// The time slice of threads that have chosen none, in nanoseconds, if that is known. Asked once, of this thread: it goes without
+/// one of its own for a moment.
+pub fn usual_slice() -> Option<u64> {
+    static USUAL: OnceLock<Option<u64>> = OnceLock::new();
+    *USUAL.get_or_init(|| {
+        let own = attributes(0).ok().filter(|own| takes_nice(own.policy))?;
+        set_attributes(0, &Attr { runtime: 0, ..own }).ok()?;
+        let usual = attributes(0).ok()?.runtime;
+        if usual != own.runtime {
+            set_attributes(0, &own).ok()?;
+        }
+        Some(usual)
+    })
 }
 
 /// Whether sched_setattr(2) sets the nice value as well, and not the policy alone.
@@ -58,12 +90,15 @@ pub fn set(tid: i32, sched: &Sched) -> io::Result<()> {
         flags: sched.flags,
         nice: sched.nice,
         priority: sched.priority,
-        runtime: sched.deadline.map_or(0, |d| d.runtime),
+        runtime: sched.deadline.map(|d| d.runtime).or(sched.slice).unwrap_or(0),
         deadline: sched.deadline.map_or(0, |d| d.deadline),
         period: sched.deadline.map_or(0, |d| d.period),
     };
-    // SAFETY: `a` outlives the call.
-    check(unsafe { libc::syscall(libc::SYS_sched_setattr, tid, &raw const a, 0) }).map(drop)
+    if sched.slice.is_some() && !takes_nice(sched.policy) {
+        // It is kept from before (`__setparam_fair` is for these two only).
+        set_attributes(tid, &Attr { policy: libc::SCHED_OTHER as u32, ..a })?;
+    }
+    set_attributes(tid, &a)
 }
 
 /// Threads that can run at once. Asked once: the standard library looks for limits in files of cgroups.

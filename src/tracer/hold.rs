@@ -42,6 +42,7 @@ pub fn hold(request: &HoldRequest<'_>) -> Result<Held, Error> {
     let mut found = tree::members(request.root, request.reaper, |_| false)?;
     // What can be known before is not asked while the program stands still.
     sys::sched::processors();
+    sys::sched::usual_slice();
     sys::cpu::ask();
     let threads: usize = found.iter().map(|process| process.tids.len()).sum();
     let awake = (threads >= MANY).then(many::Awake::begin);

@@ -1,0 +1,73 @@
+// The length of time slices: of threads of each policy that has some, of a child, and of the first thread, which has chosen none.
+// Kernels before 6.12 have none to choose, and say 0.
+#include "guest.h"
+
+struct attributes {
+    uint32_t size, policy;
+    uint64_t flags;
+    int32_t nice;
+    uint32_t priority;
+    uint64_t runtime, deadline, period;
+};
+
+static const struct attributes chosen[] = {
+    {.size = sizeof *chosen, .policy = SCHED_OTHER, .nice = 3, .runtime = 5000000},
+    {.size = sizeof *chosen, .policy = SCHED_BATCH, .flags = 1, .nice = 1, .runtime = 20000000}, // reset on fork
+    {.size = sizeof *chosen, .policy = SCHED_IDLE, .nice = 2, .runtime = 7000000},
+};
+#define COUNT (int)(sizeof chosen / sizeof *chosen)
+
+static volatile int finish, up;
+static uint64_t usual;
+
+static void choose(const struct attributes *wanted) {
+    struct attributes first = *wanted;
+    first.policy = wanted->policy == SCHED_IDLE ? SCHED_OTHER : wanted->policy; // IDLE keeps what was chosen before
+    MUST(syscall(SYS_sched_setattr, 0, &first, 0));
+    MUST(syscall(SYS_sched_setattr, 0, wanted, 0));
+}
+
+static void is(const struct attributes *wanted, uint64_t slice) {
+    struct attributes now = {0};
+    MUST(syscall(SYS_sched_getattr, 0, &now, sizeof now, 0));
+    CHECK(now.policy == wanted->policy && now.flags == wanted->flags, "policy %u flags %lu", now.policy, (long)now.flags);
+    CHECK(getpriority(PRIO_PROCESS, 0) == wanted->nice, "nice value %d", getpriority(PRIO_PROCESS, 0));
+    CHECK(now.runtime == slice, "policy %u: slices of %lu, not %lu", now.policy, (long)now.runtime, (long)slice);
+}
+
+static void spoil(void) {
+    struct attributes other = {.size = sizeof other, .runtime = 11000000};
+    MUST(syscall(SYS_sched_setattr, 0, &other, 0));
+    if (!usual) usual = 1;
+}
+
+static void *thread(void *which) {
+    const struct attributes *wanted = which;
+    choose(wanted);
+    __atomic_add_fetch(&up, 1, __ATOMIC_SEQ_CST);
+    for (; !finish; nap(1000)) is(wanted, usual ? wanted->runtime : 0);
+    return NULL;
+}
+
+int main(void) {
+    static const struct attributes plain = {.size = sizeof plain};
+    struct attributes now = {0};
+    MUST(syscall(SYS_sched_getattr, 0, &now, sizeof now, 0));
+    usual = now.runtime;
+    pthread_t threads[COUNT];
+    for (int i = 0; i < COUNT; i++) PTHREAD(pthread_create(&threads[i], NULL, thread, (void *)&chosen[i]));
+    while (up < COUNT) sched_yield();
+    pid_t child = MUST(fork());
+    if (!child) {
+        choose(&chosen[0]);
+        for (;; nap(1000)) is(&chosen[0], usual ? chosen[0].runtime : 0);
+    }
+    ready();
+    while (go_on()) is(&plain, usual);
+    finish = 1;
+    for (int i = 0; i < COUNT; i++) PTHREAD(pthread_join(threads[i], NULL));
+    CHECK(!waitpid(child, NULL, WNOHANG), "the child has ended");
+    MUST(kill(child, SIGKILL));
+    MUST(waitpid(child, NULL, 0));
+    return pass();
+}
