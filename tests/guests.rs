@@ -470,6 +470,36 @@ fn control_groups_are_noted() {
     scene.finish(&mut alone);
 }
 
+/// What was started stays to be seen, also of a job that was resumed from an image of a resumed one.
+#[test]
+fn jobs_tell_their_commands() {
+    let Some(program) = guest("memory", Build::Dynamic) else { return };
+    let scene = Scene::new("memory");
+    let mut job = scene.start_run(&[program.as_ref(), "an".as_ref(), "argument".as_ref()]);
+    scene.ready(&mut job);
+    let status = || {
+        let said = scene.must("ckpt ls", scene.ckpt("ckpt", &["ls"]).arg("--json")).stdout;
+        let jobs: serde_json::Value = serde_json::from_slice(&said).expect("JSON");
+        assert_eq!(jobs.as_array().map(Vec::len), Some(1), "{jobs}");
+        jobs[0].clone()
+    };
+    let command = status()["command"].clone();
+    assert_eq!((&command[1], &command[2]), (&"an".into(), &"argument".into()));
+    assert_eq!((&status()["resumed"], &status()["image"]), (&false.into(), &serde_json::Value::Null));
+    for generation in 1..=2 {
+        let image = scene.image(format!("{generation}.ckpt.tar"));
+        scene.save(&image, &["--kill"]);
+        scene.end_of(&mut job);
+        job = scene.start_resume(&image, &[]);
+        scene.beats(1, &mut job);
+        let image = image.to_str().expect("text");
+        assert_eq!((&status()["resumed"], &status()["image"]), (&true.into(), &image.into()));
+        assert_eq!(status()["command"], command);
+    }
+    scene.finish(&mut job);
+    scene.nobody_left();
+}
+
 /// Who has logged in stays so, as far as a resume may say it: whoever has none may once.
 #[test]
 fn login_uids() {

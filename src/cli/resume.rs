@@ -18,7 +18,8 @@ use super::table::{harmless, table};
 use super::{Done, open, units};
 use crate::capture::Keep;
 use crate::image::Image;
-use crate::model::Name;
+use crate::model::{Checkpoint, Name};
+use crate::proc;
 use crate::restore::{self, Moves, Options};
 use crate::supervise::keep::{self, Job, Signals, keep};
 use crate::supervise::relay::Relay;
@@ -341,12 +342,23 @@ fn bring_to_life(args: ResumeArgs, report: &Report) -> Result<(Job, Signals), Fa
     } else {
         tracing::info!("{sentence}")
     }
-    let command = vec![Name::from(path.as_path())];
     let output = output_beside(&path)?;
-    let program = keep::Program::Resumed { root: resumed.root, init: resumed.init, status: resumed.status };
+    let command = command_of(resumed.root, image.checkpoint());
+    let image = if path == Path::new("-") { path } else { absolute(&path)? };
+    let program = keep::Program::Resumed { image, root: resumed.root, init: resumed.init, status: resumed.status };
     let relay = resumed.terminal.map(Relay::new);
     let keep = Keep::default();
     Ok((Job { name, claim, program, relay, command, output, keep }, signals))
+}
+
+/// What a resumed program shows as its command line; where that is nothing, or it has ended already, its name.
+fn command_of(root: i32, checkpoint: &Checkpoint) -> Vec<Name> {
+    let shown = proc::command_line(root).unwrap_or_default();
+    if !shown.is_empty() {
+        return shown;
+    }
+    let pid = checkpoint.manifest.root;
+    checkpoint.tree.members.iter().filter(|member| member.pid == pid).map(|member| member.comm.clone()).collect()
 }
 
 /// New images of a resumed job go to the directory of the one it came from, if there is one.

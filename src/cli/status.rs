@@ -48,22 +48,25 @@ pub fn run(args: &StatusArgs) -> Done {
 }
 
 fn text(status: &Status) -> String {
-    let origin = if status.resumed { "resumed from" } else { "command" };
     let last = match &status.last {
         Some(last) => format!("{}: {}", last.time, save::sentence(&last.saved)),
         None => "none".into(),
     };
     let words: Vec<String> = status.command.iter().map(Name::display).collect();
+    let image = status.image.as_ref().map(|image| ("resumed from", image.display()));
     let rows = [
         ("name", status.name.clone()),
         ("state", status.state.clone()),
         ("pid", format!("{} (supervisor {})", status.pid, status.supervisor)),
         ("processes", status.processes.to_string()),
-        (origin, words.join(" ")),
+        ("command", words.join(" ")),
+    ];
+    let rest = [
         ("since", status.started.clone()),
         ("images go to", status.output.display()),
         ("saves", status.saves.to_string()),
         ("last save", last),
     ];
-    rows.iter().map(|(key, value)| format!("{key:14}{}\n", harmless(value))).collect()
+    let rows = rows.into_iter().chain(image).chain(rest);
+    rows.map(|(key, value)| format!("{key:14}{}\n", harmless(&value))).collect()
 }

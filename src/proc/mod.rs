@@ -26,6 +26,7 @@ use std::io::Read;
 use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
 
+use crate::model::Name;
 use crate::sys::fds::open_to_read;
 
 /// What can go wrong with a file of `/proc`.
@@ -234,6 +235,16 @@ pub fn sched(tid: impl std::fmt::Display) -> Result<sched::Sched, Error> {
 /// If it cannot be read or makes no sense.
 pub fn runs(tid: i32) -> Result<u64, Error> {
     parsed(&format!("{tid}/schedstat"), sched::runs)
+}
+
+/// `/proc/PID/cmdline`: what a process was called with, if it still shows that.
+///
+/// # Errors
+/// If it cannot be read.
+pub fn command_line(pid: i32) -> Result<Vec<Name>, Error> {
+    let text = read(&format!("{pid}/cmdline"))?;
+    let words = text.strip_suffix(b"\0").unwrap_or(&text).split(|&byte| byte == 0);
+    Ok(words.map(|word| Name(word.to_vec())).filter(|_| !text.is_empty()).collect())
 }
 
 /// `/proc/TID/syscall`: the call a thread sleeps in, with its arguments.

@@ -59,6 +59,8 @@ pub enum Program {
     },
     /// Brought to life from an image.
     Resumed {
+        /// Its path; `-` for one that came through a pipe.
+        image: PathBuf,
         /// Its pid, as we see it.
         root: i32,
         /// Pid 1 of its namespace, our child; 0 if it has none of its own.
@@ -395,12 +397,17 @@ impl Keeper {
             (false, true) => "stopped",
             (false, false) => "running",
         };
+        let image = match &self.job.program {
+            Program::Started { .. } => None,
+            Program::Resumed { image, .. } => Some(image.as_path().into()),
+        };
         Status {
             name: self.job.name.clone(),
             pid: self.root(),
             supervisor: std::process::id() as i32,
             command: self.job.command.clone(),
-            resumed: matches!(self.job.program, Program::Resumed { .. }),
+            resumed: image.is_some(),
+            image,
             state: state.into(),
             started: self.started.clone(),
             processes: members::descendants(std::process::id() as i32).len(),

@@ -125,10 +125,13 @@ pub struct Status {
     pub pid: i32,
     /// Its supervisor.
     pub supervisor: i32,
-    /// What was started, or the image it was resumed from.
+    /// What was started; of a resumed program, what it showed as its command line then.
     pub command: Vec<Name>,
     /// Whether it was resumed from an image.
     pub resumed: bool,
+    /// The path of that image; `-` for one that came through a pipe.
+    #[serde(default)]
+    pub image: Option<Name>,
     /// `running`, `saving` or `stopped`.
     pub state: String,
     /// When it was started or resumed (RFC 3339, UTC).
