@@ -942,6 +942,23 @@ fn no_threads() {
 }
 
 #[test]
+fn a_limit_of_processes() {
+    let (resume, program) = (resume!(), guest!("syscalls"));
+    if !installed("prlimit") || root() {
+        return skip("a_limit_of_processes", "no prlimit, or a user without limits");
+    }
+    let scene = Scene::new("nproc");
+    let image = saved(&scene, &program, &[]);
+    let mut command = scene.command(&resume.adopter);
+    command.args(["/usr/bin/env", "prlimit", "--nproc=1"]).arg(harness::bin("ckpt-resume")).arg(&image);
+    let output = scene.output("ckpt-resume", &mut command);
+    let words =
+        ["Resource temporarily unavailable", "hint: this user, or this control group, may have no more processes"];
+    failed(&scene, &output, HOST, &words);
+    comes_back(&scene, &image);
+}
+
+#[test]
 fn a_limit_of_locked_memory() {
     let (resume, program) = (resume!(), guest!("sysvshm"));
     if !installed("prlimit") || root() {
