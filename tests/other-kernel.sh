@@ -1,8 +1,10 @@
 #!/bin/sh
-# Runs guests of the test suite under another kernel of Debian's, on an emulated processor that has protection keys:
+# Runs guests of the test suite under another kernel, on an emulated processor that has protection keys:
 #
-#   tests/other-kernel.sh PACKAGE [FILTER…]     PACKAGE: linux-image-…-amd64, as apt knows it; FILTER: as for cargo test
+#   tests/other-kernel.sh KERNEL [FILTER…]     FILTER: as for cargo test
 #
+# KERNEL: linux-image-…-amd64, as apt knows it, or the path of a bzImage of your own that needs no modules (CONFIG_VIRTIO_PCI,
+# CONFIG_9P_FS, CONFIG_NET_9P_VIRTIO, CONFIG_OVERLAY_FS, CONFIG_DEVTMPFS, CONFIG_TMPFS), for options that Debian leaves out.
 # Needs qemu-system-x86, busybox-static, kmod, cpio and xz-utils; no root. The virtual machine sees this one's files, and what it
 # writes it writes to its own memory. A test takes some ten times as long as otherwise.
 set -eu
@@ -10,17 +12,23 @@ package=$1
 shift
 [ $# -gt 0 ] || set -- ::generations
 cd "$(dirname "$0")/.."
-work=$PWD/target/other-kernel/$package
+work=$PWD/target/other-kernel/$(basename "$package")
 mkdir -p "$work"
 
-if [ ! -d "$work/boot" ]; then
-    (cd "$work" && apt-get download "$package" && dpkg -x "$package"_*.deb .)
-fi
-version=$(basename "$work"/boot/vmlinuz-*)
-version=${version#vmlinuz-}
-modules=$work/lib/modules/$version
-PATH=$PATH:/usr/sbin:/sbin
-depmod -b "$work" "$version"
+modules=
+case $package in
+    */*) kernel=$package ;;
+    *)
+        if [ ! -d "$work/boot" ]; then
+            (cd "$work" && apt-get download "$package" && dpkg -x "$package"_*.deb .)
+        fi
+        kernel=$(echo "$work"/boot/vmlinuz-*)
+        version=${kernel##*/vmlinuz-}
+        modules=$work/lib/modules/$version
+        PATH=$PATH:/usr/sbin:/sbin
+        depmod -b "$work" "$version"
+        ;;
+esac
 
 # The first file system: what is needed to mount the files of this machine.
 first=$work/first
@@ -28,6 +36,7 @@ rm -rf "$first"
 mkdir -p "$first/bin" "$first/modules" "$first/proc" "$first/sys" "$first/dev" "$first/below" "$first/above" "$first/root"
 cp /bin/busybox "$first/bin/"
 for module in virtio_pci 9pnet_virtio 9p overlay; do
+    [ -n "$modules" ] || break
     # Each with what it needs, which modules.dep lists last first.
     line=$(grep -E "/$module\.ko(\.xz)?:" "$modules/modules.dep") || continue
     echo "${line#*: } ${line%%:*}" | awk '{ for (i = NF - 1; i > 0; i--) print $i; print $NF }'
@@ -43,7 +52,9 @@ cat > "$first/init" <<'INIT'
 #!/bin/busybox sh
 /bin/busybox --install -s /bin
 mount -t proc proc /proc && mount -t sysfs sys /sys && mount -t devtmpfs dev /dev
-while read -r module; do insmod "/modules/$module"; done < /modules/list
+if [ -f /modules/list ]; then
+    while read -r module; do insmod "/modules/$module"; done < /modules/list
+fi
 mount -t 9p -o trans=virtio,version=9p2000.L,ro,cache=loose,msize=512000 files /below
 mount -t tmpfs -o size=60% above /above && mkdir /above/upper /above/work
 mount -t overlay -o lowerdir=/below,upperdir=/above/upper,workdir=/above/work root /root
@@ -55,7 +66,9 @@ for place in /root/dev/shm /root/tmp /root/run; do mount -t tmpfs -o mode=1777 t
 ip link set lo up
 umount /proc /sys
 . /job
-mkdir -p "/root/usr/lib/modules/$(uname -r)" && mount --bind "/root$modules" "/root/usr/lib/modules/$(uname -r)"
+if [ -n "$modules" ]; then
+    mkdir -p "/root/usr/lib/modules/$(uname -r)" && mount --bind "/root$modules" "/root/usr/lib/modules/$(uname -r)"
+fi
 exec switch_root /root /bin/sh "$script"
 INIT
 chmod +x "$first/init"
@@ -79,5 +92,5 @@ SCRIPT
 (cd "$first" && find . | cpio -o -H newc --quiet | gzip -1) > "$work/first.img"
 
 exec qemu-system-x86_64 -accel tcg,thread=multi -cpu max -smp 2 -m "${CKPT_VM_MEMORY:-8G}" -nographic -no-reboot -nic none \
-    -kernel "$work/boot/vmlinuz-$version" -initrd "$work/first.img" -append "console=ttyS0 quiet panic=-1" \
+    -kernel "$kernel" -initrd "$work/first.img" -append "console=ttyS0 quiet panic=-1" \
     -virtfs local,path=/,mount_tag=files,security_model=none,readonly=on,multidevs=remap < /dev/null

@@ -735,7 +735,7 @@ mod tests {
 
     #[test]
     fn rings_are_such_as_the_kernel_makes() {
-        let sched = Sched { policy: 0, flags: 0, nice: 0, priority: 0, deadline: None, slice: None };
+        let sched = Sched { policy: 0, flags: 0, nice: 0, priority: 0, deadline: None, slice: None, clamps: None };
         let poller = Poller { number: 1, like: Pid(1), affinity: Hex(vec![1]), sched, idle: 0 };
         let mut polled = Uring {
             flags: SQPOLL,

@@ -176,7 +176,7 @@ fn process(pid: i32, cwd: &Name) -> Process {
             robust_list: (Addr(0), 0),
             clear_child_tid: Addr(0),
             rseq: None,
-            sched: Sched { policy: 0, flags: 0, nice: 0, priority: 0, deadline: None, slice: None },
+            sched: Sched { policy: 0, flags: 0, nice: 0, priority: 0, deadline: None, slice: None, clamps: None },
             affinity: Hex(vec![3]),
             io_priority: 0,
             left: Some(Nanos(5_000_000_000)),

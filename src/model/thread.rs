@@ -163,6 +163,18 @@ pub struct Sched {
     /// The length of its time slices in nanoseconds, if it has chosen one (OTHER, BATCH and IDLE).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub slice: Option<u64>,
+    /// Its utilization clamps, if it has chosen some.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub clamps: Option<Clamps>,
+}
+
+/// How much of a processor the kernel takes a thread to use, at least and at most, when it chooses one and its frequency: of 1024.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Clamps {
+    /// At least.
+    pub min: u32,
+    /// At most.
+    pub max: u32,
 }
 
 /// Time that a thread is given again and again, in nanoseconds.

@@ -4,7 +4,7 @@
 use std::io;
 use std::sync::OnceLock;
 
-use crate::model::thread::{Deadline, Sched};
+use crate::model::thread::{Clamps, Deadline, Sched};
 
 use super::check;
 
@@ -21,7 +21,16 @@ struct Attr {
     runtime: u64,
     deadline: u64,
     period: u64,
+    util_min: u32,
+    util_max: u32,
 }
+
+/// SCHED_FLAG_KEEP_ALL: neither the policy nor what belongs to it is set.
+const KEEP_ALL: u64 = 0x18;
+/// SCHED_FLAG_UTIL_CLAMP: utilization clamps are set.
+const CLAMPS: u64 = 0x60;
+/// The greatest utilization (include/linux/sched.h, SCHED_CAPACITY_SCALE).
+const WHOLE: u32 = 1024;
 
 /// sched_getattr(2), and getpriority(2) where the former leaves the nice value out: a thread has it again when it is no
 /// longer a real-time one.
@@ -32,7 +41,22 @@ pub fn get(tid: i32) -> io::Result<Sched> {
     let chosen = has_slice(a.policy) && usual_slice().is_some_and(|usual| a.runtime != usual);
     let nice = if takes_nice(a.policy) { a.nice } else { nice(tid)? };
     let slice = chosen.then_some(a.runtime);
-    Ok(Sched { policy: a.policy, flags: a.flags, nice, priority: a.priority, deadline, slice })
+    let clamps = Clamps { min: a.util_min, max: a.util_max };
+    let clamps = (has_clamps() && clamps != usual_clamps(a.policy)).then_some(clamps);
+    Ok(Sched { policy: a.policy, flags: a.flags, nice, priority: a.priority, deadline, slice, clamps })
+}
+
+/// Real-time threads are given the fastest processor, unless an administrator has chosen otherwise
+/// (kernel.sched_util_clamp_min_rt_default).
+fn usual_clamps(policy: u32) -> Clamps {
+    let real_time = [libc::SCHED_FIFO, libc::SCHED_RR].contains(&(policy as i32));
+    Clamps { min: if real_time { WHOLE } else { 0 }, max: WHOLE }
+}
+
+/// Whether this kernel has them (CONFIG_UCLAMP_TASK): otherwise there is nothing in their places.
+fn has_clamps() -> bool {
+    static THERE: OnceLock<bool> = OnceLock::new();
+    *THERE.get_or_init(|| attributes(0).is_ok_and(|own| (own.util_min, own.util_max) != (0, 0)))
 }
 
 fn attributes(tid: i32) -> io::Result<Attr> {
@@ -93,12 +117,25 @@ pub fn set(tid: i32, sched: &Sched) -> io::Result<()> {
         runtime: sched.deadline.map(|d| d.runtime).or(sched.slice).unwrap_or(0),
         deadline: sched.deadline.map_or(0, |d| d.deadline),
         period: sched.deadline.map_or(0, |d| d.period),
+        ..Attr::default()
     };
     if sched.slice.is_some() && !takes_nice(sched.policy) {
         // It is kept from before (`__setparam_fair` is for these two only).
         set_attributes(tid, &Attr { policy: libc::SCHED_OTHER as u32, ..a })?;
     }
-    set_attributes(tid, &a)
+    set_attributes(tid, &a)?;
+    match sched.clamps {
+        None if !has_clamps() => Ok(()),
+        // What the kernel takes for none.
+        None => set_clamps(tid, Clamps { min: u32::MAX, max: u32::MAX }),
+        Some(clamps) => set_clamps(tid, clamps),
+    }
+}
+
+fn set_clamps(tid: i32, clamps: Clamps) -> io::Result<()> {
+    let (util_min, util_max) = (clamps.min, clamps.max);
+    let size = size_of::<Attr>() as u32;
+    set_attributes(tid, &Attr { size, flags: KEEP_ALL | CLAMPS, util_min, util_max, ..Attr::default() })
 }
 
 /// Threads that can run at once. Asked once: the standard library looks for limits in files of cgroups.
