@@ -12,6 +12,7 @@ mod place;
 mod plot;
 mod sample;
 mod scale;
+mod stops;
 mod table;
 
 use std::fs;
@@ -20,7 +21,7 @@ use std::process::{Command, ExitCode, Stdio};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use tempfile::TempDir;
 
 use guest::{Guest, timed};
@@ -318,9 +319,25 @@ impl Bench {
         let image = place.file("image.ckpt.tar");
         let saves = self.save(guest, place, &image)?;
         let resume = self.resumes(&image, &[])?;
+        let (mut stops, mut reads) = (Sample::default(), Sample::default());
+        let plain = place.file("plain");
+        let _ = fs::remove_file(&plain);
+        let len = (saves.size * 1e3) as usize;
+        floor::write(&floor::noise(len), &plain)?;
+        let [program, args @ ..] = guest else { bail!("no program") };
+        let mut alone = Guest::start(Command::new(program).args(args).stderr(Stdio::null()))?;
+        for _ in 0..self.runs {
+            alone.ask()?;
+            stops.add(stops::once(alone.pid() as i32)?);
+            reads.add(floor::read(&plain, len)?);
+        }
+        alone.end()?;
+        fs::remove_file(&plain)?;
+        column.sample(case, "floor: to stop all threads and let them go", &stops, Bound::None);
         column.sample(case, "held", &saves.held, held);
         column.sample(case, "longest pause the program saw", &saves.paused, Bound::None);
         column.sample(case, "`ckpt save`", &saves.command, Bound::None);
+        column.sample(case, "floor: pread(2) of the image into fresh memory", &reads, Bound::None);
         column.sample(case, "`ckpt-resume` until it moves", &resume, moves);
         column.value(case, "image, kB", saves.size, size);
         Ok(())
