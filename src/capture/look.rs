@@ -50,6 +50,66 @@ pub(super) fn root_of(held: &Held, host: i32) -> Result<(usize, &HeldProcess), E
     held.processes.iter().enumerate().find(|(_, p)| p.host == host).ok_or(Error::Vanished { pid: host })
 }
 
+/// What one processor reads while another reads something else.
+enum Reading<'a> {
+    /// A process, by its index.
+    Process(usize, &'a HeldProcess),
+    /// [`CROWD`] threads, of whichever processes.
+    Threads(&'a [&'a HeldThread]),
+}
+
+/// So many threads take about as long as a small process.
+const CROWD: usize = 16;
+
+enum Read {
+    /// Without memory that another one has.
+    Process(Box<OfProcess>),
+    Threads(Vec<thread::Read>),
+}
+
+type OfProcess = (process::Read, Option<memory::Read>);
+
+impl Reading<'_> {
+    fn read(&self, inside: &Inside) -> Result<Read, Error> {
+        match self {
+            Reading::Process(index, p) => {
+                let elsewhere = inside.shares.get(index).is_some_and(|s| s.memory.is_some());
+                let memory = if elsewhere { None } else { Some(memory::read(p)?) };
+                Ok(Read::Process(Box::new((process::read(p)?, memory))))
+            }
+            Reading::Threads(some) => some.iter().map(|t| thread::read(t)).collect::<Result<_, _>>().map(Read::Threads),
+        }
+    }
+}
+
+/// Reads all there is of processes and their threads, in their order.
+fn read_all(
+    alive: &[(usize, &HeldProcess)],
+    inside: &Inside,
+    cancel: &AtomicBool,
+) -> Result<(Vec<OfProcess>, Vec<thread::Read>), Error> {
+    let threads: Vec<&HeldThread> = alive.iter().flat_map(|(_, p)| &p.threads).collect();
+    let crowds = threads.chunks_exact(CROWD);
+    let few = crowds.remainder();
+    let processes = alive.iter().map(|&(index, p)| Reading::Process(index, p));
+    let readings: Vec<Reading<'_>> = processes.chain(crowds.map(Reading::Threads)).collect();
+    let (mut of_processes, mut of_threads) = (Vec::with_capacity(alive.len()), Vec::with_capacity(threads.len()));
+    let read = many::each(&readings, 2, |reading| {
+        unless_cancelled(cancel)?;
+        reading.read(inside)
+    });
+    for read in read? {
+        match read {
+            Read::Process(read) => of_processes.push(*read),
+            Read::Threads(some) => of_threads.extend(some),
+        }
+    }
+    for t in few {
+        of_threads.push(thread::read(t)?);
+    }
+    Ok((of_processes, of_threads))
+}
+
 /// Looks at everything. `queues`: also into those of connections that nobody has accepted, if something was sent over them.
 pub(super) fn look(held: &Held, request: &Request<'_>, reserve: &Arc<Reserve>, queues: bool) -> Result<Looked, Error> {
     let (cancel, keep) = (request.cancel, &request.keep);
@@ -63,20 +123,14 @@ pub(super) fn look(held: &Held, request: &Request<'_>, reserve: &Arc<Reserve>, q
     let mut shared = SharedAnon::default();
     let mut contents = Contents::new(Arc::clone(reserve));
     let (mut maps_of_gone, mut aio_rings, mut rings) = (Vec::new(), Vec::new(), Vec::new());
-    let mut processes = Vec::new();
     let alive: Vec<(usize, &HeldProcess)> =
         held.processes.iter().enumerate().filter(|(_, p)| !p.threads.is_empty()).collect();
-    let read = many::each(&alive, 2, |&(index, p)| {
+    let (of_processes, of_threads) = read_all(&alive, &inside, cancel)?;
+    let mut of_threads = of_threads.into_iter();
+    let mut processes = Vec::new();
+    for ((index, p), (process, memory)) in alive.into_iter().zip(of_processes) {
         unless_cancelled(cancel)?;
-        let elsewhere = inside.shares.get(&index).is_some_and(|s| s.memory.is_some());
-        let memory = if elsewhere { None } else { Some(memory::read(p)?) };
-        Ok::<_, Error>((process::read(p)?, memory))
-    })?;
-    let threads: Vec<&HeldThread> = alive.iter().flat_map(|(_, p)| &p.threads).collect();
-    let mut threads = many::each(&threads, 16, |t| thread::read(t))?.into_iter();
-    for ((index, p), (process, memory)) in alive.into_iter().zip(read) {
-        unless_cancelled(cancel)?;
-        let read = (process, threads.by_ref().take(p.threads.len()).collect());
+        let read = (process, of_threads.by_ref().take(p.threads.len()).collect());
         let seen = process::look(p, read, &inside, &view, &mut mapped, &mut contents.nameless, &mut refusals)?;
         let mut whole = Whole {
             view: &view,
