@@ -249,6 +249,7 @@ guests! {
     aio: true,
     itimers: true,
     posixtimers: true,
+    timersignals: true,
     cputimers: true,
     blocked: true,
     timeouts: true,

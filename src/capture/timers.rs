@@ -123,7 +123,7 @@ pub(super) fn owners(p: &mut HeldProcess, timers: &mut [PosixTimer]) -> Result<(
         signals.extend(ptrace::pending(t.host, false).map_err(Error::of(t.host, "reading the pending signals"))?);
     }
     // To set a timer would take back a signal of it that waits to be taken.
-    unknown.retain(|t| t.value != Nanos(0) || !signals.iter().any(|s| is_of(t, &s.info.0)));
+    unknown.retain(|t| t.value != Nanos(0) || !signals.iter().any(|s| s.timer() == Some(t.id)));
     let mut remote = p.remote(0)?;
     let mut lent = Vec::new();
     for timer in unknown.iter().filter(|t| t.value == Nanos(0)) {
@@ -160,13 +160,6 @@ fn search(p: &mut HeldProcess, mut unknown: Vec<&mut PosixTimer>) -> Result<(), 
         unknown = others;
     }
     Ok(())
-}
-
-/// Whether a pending signal is a timer's (sigaction(2): SI_TIMER, and the timer's id behind it).
-fn is_of(timer: &PosixTimer, info: &[u8]) -> bool {
-    const SI_TIMER: i32 = -2;
-    let word = |at: usize| info.get(at..).and_then(|b| b.first_chunk()).map(|b| i32::from_ne_bytes(*b));
-    word(8) == Some(SI_TIMER) && word(16) == Some(timer.id)
 }
 
 fn set(remote: &mut Remote<'_>, id: i32, seconds: i64) -> Result<std::io::Result<u64>, Error> {

@@ -27,3 +27,12 @@ pub struct Pending {
     /// The raw 128-byte `siginfo_t`, pids inside.
     pub info: Hex,
 }
+
+impl Pending {
+    /// The id of the POSIX timer it comes from (sigaction(2): SI_TIMER, and the timer's id behind it).
+    pub fn timer(&self) -> Option<i32> {
+        const SI_TIMER: i32 = -2;
+        let word = |at: usize| self.info.0.get(at..).and_then(|b| b.first_chunk()).map(|b| i32::from_ne_bytes(*b));
+        word(16).filter(|_| word(8) == Some(SI_TIMER))
+    }
+}

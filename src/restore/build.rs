@@ -124,6 +124,7 @@ pub fn tree(
         notes,
         socket_files,
         polled: Vec::new(),
+        gone_off: BTreeMap::new(),
     };
     let hold = builder.template(filler, &plan.order, init)?;
     builder.sockets(image, &plan.order)?;
@@ -198,6 +199,8 @@ struct Builder<'a> {
     socket_files: Files,
     /// Our copies of rings of io_uring whose requests a thread of the kernel takes, by the index of their description.
     polled: Vec<(u32, OwnedFd)>,
+    /// POSIX timers of processes that have gone off and wait for their signals to be taken.
+    gone_off: BTreeMap<Pid, Vec<i32>>,
 }
 
 impl Builder<'_> {
@@ -654,9 +657,11 @@ impl Builder<'_> {
         timers::create(leader, others, process)?;
         let children = self.checkpoint.tree.members.iter().filter(|m| m.ppid == process.pid);
         signals::set_up(leader, process, children.filter_map(jobcontrol::news).collect())?;
+        let mut due = timers::Due::of(process, self.checkpoint, self.options);
         for (t, puppet) in process.threads.iter().zip(std::iter::once(&mut *leader).chain(&mut *others)) {
-            signals::queue(puppet, process, t, fresh)?;
+            signals::queue(puppet, process, t, fresh, &mut due)?;
         }
+        self.gone_off.insert(process.pid, due.gone_off());
         limits::set(leader, process, namespaces::wanted(self.options))?;
         // Before the privilege to do so goes; our calls are not judged.
         seccomp::set_up(&mut std::iter::once(&mut *leader).chain(&mut *others).collect::<Vec<_>>(), process)?;
@@ -701,7 +706,9 @@ impl Builder<'_> {
         let root_inside = self.actual(self.checkpoint.tree.root);
         // Step by step for all: one process's signal actions and memory may be another's, too.
         for process in &self.checkpoint.processes {
-            timers::arm(puppet(&mut self.puppets, process.pid)?, process, self.checkpoint, self.options)?;
+            let gone_off = self.gone_off.get(&process.pid).map_or(&[][..], Vec::as_slice);
+            let puppet = puppet(&mut self.puppets, process.pid)?;
+            timers::arm(puppet, process, gone_off, (self.checkpoint, self.options))?;
         }
         let mut regs = Vec::with_capacity(self.checkpoint.processes.len());
         let root_host = self.hosts.get(&self.checkpoint.tree.root).copied().unwrap_or_default();

@@ -9,6 +9,7 @@ use crate::sys::ptrace;
 
 use super::Error;
 use super::stub::{Batch, Expect, Puppet};
+use super::timers::Due;
 
 const SIGKILL: i32 = 9;
 const SIGSTOP: i32 = 19;
@@ -53,13 +54,27 @@ pub fn set_up(puppet: &mut Puppet, process: &Process, mut news: Vec<i32>) -> Res
     puppet.run(batch).map(drop)
 }
 
-/// Queues pending signals, each by the thread itself: only so may the sender be anybody (rt_sigqueueinfo(2)).
-pub fn queue(puppet: &mut Puppet, process: &Process, thread: &Thread, fresh: bool) -> Result<(), Error> {
+/// Queues pending signals, each by the thread itself: only so may the sender be anybody (rt_sigqueueinfo(2)). Those of timers
+/// come from these.
+pub fn queue(
+    puppet: &mut Puppet,
+    process: &Process,
+    thread: &Thread,
+    fresh: bool,
+    due: &mut Due<'_>,
+) -> Result<(), Error> {
     let ids = Ids::of(puppet, process, thread, fresh);
     let mut batch = puppet.batch();
     for (pending, shared) in waiting(process, thread) {
         if matches!(pending.signal, SIGKILL | SIGSTOP) || FAULTS.contains(&pending.signal) {
             continue;
+        }
+        if pending.timer().is_some() {
+            // Each in its turn.
+            puppet.run(std::mem::replace(&mut batch, puppet.batch()))?;
+            if due.go_off(puppet, pending, (!shared).then_some(thread.tid))? {
+                continue;
+            }
         }
         puppet.flush_for(&mut batch, 1, 144)?;
         let at = batch.data(&information(pending));
