@@ -320,6 +320,39 @@ fn the_program_outlives_a_killed_supervisor() {
 }
 
 #[test]
+fn a_word_that_says_neither_ends_no_program() {
+    let place = Place::new();
+    let job = place.job("one", "echo ready; read x");
+    let output = place.command("ckpt").args(["save", "one", "-o", "x.tar"]).env("CKPT_KILL", "maybe").output().unwrap();
+    fails(&output, 2, "invalid value 'maybe' for '--kill': neither yes nor no");
+    assert!(!place.path().join("x.tar").exists());
+    assert_eq!(place.json(&["ls", "--json"])[0]["state"], "running");
+    assert!(job.finish().code().is_some());
+}
+
+#[test]
+fn directories_may_have_braces() {
+    let place = Place::new();
+    let odd = place.path().join("{{cookiecutter.name}}");
+    fs::create_dir(&odd).unwrap();
+    let output = place.command("ckpt-run").args(["-q", "--", "echo", "hello"]).current_dir(&odd).output().unwrap();
+    assert_eq!((output.status.code(), output.stdout.as_slice()), (Some(0), &b"hello\n"[..]), "{output:?}");
+    let job = place.job("one", "echo ready; read x");
+    let save = |dir: &Path, output: &[&str]| {
+        let output = place.command("ckpt").args(["save", "one", "-q"]).args(output).current_dir(dir).output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+    };
+    save(&odd, &["-o", "one.tar"]);
+    save(place.path(), &["-o", "{{cookiecutter.name}}"]);
+    save(place.path(), &["-o", "{{{{cookiecutter.name}}}}/{name}2.tar"]);
+    assert!(job.finish().code().is_some());
+    let mut names: Vec<_> =
+        fs::read_dir(&odd).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    assert!(matches!(&names[..], [a, b, c] if a.starts_with("one-") && b == "one.tar" && c == "one2.tar"), "{names:?}");
+}
+
+#[test]
 fn jobs_are_listed_and_tell_their_status() {
     let place = Place::new();
     let job = place.job("one", "echo ready; read x");

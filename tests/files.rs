@@ -472,6 +472,11 @@ fn files_that_have_moved() {
         "ckpt: --map-path: the program has nothing at /nowhere\nckpt: --map-path: the program has nothing at {old}/o\n"
     );
     assert_eq!(String::from_utf8_lossy(&unused.stderr), said);
+    // A line is one in the environment, where there can't be several, but no end on the command line.
+    let mut command = scene.ckpt("ckpt-resume", &["--dry-run"]);
+    command.env("CKPT_MAP_PATH", format!("{whole}\n{stays}\n")).arg(&image);
+    assert_eq!(scene.output("plan", &mut command).status.code(), Some(0));
+    assert_eq!(run(&["--map-path", "/no\nwhere=/x"]).status.code(), Some(0));
     for wrong in ["x", "relative=/x", "/x="] {
         assert_eq!(run(&["--map-path", wrong]).status.code(), Some(USAGE), "{wrong}");
     }

@@ -1,10 +1,10 @@
 //! `--keep-running`, `--stop`, `--kill`: what becomes of the program after a save.
 
-use clap::builder::FalseyValueParser;
 use clap::error::ErrorKind;
 use clap::parser::ValueSource;
 use clap::{Arg, ArgAction, ArgMatches, Args, Command, FromArgMatches};
 
+use super::switch;
 use crate::supervise::protocol::After;
 
 /// The choice. The command line overrules the environment.
@@ -21,7 +21,7 @@ impl Args for AfterArgs {
     fn augment_args(command: Command) -> Command {
         FLAGS.into_iter().fold(command, |command, (id, long, env, _, help)| {
             let flag = Arg::new(id).long(long).env(env).help(help).action(ArgAction::SetTrue);
-            command.arg(flag.value_parser(FalseyValueParser::new()))
+            command.arg(flag.value_parser(switch::parse))
         })
     }
 

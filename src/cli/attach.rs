@@ -1,12 +1,11 @@
 //! `ckpt attach`: save a running tree that was not started by us.
 
 use clap::Args;
-use clap::builder::FalseyValueParser;
 
 use super::exit::{Exit, Outcome};
 use super::save::SaveOptions;
 use super::target::Target;
-use super::{Done, say, table, units};
+use super::{Done, say, switch, table, units};
 use crate::supervise::Failure;
 use crate::supervise::protocol::Survey;
 
@@ -19,7 +18,7 @@ pub struct AttachArgs {
     #[arg(value_parser = clap::value_parser!(i32).range(1..))]
     pid: i32,
     /// Only list what would be saved, and each thing that can't be
-    #[arg(long, env = "CKPT_DRY_RUN", value_parser = FalseyValueParser::new())]
+    #[arg(long, env = "CKPT_DRY_RUN", value_parser = switch::parse)]
     dry_run: bool,
     #[command(flatten)]
     options: SaveOptions,

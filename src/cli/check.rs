@@ -4,14 +4,13 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Args;
-use clap::builder::FalseyValueParser;
 use serde::Serialize;
 use serde_json::json;
 
 use super::exit::{Exit, Outcome};
 use super::keep::KeepArgs;
 use super::target::{Order, Target};
-use super::{Done, attach, open, say};
+use super::{Done, attach, open, say, switch};
 use crate::restore;
 use crate::supervise::protocol::After;
 use crate::supervise::{Failure, FailureKind, engine};
@@ -27,7 +26,7 @@ pub struct CheckArgs {
     #[arg(value_name = "PID|IMAGE")]
     subject: Option<PathBuf>,
     /// As JSON
-    #[arg(long, env = "CKPT_JSON", value_parser = FalseyValueParser::new())]
+    #[arg(long, env = "CKPT_JSON", value_parser = switch::parse)]
     json: bool,
     /// How long the tree of PID may take to stand still (ms, s, m, h)
     #[arg(long, env = "CKPT_TIMEOUT", default_value = "10s", value_parser = super::units::parse_duration)]

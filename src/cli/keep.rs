@@ -1,8 +1,8 @@
 //! `--save-files`, `--embed-files`: contents of which files go into an image.
 
 use clap::Args;
-use clap::builder::FalseyValueParser;
 
+use super::switch;
 use crate::capture::SaveFiles;
 use crate::supervise::{Failure, FailureKind};
 
@@ -14,7 +14,7 @@ pub struct KeepArgs {
     #[arg(long, value_name = "none|unlinked|open|GLOB", env = "CKPT_SAVE_FILES", value_delimiter = ',')]
     save_files: Vec<String>,
     /// Put the files that memory is mapped from into the image: a resume needs no same program and libraries
-    #[arg(long, env = "CKPT_EMBED_FILES", value_parser = FalseyValueParser::new())]
+    #[arg(long, env = "CKPT_EMBED_FILES", value_parser = switch::parse)]
     pub embed_files: bool,
 }
 

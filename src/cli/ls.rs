@@ -1,12 +1,11 @@
 //! `ckpt ls`: the jobs that are running.
 
 use clap::Args;
-use clap::builder::FalseyValueParser;
 use serde_json::{Value, json};
 
 use super::exit::{Exit, Outcome};
 use super::table::{harmless, table};
-use super::{Done, say};
+use super::{Done, say, switch};
 use crate::model::Name;
 use crate::supervise::client::{Found, jobs};
 use crate::supervise::protocol::Status;
@@ -15,7 +14,7 @@ use crate::supervise::protocol::Status;
 #[derive(Debug, Args)]
 pub struct LsArgs {
     /// As a JSON array
-    #[arg(long, env = "CKPT_JSON", value_parser = FalseyValueParser::new())]
+    #[arg(long, env = "CKPT_JSON", value_parser = switch::parse)]
     json: bool,
 }
 

@@ -15,6 +15,7 @@ mod save;
 mod say;
 mod show;
 mod status;
+mod switch;
 mod table;
 mod target;
 mod units;

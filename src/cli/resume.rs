@@ -7,15 +7,14 @@ use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use clap::builder::FalseyValueParser;
 use clap::{Args, ValueEnum};
 use nix::sys::signal::kill;
 
 use super::exit::{Exit, Outcome};
-use super::run::{absolute, become_supervisor, ended, name as chosen_name};
+use super::run::{absolute, become_supervisor, ended, name as chosen_name, output_in};
 use super::say::{self, Talk};
 use super::table::{harmless, table};
-use super::{Done, open, units};
+use super::{Done, open, switch, units};
 use crate::capture::Keep;
 use crate::image::Image;
 use crate::model::{Checkpoint, Name};
@@ -35,10 +34,10 @@ pub struct ResumeArgs {
     #[arg(value_name = "IMAGE|-|NAME")]
     image: PathBuf,
     /// Only show the plan and each conflict; create nothing
-    #[arg(long, env = "CKPT_DRY_RUN", value_parser = FalseyValueParser::new())]
+    #[arg(long, env = "CKPT_DRY_RUN", value_parser = switch::parse)]
     dry_run: bool,
     /// Run in the background; return when the program is running
-    #[arg(long, env = "CKPT_DETACH", value_parser = FalseyValueParser::new())]
+    #[arg(long, env = "CKPT_DETACH", value_parser = switch::parse)]
     detach: bool,
     /// Pids of the program
     #[arg(long, value_enum, env = "CKPT_PIDS", default_value_t = Pids::Auto)]
@@ -56,8 +55,8 @@ pub struct ResumeArgs {
     #[arg(long, value_enum, env = "CKPT_SOCKETS", default_value_t = Sockets::Reset)]
     sockets: Sockets,
     /// Files and directories at OLD and below it are at NEW now: a program's open and mapped files and its directories;
-    /// the longest OLD counts
-    #[arg(long, value_name = "OLD=NEW", env = "CKPT_MAP_PATH", value_delimiter = '\n')]
+    /// the longest OLD counts [env: CKPT_MAP_PATH=, one in each line]
+    #[arg(long, value_name = "OLD=NEW")]
     map_path: Vec<OsString>,
     /// Another working directory for the program
     #[arg(long, value_name = "DIR", env = "CKPT_CWD")]
@@ -78,7 +77,7 @@ pub struct ResumeArgs {
     #[arg(short, long)]
     name: Option<String>,
     /// Take the way meant for an image from another kernel, whose vDSO differs: for tests
-    #[arg(long, hide = true, env = "CKPT_FOREIGN_VDSO", value_parser = FalseyValueParser::new())]
+    #[arg(long, hide = true, env = "CKPT_FOREIGN_VDSO", value_parser = switch::parse)]
     foreign_vdso: bool,
     #[command(flatten)]
     talk: Talk,
@@ -157,7 +156,12 @@ impl ResumeArgs {
 
     fn moves(&self) -> Result<Moves, Failure> {
         let cwd = self.cwd.as_deref().map(absolute).transpose()?.map(Name::from);
-        let paths = self.map_path.iter().filter(|text| !text.is_empty()).map(|text| moved(text));
+        let mut paths = self.map_path.clone();
+        if paths.is_empty() {
+            let lines = std::env::var_os("CKPT_MAP_PATH").unwrap_or_default();
+            paths.extend(lines.as_bytes().split(|&byte| byte == b'\n').map(|line| OsStr::from_bytes(line).to_owned()));
+        }
+        let paths = paths.iter().filter(|text| !text.is_empty()).map(|text| moved(text));
         Ok(Moves { paths: paths.collect::<Result<_, _>>()?, cwd })
     }
 
@@ -364,5 +368,6 @@ fn command_of(root: i32, checkpoint: &Checkpoint) -> Vec<Name> {
 /// New images of a resumed job go to the directory of the one it came from, if there is one.
 fn output_beside(path: &Path) -> Result<PathBuf, Failure> {
     let directory = path.parent().filter(|_| path != Path::new("-")).unwrap_or(Path::new(""));
-    absolute(&directory.join(template::DEFAULT))
+    let directory = if directory == Path::new("") { Path::new(".") } else { directory };
+    output_in(directory, Path::new(template::DEFAULT))
 }

@@ -48,10 +48,19 @@ pub fn name(option: Option<String>) -> Option<String> {
 
 /// `path` as an absolute one, without looking at the file system.
 pub fn absolute(path: &Path) -> Result<PathBuf, Failure> {
-    std::path::absolute(path).map_err(|error| {
-        let text = format!("cannot make {} an absolute path: {error}", path.display());
-        Failure::new(FailureKind::Failed, text, "")
-    })
+    std::path::absolute(path).map_err(|error| not_absolute(path, &error))
+}
+
+/// The template for images that was written as `output`, below `directory`.
+pub fn output_in(directory: &Path, output: &Path) -> Result<PathBuf, Failure> {
+    let template = template::absolute(directory, output).map_err(|error| not_absolute(output, &error))?;
+    template::check(&template)?;
+    Ok(template)
+}
+
+fn not_absolute(path: &Path, error: &std::io::Error) -> Failure {
+    let text = format!("cannot make {} an absolute path: {error}", path.display());
+    Failure::new(FailureKind::Failed, text, "")
 }
 
 /// Makes this process the supervisor of whatever it starts from now on.
@@ -62,8 +71,7 @@ pub fn become_supervisor(comm: &std::ffi::CStr) -> Result<(), Failure> {
 
 pub fn run(args: RunArgs) -> Done {
     args.talk.start()?;
-    let output = absolute(&args.dir.join(&args.output))?;
-    template::check(&output)?;
+    let output = output_in(&args.dir, &args.output)?;
     let contents = Keep { files: args.keep.save_files()?.unwrap_or_default(), embed: args.keep.embed_files };
     if !args.dir.is_dir() {
         let text = format!("{} is not a directory", args.dir.display());

@@ -4,7 +4,6 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Args;
-use clap::builder::FalseyValueParser;
 
 use super::after::AfterArgs;
 use super::exit::{Exit, Outcome};
@@ -12,7 +11,7 @@ use super::keep::KeepArgs;
 use super::say::{self, Talk};
 use super::target::{Order, Target};
 use super::units;
-use super::{Done, table};
+use super::{Done, switch, table};
 use crate::supervise::protocol::Saved;
 use crate::supervise::{Failure, FailureKind};
 
@@ -40,7 +39,7 @@ pub struct SaveOptions {
     #[arg(long, env = "CKPT_TIMEOUT", default_value = "10s", value_parser = units::parse_duration)]
     pub timeout: Duration,
     /// Tell the result as JSON on standard output
-    #[arg(long, env = "CKPT_JSON", value_parser = FalseyValueParser::new())]
+    #[arg(long, env = "CKPT_JSON", value_parser = switch::parse)]
     pub json: bool,
     #[command(flatten)]
     pub talk: Talk,

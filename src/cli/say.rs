@@ -19,6 +19,7 @@ use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt;
 
 use super::exit::{Exit, Outcome};
+use super::switch;
 use crate::supervise::{Failure, FailureKind, plain};
 use crate::sys::tty;
 
@@ -26,7 +27,7 @@ use crate::sys::tty;
 #[derive(Debug, Clone, Args)]
 pub struct Talk {
     /// Say nothing on success
-    #[arg(short, long, env = "CKPT_QUIET", value_parser = clap::builder::FalseyValueParser::new())]
+    #[arg(short, long, env = "CKPT_QUIET", value_parser = switch::parse)]
     pub quiet: bool,
     /// Say what is being done; twice: and how long its steps take
     #[arg(short, long, env = "CKPT_VERBOSE", action = ArgAction::Count)]

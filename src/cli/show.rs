@@ -4,12 +4,11 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use clap::Args;
-use clap::builder::FalseyValueParser;
 use serde::Serialize;
 
 use super::exit::{Exit, Outcome};
 use super::table::{harmless, table};
-use super::{Done, open, say, units};
+use super::{Done, open, say, switch, units};
 use crate::image::Image;
 use crate::model::Hex;
 use crate::model::datagram::DatagramSocket;
@@ -32,7 +31,7 @@ pub struct ShowArgs {
     #[arg(value_name = "IMAGE")]
     image: PathBuf,
     /// As JSON
-    #[arg(long, env = "CKPT_JSON", value_parser = FalseyValueParser::new())]
+    #[arg(long, env = "CKPT_JSON", value_parser = switch::parse)]
     json: bool,
 }
 

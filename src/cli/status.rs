@@ -1,11 +1,10 @@
 //! `ckpt status`: how one job is, or all.
 
 use clap::Args;
-use clap::builder::FalseyValueParser;
 
 use super::exit::{Exit, Outcome};
 use super::table::harmless;
-use super::{Done, ls, save, say};
+use super::{Done, ls, save, say, switch};
 use crate::model::Name;
 use crate::supervise::client::{Connection, jobs, status};
 use crate::supervise::protocol::Status;
@@ -16,7 +15,7 @@ pub struct StatusArgs {
     /// Name of a job
     name: Option<String>,
     /// As JSON: one object, or without NAME an array
-    #[arg(long, env = "CKPT_JSON", value_parser = FalseyValueParser::new())]
+    #[arg(long, env = "CKPT_JSON", value_parser = switch::parse)]
     json: bool,
 }
 

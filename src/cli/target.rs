@@ -13,7 +13,7 @@ use crate::supervise::{Error, Failure, FailureKind, members, name, template};
 use crate::sys::spawn;
 
 use super::keep::KeepArgs;
-use super::run::absolute;
+use super::run::output_in;
 
 /// How long a supervisor may take to end after its program.
 const END_OF_SUPERVISOR: Duration = Duration::from_secs(5);
@@ -91,12 +91,9 @@ impl Order {
             return Err(Failure::new(FailureKind::Usage, "an image is nothing for a terminal", hint));
         }
         let output = match self.output.as_deref().filter(|_| !self.streams()) {
-            Some(output) => Some(absolute(&keep_slash(output))?),
+            Some(output) => Some(output_in(Path::new("."), output)?),
             None => None,
         };
-        if let Some(output) = &output {
-            template::check(output)?;
-        }
         let (job, pid) = match &self.target {
             Target::Process(pid) => return self.save_directly(*pid, output),
             Target::Job(job) => (job, None),
@@ -133,7 +130,7 @@ impl Order {
         let output = if self.streams() {
             Output::Stream(std::io::stdout().as_fd().try_clone_to_owned().map_err(system)?.into())
         } else {
-            let template = output.map_or_else(|| absolute(Path::new(template::DEFAULT)), Ok)?;
+            let template = output.map_or_else(|| output_in(Path::new("."), Path::new(template::DEFAULT)), Ok)?;
             Output::File(template::expand(&template, &template::Values { name: &name, pid, seq: 1 })?)
         };
         let (after, timeout) = (self.after, self.timeout);
@@ -172,12 +169,6 @@ impl Order {
             _ => Err(strange_reply(job)),
         }
     }
-}
-
-/// `std::path::absolute` drops the slash that says "in this directory".
-fn keep_slash(path: &Path) -> PathBuf {
-    use std::os::unix::ffi::OsStrExt;
-    if path.as_os_str().as_bytes().ends_with(b"/") { path.join(template::DEFAULT) } else { path.to_owned() }
 }
 
 fn comm(pid: i32) -> String {

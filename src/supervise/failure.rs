@@ -91,7 +91,9 @@ impl From<Error> for Failure {
             Error::Image(error) => error.into(),
             Error::BadName { .. } | Error::BadTemplate { .. } => {
                 let hint = match error {
-                    Error::BadTemplate { .. } => "the parts are {name} {utc} {pid} {host} {seq}",
+                    Error::BadTemplate { .. } => {
+                        "the parts are {name} {utc} {pid} {host} {seq}; {{ and }} stand for braces"
+                    }
                     _ => "",
                 };
                 Failure::new(Kind::Usage, text, hint)

@@ -1,8 +1,9 @@
-//! File names of images: `{name}-{utc}.ckpt.tar`.
+//! File names of images: `{name}-{utc}.ckpt.tar`. `{{` and `}}` stand for braces.
 
 use std::ffi::OsString;
+use std::io;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::path::{Path, PathBuf};
+use std::path::{self, Path, PathBuf};
 
 use super::Error;
 
@@ -20,16 +21,41 @@ pub struct Values<'a> {
     pub seq: u64,
 }
 
-/// Fills in a template; an existing directory, or a path that ends in a slash, gets [`DEFAULT`] in it.
+/// The absolute template for what somebody wrote, relative to a directory that is as it is called: its braces are no parts. So
+/// is an existing directory that was written.
+///
+/// # Errors
+/// If there is no working directory.
+pub fn absolute(directory: &Path, written: &Path) -> io::Result<PathBuf> {
+    let directory = path::absolute(directory)?;
+    let whole = path::absolute(directory.join(written))?;
+    if whole.is_dir() {
+        return Ok(literal(&whole).join(DEFAULT));
+    }
+    // `path::absolute` drops the slash that says "in this directory".
+    let within = written.as_os_str().as_bytes().ends_with(b"/");
+    let template = path::absolute(literal(&directory).join(written))?;
+    Ok(if within { template.join(DEFAULT) } else { template })
+}
+
+/// The template for that very path.
+fn literal(path: &Path) -> PathBuf {
+    let doubled = |&byte: &u8| std::iter::repeat_n(byte, if matches!(byte, b'{' | b'}') { 2 } else { 1 });
+    PathBuf::from(OsString::from_vec(path.as_os_str().as_bytes().iter().flat_map(doubled).collect()))
+}
+
+/// Fills in a template; what is an existing directory then gets [`DEFAULT`] in it.
 /// A name that comes from [`DEFAULT`] never hits an existing file: `-2` and so on is put in.
 ///
 /// # Errors
 /// [`Error::BadTemplate`] for a part that isn't known.
 pub fn expand(template: &Path, values: &Values<'_>) -> Result<PathBuf, Error> {
-    let default = template.is_dir() || template.as_os_str().as_bytes().ends_with(b"/");
-    let template = if default { template.join(DEFAULT) } else { template.to_owned() };
-    let path = fill(&template, values)?;
-    let ours = template.file_name().is_some_and(|name| name == DEFAULT);
+    let mut path = fill(template, values)?;
+    let mut ours = template.file_name().is_some_and(|name| name == DEFAULT);
+    if path.is_dir() {
+        path.push(fill(Path::new(DEFAULT), values)?);
+        ours = true;
+    }
     if !ours || path.symlink_metadata().is_err() {
         return Ok(path);
     }
@@ -54,9 +80,19 @@ pub fn check(template: &Path) -> Result<(), Error> {
 fn fill(template: &Path, values: &Values<'_>) -> Result<PathBuf, Error> {
     let mut rest = template.as_os_str().as_bytes();
     let mut out = Vec::with_capacity(rest.len() + 40);
-    while let Some(open) = rest.iter().position(|&b| b == b'{') {
-        let (before, from) = rest.split_at(open);
+    while let Some(brace) = rest.iter().position(|b| matches!(b, b'{' | b'}')) {
+        let (before, from) = rest.split_at(brace);
         out.extend_from_slice(before);
+        if let Some(after) = from.strip_prefix(b"{{").or_else(|| from.strip_prefix(b"}}")) {
+            out.extend(from.first());
+            rest = after;
+            continue;
+        }
+        if let Some(after) = from.strip_prefix(b"}") {
+            out.push(b'}');
+            rest = after;
+            continue;
+        }
         let close = from.iter().position(|&b| b == b'}');
         let part = from.get(1..close.unwrap_or(from.len())).unwrap_or_default();
         match part {
@@ -105,6 +141,34 @@ mod tests {
         for template in ["{x}", "a{", "{name", "{}", "{NAME}"] {
             assert!(matches!(check(Path::new(template)), Err(Error::BadTemplate { .. })), "{template}");
         }
+    }
+
+    #[test]
+    fn braces_are_doubled() {
+        assert_eq!(fill(Path::new("{{a}}/}{{{name}}}"), &VALUES).unwrap(), Path::new("{a}/}{web}"));
+        let path = Path::new("/{{x}/{name}/}{/{{{");
+        assert_eq!(fill(&literal(path), &VALUES).unwrap(), path);
+    }
+
+    #[test]
+    fn directories_are_as_they_are_called() {
+        let dir = tempfile::tempdir().unwrap();
+        let odd = dir.path().join("{{cookie}}{name}");
+        std::fs::create_dir(&odd).unwrap();
+        let path = |directory: &Path, written: &str| {
+            expand(&absolute(directory, Path::new(written)).unwrap(), &VALUES).unwrap()
+        };
+        assert_eq!(path(&odd, "{name}.tar"), odd.join("web.tar"));
+        assert_eq!(path(&odd, "/x/{name}.tar"), Path::new("/x/web.tar"));
+        assert_eq!(path(&odd, "./a/../{pid}"), odd.join("a/../4711"));
+        for (directory, written) in [(&*odd, "."), (dir.path(), "{{cookie}}{name}"), (dir.path(), "{{cookie}}{name}/")]
+        {
+            assert_eq!(path(directory, written).parent(), Some(&*odd), "{written}");
+        }
+        assert!(path(&odd, "new/").starts_with(odd.join("new")) && path(&odd, "new/") != odd.join("new"));
+        assert!(path(dir.path(), "{seq}").ends_with("3"));
+        std::fs::create_dir(dir.path().join("3")).unwrap();
+        assert_eq!(path(dir.path(), "{seq}").parent(), Some(&*dir.path().join("3")));
     }
 
     #[test]
