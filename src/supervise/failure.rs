@@ -200,7 +200,7 @@ impl From<image::Error> for Failure {
             E::Busy { .. } => Failure::new(Kind::Failed, text, "wait for it, or choose another name with -o"),
             E::NotAFile { .. } => Failure::new(Kind::Failed, text, "choose another name with -o"),
             E::Io { source, .. } if source.kind() == std::io::ErrorKind::PermissionDenied => {
-                Failure::new(Kind::Permission, text, "choose a place that you may use")
+                Failure::new(Kind::Permission, text, "choose a file or a directory that you may use")
             }
             E::Io { .. } | E::Page { .. } | E::Blob { .. } | E::Cancelled => Failure::new(Kind::Failed, text, ""),
         }
