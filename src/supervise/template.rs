@@ -25,8 +25,11 @@ pub struct Values<'a> {
 /// is an existing directory that was written.
 ///
 /// # Errors
-/// If there is no working directory.
+/// If there is no working directory, or nothing was written.
 pub fn absolute(directory: &Path, written: &Path) -> io::Result<PathBuf> {
+    if written.as_os_str().is_empty() {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
     let directory = path::absolute(directory)?;
     let whole = path::absolute(directory.join(written))?;
     if whole.is_dir() {
@@ -166,6 +169,7 @@ mod tests {
             assert_eq!(path(directory, written).parent(), Some(&*odd), "{written}");
         }
         assert!(path(&odd, "new/").starts_with(odd.join("new")) && path(&odd, "new/") != odd.join("new"));
+        assert!(absolute(&odd, Path::new("")).is_err());
         assert!(path(dir.path(), "{seq}").ends_with("3"));
         std::fs::create_dir(dir.path().join("3")).unwrap();
         assert_eq!(path(dir.path(), "{seq}").parent(), Some(&*dir.path().join("3")));
