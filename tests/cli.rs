@@ -331,6 +331,16 @@ fn a_word_that_says_neither_ends_no_program() {
 }
 
 #[test]
+fn names_in_messages_stay_in_their_line() {
+    let place = Place::new();
+    for verb in ["resume", "verify", "status"] {
+        let output = place.output("ckpt", &[verb, "a\u{1b}[31m\nckpt: b"]);
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert!(!output.status.success() && !said.contains('\u{1b}') && !said.contains("\nckpt: b"), "{said:?}");
+    }
+}
+
+#[test]
 fn directories_may_have_braces() {
     let place = Place::new();
     let odd = place.path().join("{{cookiecutter.name}}");

@@ -20,6 +20,7 @@ use tracing_subscriber::util::SubscriberInitExt;
 
 use super::exit::{Exit, Outcome};
 use super::switch;
+use super::table::harmless;
 use crate::supervise::{Failure, FailureKind, plain};
 use crate::sys::tty;
 
@@ -171,12 +172,12 @@ pub fn raw(text: &str) {
     let _ = Lines.write_all(text.as_bytes());
 }
 
-/// Says what failed, and the way out.
+/// Says what failed, and the way out, each in one line: names in it may be anything.
 pub fn failure(failure: &Failure) {
     for message in &failure.messages {
-        line(&message.text);
+        line(harmless(&message.text));
         if !message.hint.is_empty() {
-            let hint = format!("hint: {}", message.hint);
+            let hint = format!("hint: {}", harmless(&message.hint));
             note(&hint);
             raw(&format!("{hint}\n"));
         }
