@@ -13,6 +13,7 @@ use crate::model::memory::Backing;
 use crate::model::process::Process;
 use crate::model::thread::Thread;
 use crate::model::uring::{DEFER_TASKRUN, DISABLED, NO_SQARRAY, Napi, OFFSETS, SINGLE_ISSUER, Uring, word};
+use crate::proc;
 use crate::sys::fds;
 use crate::sys::uring::{self, Map, Params};
 use crate::tracer;
@@ -36,7 +37,7 @@ const REGISTER_NAPI: u32 = 27;
 const REGISTER_ENABLE_RINGS: u32 = 12;
 /// IORING_OP_NOP with IOSQE_CQE_SKIP_SUCCESS, as the first word of a request.
 const SILENT: u32 = 1 << 6 << 8;
-/// Nothing can be mapped below (the default of /proc/sys/vm/mmap_min_addr).
+/// The default of /proc/sys/vm/mmap_min_addr, below which nothing can be mapped, of most distributions; the kernel's own is a page.
 const LOWEST: u64 = 0x1_0000;
 
 /// Fails if rings can't be made here.
@@ -286,7 +287,11 @@ pub fn map(puppet: &mut Puppet, process: &Process, sources: &Sources) -> Result<
     let taken = taken.chain(rings.iter().map(|(vma, ..)| (vma.start.0, vma.end.0)));
     let mut taken: Vec<Range> = taken.collect();
     taken.sort_unstable();
-    let free = inherit::gaps((LOWEST, TOP), taken.into_iter());
+    const PAGE: u64 = 4096;
+    // A page that is left free there is where the kernel would map a ring of a place above all that it looks through first.
+    let lowest = proc::number("sys/vm/mmap_min_addr").ok().and_then(|lowest| u64::try_from(lowest).ok());
+    let lowest = lowest.unwrap_or(LOWEST).next_multiple_of(PAGE).clamp(PAGE, LOWEST);
+    let free = inherit::gaps((lowest, TOP), taken.into_iter());
     let places = rings.iter().map(|(vma, ..)| (vma.start.0, vma.end.0));
     let anonymous = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE | libc::MAP_FIXED_NOREPLACE;
     let mut batch = puppet.batch();
