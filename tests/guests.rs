@@ -489,10 +489,7 @@ fn jobs_tell_their_commands() {
     assert_eq!((&status()["resumed"], &status()["image"]), (&false.into(), &serde_json::Value::Null));
     for generation in 1..=2 {
         let image = scene.image(format!("{generation}.ckpt.tar"));
-        scene.save(&image, &["--kill"]);
-        scene.end_of(&mut job);
-        job = scene.start_resume(&image, &[]);
-        scene.beats(1, &mut job);
+        scene.again(&image, &mut job);
         let image = image.to_str().expect("text");
         assert_eq!((&status()["resumed"], &status()["image"]), (&true.into(), &image.into()));
         assert_eq!(status()["command"], command);
@@ -516,11 +513,7 @@ fn login_uids() {
     let mut job = scene.start_run(&["sh".as_ref(), "-c".as_ref(), set.as_ref(), program.as_ref()]);
     scene.ready(&mut job);
     for generation in 1..=2 {
-        let image = scene.image(format!("{generation}.ckpt.tar"));
-        scene.save(&image, &["--kill"]);
-        scene.end_of(&mut job);
-        job = scene.start_resume(&image, &[]);
-        scene.beats(1, &mut job);
+        scene.again(&scene.image(format!("{generation}.ckpt.tar")), &mut job);
         let guests: Vec<i32> =
             scene.living().into_iter().filter(|(_, comm)| comm.starts_with("tree")).map(|(pid, _)| pid).collect();
         assert!(guests.len() > 5 && guests.iter().all(|&pid| login(pid) == uid), "{guests:?} of {uid}");

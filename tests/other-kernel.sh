@@ -11,6 +11,7 @@ set -eu
 package=$1
 shift
 [ $# -gt 0 ] || set -- ::generations
+case $package in */*) package=$(realpath "$package") ;; esac
 cd "$(dirname "$0")/.."
 work=$PWD/target/other-kernel/$(basename "$package")
 mkdir -p "$work"

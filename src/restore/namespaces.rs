@@ -232,13 +232,17 @@ pub fn namespace_error(what: &str, error: &io::Error) -> Error {
     let hint = "user namespaces are off or used up here: see /proc/sys/user/max_user_namespaces, \
                 kernel.unprivileged_userns_clone and kernel.apparmor_restrict_unprivileged_userns, or resume with \
                 --pids fresh (new pids, no namespaces)";
-    // fork(2).
-    let many = "this user, or this control group, may have no more processes: see ulimit -u and pids.max";
+    let hint = match error.raw_os_error() {
+        // fork(2).
+        Some(libc::EAGAIN) => {
+            "this user, or this control group, may have no more processes: see ulimit -u and pids.max"
+        }
+        _ => hint,
+    };
     match error.raw_os_error() {
         Some(libc::EPERM | libc::ENOSPC | libc::EUSERS | libc::EACCES) => {
             Error::NotPermitted { what: format!("{what}: {error}"), hint: hint.to_owned() }
         }
-        Some(libc::EAGAIN) => Error::Host { feature: format!("{what}: {error}"), hint: many.to_owned() },
         _ => Error::Host { feature: format!("{what}: {error}"), hint: hint.to_owned() },
     }
 }

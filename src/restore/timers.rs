@@ -185,9 +185,13 @@ impl<'a> Due<'a> {
 /// Sets a timer to go off at a moment of its clock; 0: not at all.
 fn set(puppet: &mut Puppet, timer: &PosixTimer, moment: Nanos) -> Result<(), Error> {
     let mut batch = puppet.batch();
-    let at = batch.data(&encoded(&[timer.interval, moment].map(|n| [n.parts().0, n.parts().1])));
-    batch.call("timer_settime", libc::SYS_timer_settime, &[timer.id as u64, TIMER_ABSTIME, at.0, 0]);
+    set_time(&mut batch, timer, (TIMER_ABSTIME, moment));
     puppet.run(batch).map(drop)
+}
+
+fn set_time(batch: &mut Batch, timer: &PosixTimer, (flags, first): (u64, Nanos)) {
+    let at = batch.data(&encoded(&[timer.interval, first].map(|n| [n.parts().0, n.parts().1])));
+    batch.call("timer_settime", libc::SYS_timer_settime, &[timer.id as u64, flags, at.0, 0]);
 }
 
 /// Starts what was running, with the time that was left when the clocks went on, which is a while ago; but for the timers
@@ -214,10 +218,7 @@ pub fn arm(
     }
     for timer in process.timers.iter().filter(|t| t.value != zero && !gone_off.contains(&t.id)) {
         puppet.flush_for(&mut batch, 1, 48)?;
-        let parts = |n: Nanos| [n.parts().0, n.parts().1];
-        let (flags, first) = moments.next(timer);
-        let at = batch.data(&encoded(&[parts(timer.interval), parts(first)]));
-        batch.call("timer_settime", libc::SYS_timer_settime, &[timer.id as u64, flags, at.0, 0]);
+        set_time(&mut batch, timer, moments.next(timer));
     }
     puppet.run(batch).map(drop)
 }

@@ -86,13 +86,9 @@ fn fill(template: &Path, values: &Values<'_>) -> Result<PathBuf, Error> {
     while let Some(brace) = rest.iter().position(|b| matches!(b, b'{' | b'}')) {
         let (before, from) = rest.split_at(brace);
         out.extend_from_slice(before);
-        if let Some(after) = from.strip_prefix(b"{{").or_else(|| from.strip_prefix(b"}}")) {
+        let braces: [&[u8]; 3] = [b"{{", b"}}", b"}"];
+        if let Some(after) = braces.iter().find_map(|brace| from.strip_prefix(*brace)) {
             out.extend(from.first());
-            rest = after;
-            continue;
-        }
-        if let Some(after) = from.strip_prefix(b"}") {
-            out.push(b'}');
             rest = after;
             continue;
         }

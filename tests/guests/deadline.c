@@ -1,25 +1,17 @@
 // SCHED_DEADLINE, of a thread and of the first one: run time, deadline and period, and the nice value that stays.
 #include "guest.h"
 
-struct attributes {
-    uint32_t size, policy;
-    uint64_t flags;
-    int32_t nice;
-    uint32_t priority;
-    uint64_t runtime, deadline, period;
-};
-
 static volatile int finish, up;
-static const struct attributes first = {.size = sizeof first, .policy = 6, .flags = 1, .runtime = 2000000, .deadline = 40000000, .period = 50000000}; // reset on fork
-static const struct attributes second = {.size = sizeof second, .policy = 6, .runtime = 1000000, .deadline = 30000000, .period = 30000000};
+static const struct sched_attributes first = {.size = sizeof first, .policy = 6, .flags = 1, .runtime = 2000000, .deadline = 40000000, .period = 50000000}; // reset on fork
+static const struct sched_attributes second = {.size = sizeof second, .policy = 6, .runtime = 1000000, .deadline = 30000000, .period = 30000000};
 
 static void spoil(void) {
-    struct attributes other = {.size = sizeof other};
+    struct sched_attributes other = {.size = sizeof other};
     MUST(syscall(SYS_sched_setattr, 0, &other, 0));
 }
 
-static void is(const struct attributes *wanted) {
-    struct attributes now = {0};
+static void is(const struct sched_attributes *wanted) {
+    struct sched_attributes now = {0};
     MUST(syscall(SYS_sched_getattr, 0, &now, sizeof now, 0));
     CHECK(now.policy == wanted->policy && now.flags == wanted->flags, "policy %u flags %lu", now.policy, (long)now.flags);
     CHECK(getpriority(PRIO_PROCESS, 0) == (wanted == &first ? 4 : 7), "nice value %d", getpriority(PRIO_PROCESS, 0));

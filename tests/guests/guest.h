@@ -44,6 +44,16 @@ struct linux_dirent64 {
     char name[];
 };
 
+// What sched_getattr(2) gives.
+struct sched_attributes {
+    uint32_t size, policy;
+    uint64_t flags;
+    int32_t nice;
+    uint32_t priority;
+    uint64_t runtime, deadline, period;
+    uint32_t util_min, util_max;
+};
+
 static char guest_dir[PATH_MAX];
 static uint64_t guest_beats;
 static int guest_spoilt;

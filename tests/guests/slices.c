@@ -2,16 +2,7 @@
 // thread, which has chosen none. Kernels before 6.12 have no slices to choose, and say 0; few have clamps (CONFIG_UCLAMP_TASK).
 #include "guest.h"
 
-struct attributes {
-    uint32_t size, policy;
-    uint64_t flags;
-    int32_t nice;
-    uint32_t priority;
-    uint64_t runtime, deadline, period;
-    uint32_t util_min, util_max;
-};
-
-static const struct attributes chosen[] = {
+static const struct sched_attributes chosen[] = {
     {.size = sizeof *chosen, .policy = SCHED_OTHER, .nice = 3, .runtime = 5000000, .util_min = 100, .util_max = 500},
     {.size = sizeof *chosen, .policy = SCHED_BATCH, .flags = 1, .nice = 1, .runtime = 20000000, .util_max = 1024}, // reset on fork
     {.size = sizeof *chosen, .policy = SCHED_IDLE, .nice = 2, .runtime = 7000000, .util_max = 300},
@@ -22,8 +13,8 @@ static volatile int finish, up;
 static uint64_t usual;
 static int clamps; // the kernel has them
 
-static void choose(const struct attributes *wanted) {
-    struct attributes first = *wanted;
+static void choose(const struct sched_attributes *wanted) {
+    struct sched_attributes first = *wanted;
     first.policy = wanted->policy == SCHED_IDLE ? SCHED_OTHER : wanted->policy; // IDLE keeps what was chosen before
     MUST(syscall(SYS_sched_setattr, 0, &first, 0));
     MUST(syscall(SYS_sched_setattr, 0, wanted, 0));
@@ -31,8 +22,8 @@ static void choose(const struct attributes *wanted) {
     if (clamps && wanted->util_max != 1024) MUST(syscall(SYS_sched_setattr, 0, &first, 0));
 }
 
-static void is(const struct attributes *wanted, uint64_t slice) {
-    struct attributes now = {0};
+static void is(const struct sched_attributes *wanted, uint64_t slice) {
+    struct sched_attributes now = {0};
     MUST(syscall(SYS_sched_getattr, 0, &now, sizeof now, 0));
     CHECK(now.policy == wanted->policy && now.flags == wanted->flags, "policy %u flags %lu", now.policy, (long)now.flags);
     CHECK(getpriority(PRIO_PROCESS, 0) == wanted->nice, "nice value %d", getpriority(PRIO_PROCESS, 0));
@@ -41,7 +32,7 @@ static void is(const struct attributes *wanted, uint64_t slice) {
 }
 
 static void spoil(void) {
-    struct attributes other = {.size = sizeof other, .runtime = 11000000};
+    struct sched_attributes other = {.size = sizeof other, .runtime = 11000000};
     MUST(syscall(SYS_sched_setattr, 0, &other, 0));
     other.flags = 0x78;
     other.util_max = 200;
@@ -50,7 +41,7 @@ static void spoil(void) {
 }
 
 static void *thread(void *which) {
-    const struct attributes *wanted = which;
+    const struct sched_attributes *wanted = which;
     choose(wanted);
     __atomic_add_fetch(&up, 1, __ATOMIC_SEQ_CST);
     for (; !finish; nap(1000)) is(wanted, usual ? wanted->runtime : 0);
@@ -58,8 +49,8 @@ static void *thread(void *which) {
 }
 
 int main(void) {
-    static const struct attributes plain = {.size = sizeof plain, .util_max = 1024};
-    struct attributes now = {0};
+    static const struct sched_attributes plain = {.size = sizeof plain, .util_max = 1024};
+    struct sched_attributes now = {0};
     MUST(syscall(SYS_sched_getattr, 0, &now, sizeof now, 0));
     usual = now.runtime;
     clamps = now.util_max != 0;

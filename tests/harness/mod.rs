@@ -293,6 +293,14 @@ impl Scene {
         assert!(image.exists(), "{} is missing after a save that succeeded", image.display());
     }
 
+    /// The next life of this scene's job: saved, ended and resumed.
+    pub fn again(&self, image: &Path, job: &mut Proc) {
+        self.save(image, &["--kill"]);
+        self.end_of(job);
+        *job = self.start_resume(image, &[]);
+        self.beats(1, job);
+    }
+
     /// `ckpt-attach`; must succeed.
     pub fn attach(&self, pid: i32, image: &Path, options: &[&str]) {
         self.must("ckpt-attach", self.ckpt("ckpt-attach", &[&pid.to_string(), "-o"]).arg(image).args(options));
