@@ -198,6 +198,7 @@ guests! {
     sigactions: true,
     pending: true,
     sigqueue: true,
+    chosen: true,
     sigframe: true,
     faults: true,
     tree: true,
@@ -837,6 +838,72 @@ fn pipes_as_standard_streams() {
     assert!(output.status.success(), "{}: {}", output.status, String::from_utf8_lossy(&output.stderr));
     assert_eq!(said, "ready\nPASS\n");
     scene.nobody_left();
+}
+
+/// Holds a process, sends it signals, and lets it go.
+fn signal_while_held(job: &harness::Proc, signals: &[Signal]) {
+    use ckpt::tracer::{HoldRequest, hold};
+    let cancel = std::sync::atomic::AtomicBool::new(false);
+    let request = HoldRequest { root: job.pid(), reaper: None, timeout: Duration::from_secs(10), cancel: &cancel };
+    let held = hold(&request).expect("a held guest");
+    signals.iter().for_each(|signal| job.signal(*signal));
+    held.release().expect("a guest that goes on");
+}
+
+/// A process of many threads that dies as the first of them is let go: its parent gets to know that, although those who had
+/// held it live on.
+#[test]
+fn ended_by_the_first_let_go() {
+    let Some(program) = guest("chosen", Build::Dynamic) else { return };
+    let scene = Scene::new("chosen");
+    let mut job = scene.start_alone(&[program.as_os_str()]);
+    scene.ready(&mut job);
+    signal_while_held(&job, &[Signal::SIGTERM]);
+    assert!(harness::died_of(scene.end_of(&mut job), Signal::SIGTERM));
+}
+
+/// What comes while a process is held, or waits in its image, goes to the thread that would have taken it.
+#[test]
+fn signals_for_one_thread() {
+    use ckpt::model::{Hex, signals::Pending};
+    const SIGNALS: [Signal; 2] = [Signal::SIGUSR1, Signal::SIGUSR2];
+    let Some(program) = guest("chosen", Build::Dynamic) else { return };
+    let scene = Scene::new("chosen");
+    let mut job = scene.start_alone(&[program.as_os_str()]);
+    scene.ready(&mut job);
+    for _ in 0..50 {
+        signal_while_held(&job, &SIGNALS);
+        scene.wait("the signals to be taken", || {
+            let waiting = ckpt::proc::status(job.pid()).expect("its status").shared_pending;
+            SIGNALS.iter().all(|signal| waiting >> (*signal as i32 - 1) & 1 == 0).then_some(())
+        });
+    }
+    scene.beats(3, &mut job);
+    scene.finish(&mut job);
+
+    let scene = Scene::new("chosen");
+    let mut job = scene.start_run(&[program.as_os_str()]);
+    scene.ready(&mut job);
+    let image = scene.image("quiet.ckpt.tar");
+    scene.save(&image, &["--kill"]);
+    scene.end_of(&mut job);
+    let loud = scene.image("loud.ckpt.tar");
+    let add = |checkpoint: &mut ckpt::model::Checkpoint| {
+        let waiting = &mut checkpoint.processes[0].pending;
+        waiting.retain(|p| !SIGNALS.iter().any(|signal| *signal as i32 == p.signal));
+        for signal in SIGNALS {
+            let info = [&(signal as i32).to_ne_bytes()[..], &[0; 124]].concat();
+            waiting.push(Pending { signal: signal as i32, info: Hex(info) });
+        }
+    };
+    ckpt::image::rewrite(&ckpt::image::Image::open(&image).expect("a good image"), &loud, add).expect("an image");
+    for _ in 0..20 {
+        let mut job = scene.start_resume(&loud, &[]);
+        scene.beats(3, &mut job);
+        scene.finish(&mut job);
+        scene.nobody_left();
+        scene.forget();
+    }
 }
 
 /// With /dev/null on all three; and `--stdout FILE` sends the output elsewhere.

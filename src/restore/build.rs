@@ -1,6 +1,6 @@
 //! From nothing to a whole tree that only waits to be let go.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::Ordering;
@@ -45,6 +45,8 @@ pub struct Built {
     /// Files that were made, to be removed unless it goes.
     socket_files: Files,
     ready: Vec<Puppet>,
+    /// The threads of each process that has several, its leader first.
+    siblings: Vec<Vec<i32>>,
     /// By tid: threads that wait on sockets for a time.
     patient: HashMap<i32, Patience>,
 }
@@ -80,19 +82,31 @@ impl Built {
         init.go()?;
         // Those who go first may end others before we come to them (exit_group, a signal): that is their business. Of
         // a process its leader ends last, and stands before its threads in the list.
-        let mut ended = Vec::new();
-        for puppet in self.ready {
-            let tid = puppet.host();
-            if !puppet.detach()? {
-                ended.push(tid);
-            }
-        }
-        for tid in ended.into_iter().rev() {
+        let order: Vec<i32> = self.ready.iter().map(Puppet::host).collect();
+        let takers: Vec<i32> = self.siblings.iter().flat_map(|threads| tracer::takers(threads)).collect();
+        let (first, others): (Vec<Puppet>, Vec<Puppet>) =
+            self.ready.into_iter().partition(|p| takers.contains(&p.host()));
+        let mut ended = detach(first)?;
+        takers.into_iter().for_each(tracer::wait_for);
+        ended.extend(detach(others)?);
+        for tid in order.into_iter().rev().filter(|tid| ended.contains(tid)) {
             let _ = wait::wait(tid).and_then(|_| wait::reap(tid));
         }
         self.socket_files.keep();
         Ok(())
     }
+}
+
+/// Lets them go; those that are dead already.
+fn detach(puppets: Vec<Puppet>) -> Result<HashSet<i32>, Error> {
+    let mut ended = HashSet::new();
+    for puppet in puppets {
+        let tid = puppet.host();
+        if !puppet.detach()? {
+            ended.insert(tid);
+        }
+    }
+    Ok(ended)
 }
 
 /// Builds the tree of `image` under `init`.
@@ -726,7 +740,7 @@ impl Builder<'_> {
             let all = process.threads.iter().zip(std::iter::once(leader).chain(others));
             regs.push(all.map(|(t, puppet)| waits::renew(puppet, t, elapsed)).collect::<Result<Vec<Regs>, Error>>()?);
         }
-        let mut patient = HashMap::new();
+        let (mut patient, mut siblings) = (HashMap::new(), Vec::new());
         for ((process, regs), (pid, others)) in self.checkpoint.processes.iter().zip(&regs).zip(threads) {
             let mut leader = self
                 .puppets
@@ -737,6 +751,9 @@ impl Builder<'_> {
             }
             let host = leader.host();
             let alive = || self.checkpoint.tree.members.iter().any(|m| m.pid == pid && m.state == State::Alive);
+            if alive() && !others.is_empty() {
+                siblings.push(std::iter::once(host).chain(others.iter().map(Puppet::host)).collect());
+            }
             let all = std::iter::once(leader).chain(others);
             for ((t, regs), mut puppet) in process.threads.iter().zip(regs).zip(all) {
                 puppet.park(regs, t.sigmask)?;
@@ -750,7 +767,7 @@ impl Builder<'_> {
         self.puppets.values().for_each(|stand_in| self.pinned.loosen(stand_in.host()));
         self.pinned.settle();
         ready.extend(self.puppets.into_values());
-        Ok(Built { root, root_inside, notes: self.notes, socket_files: self.socket_files, ready, patient })
+        Ok(Built { root, root_inside, notes: self.notes, socket_files: self.socket_files, ready, siblings, patient })
     }
 }
 

@@ -1,6 +1,6 @@
 //! A tree that stands still: what is known of its processes and threads, and how they are let go.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -12,13 +12,14 @@ use crate::model::thread::{Regs, Rseq};
 use crate::model::tree::State;
 use crate::model::{Addr, Name, Nanos, Pid};
 use crate::proc::{many::Awake, smaps::Mapping, stat::Stat, status::Status};
-use crate::sys::{self, ptrace};
+use crate::sys::{self, ptrace, wait};
 
 use super::gadgets::Finder;
+use super::hold::is_own_child;
 use super::patience::Patience;
 use super::remote::Ground;
 use super::task::Stopped;
-use super::{Error, frame, waits};
+use super::{Error, frame, takers, waits};
 
 /// A tree that stands still. Dropped or released, it goes on as if nothing had been.
 #[derive(Debug)]
@@ -135,20 +136,50 @@ impl Held {
                 }
             }
         }
+        let takers: Vec<i32> = self.processes.iter().flat_map(HeldProcess::takers).collect();
+        let mut ended = HashSet::new();
+        result = result.and(self.detach(&signals, &mut ended, |thread| takers.contains(&thread.host)));
+        takers.into_iter().for_each(takers::wait_for);
         // Those last that will not sleep again at once: they would run where we do, and the others wait for it.
-        for asleep in [true, false] {
-            let threads = self.processes.iter_mut().flat_map(|p| &mut p.threads);
-            for thread in threads.filter(|thread| frame::interrupted(&thread.regs) == asleep) {
-                if let Some(task) = thread.task.take() {
-                    let signal = signals.get(&thread.host).copied().unwrap_or(0);
-                    result = result.and(task.detach_delivering(signal));
-                }
-            }
-        }
+        result = result.and(self.detach(&signals, &mut ended, |thread| frame::interrupted(&thread.regs)));
+        result = result.and(self.detach(&signals, &mut ended, |_| true));
+        self.bury(&ended);
         match result {
             // Somebody killed it meanwhile: it is let go all the same.
             Err(Error::Vanished { .. }) => Ok(()),
             other => other,
+        }
+    }
+
+    /// Lets those threads go that are still held and that `which` names, delivering the signals given by their tids.
+    fn detach(
+        &mut self,
+        signals: &HashMap<i32, i32>,
+        ended: &mut HashSet<i32>,
+        which: impl Fn(&HeldThread) -> bool,
+    ) -> Result<(), Error> {
+        let mut result = Ok(());
+        for thread in self.processes.iter_mut().flat_map(|p| &mut p.threads).filter(|thread| which(thread)) {
+            if let Some(task) = thread.task.take() {
+                let signal = signals.get(&thread.host).copied().unwrap_or(0);
+                match task.detach_delivering(signal) {
+                    Err(Error::Vanished { .. }) => drop(ended.insert(thread.host)),
+                    other => result = result.and(other),
+                }
+            }
+        }
+        result
+    }
+
+    /// Those who went first may have ended others before we came to them (exit_group, a signal). Nobody else hears of their
+    /// death before we have, and of their process's: its leader ends last, and stands before its threads.
+    fn bury(&self, ended: &HashSet<i32>) {
+        for process in self.processes.iter().rev() {
+            for tid in process.threads.iter().map(|t| t.host).rev().filter(|tid| ended.contains(tid)) {
+                if tid != process.host || !is_own_child(tid) {
+                    let _ = wait::wait(tid).and_then(|_| wait::reap(tid));
+                }
+            }
         }
     }
 
@@ -185,6 +216,16 @@ impl HeldProcess {
     /// A living thread, the leader if that lives: of a dead leader /proc and ptrace show next to nothing.
     pub fn live(&self) -> i32 {
         self.threads.first().map_or(self.host, |t| t.host)
+    }
+
+    /// The threads that are to go before the others, to take the signals that wait.
+    fn takers(&self) -> Vec<i32> {
+        let stopped = self.threads.iter().filter(|t| t.task.is_some());
+        if self.state == State::Alive {
+            takers::takers(&stopped.map(|t| t.host).collect::<Vec<i32>>())
+        } else {
+            Vec::new()
+        }
     }
 
     /// Our own descriptor (close-on-exec) of the file that `fd` is in it, or in the table of its own that a thread has, by its

@@ -157,9 +157,10 @@ impl Hunt<'_> {
         Ok(())
     }
 
-    /// Asks all that have been seized to stop.
+    /// Asks all that have been seized to stop, a process's leader after its other threads: signals that come meanwhile are
+    /// meant for it, and find it.
     fn interrupt(&mut self) {
-        for Quarry { task, asked, .. } in &mut self.running {
+        for Quarry { task, asked, .. } in self.running.iter_mut().rev() {
             let tid = task.tid();
             if std::mem::replace(asked, true) {
                 continue;
@@ -466,7 +467,7 @@ fn has_ended(pid: i32) -> bool {
     proc::stat(pid).is_ok_and(|s| s.state == b'Z' && s.threads <= 1)
 }
 
-fn is_own_child(pid: i32) -> bool {
+pub(super) fn is_own_child(pid: i32) -> bool {
     proc::stat(pid).is_ok_and(|s| s.ppid == std::process::id() as i32)
 }
 

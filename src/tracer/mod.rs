@@ -17,6 +17,7 @@ mod liveness;
 mod patience;
 mod remote;
 mod stack;
+mod takers;
 pub mod task;
 pub mod tree;
 mod undertaker;
@@ -33,6 +34,7 @@ pub use held::{Held, HeldProcess, HeldThread};
 pub use hold::{HoldRequest, hold};
 pub use patience::Patience;
 pub use remote::{Remote, SCRATCH_LEN};
+pub use takers::{takers, wait_for};
 
 impl From<Error> for io::Error {
     fn from(error: Error) -> io::Error {

@@ -26,6 +26,12 @@ static struct ids look(void) {
 
 static void *worker(void *unused) {
     (void)unused;
+    // Only then has kill(getpid()) delivered its signal when it returns (POSIX, kill): a thread that has just come out of a
+    // save looks at all that waits.
+    sigset_t usr1;
+    sigemptyset(&usr1);
+    sigaddset(&usr1, SIGUSR1);
+    PTHREAD(pthread_sigmask(SIG_BLOCK, &usr1, NULL));
     do thread_tid = syscall(SYS_gettid);
     while (nap(1000), !finish);
     return NULL;
