@@ -73,17 +73,32 @@ const MNEMONICS: [&[u8; 2]; 40] = [
     b"de", b"ac", b"nr", b"ht", b"sf", b"nl", b"ar", b"wf", b"dd", b"sd", b"mm", b"hg", b"nh", b"mg", b"um", b"uw",
     b"ui", b"ss", b"sl", b"lf", b"dp", b"gu", b"bt", b"mt",
 ];
+const LETTERS: usize = 26;
+/// The bit of each flag by its two letters; none for what is no flag. A text has ten flags for each of many mappings.
+const BITS: [[u64; LETTERS]; LETTERS] = {
+    let mut bits = [[0; LETTERS]; LETTERS];
+    let mut at = 0;
+    while at < MNEMONICS.len() {
+        let [first, second] = *MNEMONICS[at];
+        bits[(first - b'a') as usize][(second - b'a') as usize] = 1 << at;
+        at += 1;
+    }
+    bits
+};
 
 impl VmFlags {
+    fn bit([first, second]: [u8; 2]) -> u64 {
+        let of = |letter: u8| usize::from(letter.wrapping_sub(b'a'));
+        BITS.get(of(first)).and_then(|row| row.get(of(second))).copied().unwrap_or(0)
+    }
+
     fn add(&mut self, mnemonic: &[u8]) {
-        if let Some(bit) = MNEMONICS.iter().position(|known| known.as_slice() == mnemonic) {
-            self.0 |= 1 << bit;
-        }
+        self.0 |= mnemonic.try_into().map_or(0, VmFlags::bit);
     }
 
     /// Whether the flag with these two letters is set, for instance `*b"io"`.
     pub fn has(self, mnemonic: [u8; 2]) -> bool {
-        MNEMONICS.iter().position(|known| **known == mnemonic).is_some_and(|bit| self.0 >> bit & 1 == 1)
+        self.0 & VmFlags::bit(mnemonic) != 0
     }
 }
 
@@ -97,7 +112,13 @@ impl Parser {
     /// # Errors
     /// If a mapping's first line makes no sense, or mappings are not in ascending order.
     pub fn add(&mut self, lines: &[u8]) -> Result<(), Malformed> {
-        for line in lines.split(|b| *b == b'\n') {
+        let mut rest = lines;
+        while !rest.is_empty() {
+            let (line, then) = match memchr::memchr(b'\n', rest) {
+                Some(end) => (rest.get(..end).unwrap_or_default(), rest.get(end + 1..).unwrap_or_default()),
+                None => (rest, &[][..]),
+            };
+            rest = then;
             match line.first() {
                 None => {}
                 // Detail lines start with a capital letter, addresses are in small letters.
