@@ -7,6 +7,8 @@ use crate::image::{self, PageSource, Part, Run};
 /// Bytes of which there are at most so many to be copied twice: from there on the image's own pages, which large trees
 /// find made ahead, are worth more.
 const MOST: u64 = 8 << 20;
+/// So many mappings take as long to be written down as fresh memory for a page.
+const MAPPINGS_PER_PAGE: u64 = 2;
 
 /// Memory for as many bytes as a tree that still runs seems to have, with its pages; none if those are too many.
 pub(super) fn room(expected: u64) -> Vec<u8> {
@@ -23,15 +25,20 @@ pub(super) struct Copied {
 }
 
 impl Copied {
-    /// Copies what `source` has into `room`; `None` if it is too much.
-    pub fn of(parts: &[Part], source: &dyn PageSource, room: Vec<u8>) -> Result<Option<Copied>, image::Error> {
+    /// Copies what `source` has into `room`; `None` if it is too much, given how many mappings are yet to be written down.
+    pub fn of(
+        parts: &[Part],
+        source: &dyn PageSource,
+        room: Vec<u8>,
+        mappings: usize,
+    ) -> Result<Option<Copied>, image::Error> {
         let lens = parts.iter().flat_map(|part| &part.runs).map(|run| run.len);
         let total = lens.fold(0, u64::saturating_add);
-        if total > MOST {
+        if total > MOST.max(mappings as u64 / MAPPINGS_PER_PAGE * 4096) {
             return Ok(None);
         }
-        let mut copied = Copied { bytes: room, parts: Vec::with_capacity(parts.len()) };
-        copied.bytes.resize((total as usize).max(copied.bytes.len()), 0);
+        let bytes = if room.len() < total as usize { vec![0; total as usize] } else { room };
+        let mut copied = Copied { bytes, parts: Vec::with_capacity(parts.len()) };
         let mut rest = copied.bytes.as_mut_slice();
         let mut at = 0;
         for (index, part) in parts.iter().enumerate() {
@@ -91,7 +98,7 @@ mod tests {
     fn what_was_copied_is_found() {
         let parts = [part("a", &[(1, 2), (5, 1)]), part("b", &[]), part("c", &[(7, 1)])];
         for room in [room(0), room(4096 * 9)] {
-            let copied = Copied::of(&parts[..2], &Numbered, room).unwrap().unwrap();
+            let copied = Copied::of(&parts[..2], &Numbered, room, 0).unwrap().unwrap();
             let read = |part, addr, len| {
                 let mut buf = vec![0; len];
                 copied.fill(part, addr, &mut buf).ok().map(|()| buf)
@@ -104,14 +111,16 @@ mod tests {
                 [None, None, None, None]
             );
         }
-        assert!(Copied::of(&parts, &Numbered, room(0)).is_err());
+        assert!(Copied::of(&parts, &Numbered, room(0), 0).is_err());
     }
 
     #[test]
     fn too_much_is_not_copied() {
         let parts = [part("a", &[(0, MOST / 4096)]), part("b", &[(0, 1)])];
-        assert!(Copied::of(&parts, &Numbered, Vec::new()).unwrap().is_none());
-        assert!(Copied::of(&parts[..1], &Numbered, Vec::new()).unwrap().is_some());
+        let copied = |parts, mappings| Copied::of(parts, &Numbered, Vec::new(), mappings).unwrap();
+        assert!(copied(&parts, 4096).is_none());
+        assert!(copied(&parts[..1], 0).is_some());
+        assert!(copied(&parts, 4098).is_some());
         assert_eq!((room(MOST).len(), room(MOST + 1).len()), (MOST as usize, 0));
     }
 }

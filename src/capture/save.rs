@@ -99,7 +99,8 @@ fn draft(request: &Request<'_>, mut writer: Writer, manifest: Manifest, room: Ve
     let gone = |error: image::Error| who_is_gone(&held).map_or(error.into(), |pid| Error::Vanished { pid });
     // What is small and goes on is let go before its image is made.
     let small = request.after == After::Continue && contents.blobs.iter().all(Blob::is_in_hand);
-    let copied = if small { Copied::of(&parts, &pages, room).map_err(gone)? } else { None };
+    let mappings = checkpoint.processes.iter().map(|p| p.memory.vmas.len()).sum();
+    let copied = if small { Copied::of(&parts, &pages, room, mappings).map_err(gone)? } else { None };
     if copied.is_none() {
         writer.begin(&checkpoint, &parts, &pages, &contents.blobs, request.cancel).map_err(gone)?;
     }
