@@ -5,6 +5,7 @@ use std::fs::Metadata;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
+use std::sync::OnceLock;
 
 use crate::model::Pid;
 use crate::model::fd::{Descriptor, Kind, OpenFile, Owner};
@@ -17,8 +18,8 @@ use super::contents::Contents;
 use super::keep::SaveFiles;
 use super::mapped::Mapped;
 use super::refusals::{CLOSE, Refusals};
-use super::sharing::Distinct;
-use super::view::View;
+use super::sharing::first_twins;
+use super::view::{Place, View};
 use super::{
     Error, Inside, epoll, eventfd, fanotify, files, flight, inotify, linked, locks, opath, pidfd, pipes, procfs, pty,
     signalfd, sockets, sqpoll, stdio, timerfd, uring,
@@ -51,6 +52,8 @@ pub(super) struct SeenFd {
     /// What the link in /proc leads to.
     pub link: Vec<u8>,
     pub meta: Metadata,
+    /// See [`SeenFd::place`].
+    place: OnceLock<Option<Place>>,
     /// Our own descriptor, of one that is on its way: it has number `fd`.
     pub own: Option<OwnedFd>,
 }
@@ -93,7 +96,17 @@ impl SeenFd {
         } else {
             proc::link(&path).map_err(Error::proc(host))?
         };
-        Ok(SeenFd { process, thread, host, pid, fd, info, link, meta, own: None })
+        Ok(SeenFd { process, thread, host, pid, fd, info, link, meta, place: OnceLock::new(), own: None })
+    }
+
+    /// Where its name leads, if it is a file of a kind that has one. What is not to be found in /proc belongs to a process
+    /// that has ended. A name that is gone may be looked for in its directory: then those who watch that are told.
+    pub fn place(&self, view: &View) -> Option<&Place> {
+        let kind = self.meta.mode() & libc::S_IFMT;
+        let file = matches!(kind, libc::S_IFREG | libc::S_IFDIR | libc::S_IFIFO);
+        let named = file && self.link.starts_with(b"/") && !self.link.starts_with(b"/proc/");
+        let find = || named.then(|| view.find(&self.link, self.meta.dev(), self.meta.ino()));
+        self.place.get_or_init(find).as_ref()
     }
 
     /// The table that it is in.
@@ -213,18 +226,26 @@ pub(super) fn look(held: &Held, inside: &Inside) -> Result<Vec<SeenFd>, Error> {
 /// Groups descriptors by description. Only those that could be the same by what is seen of them are compared.
 fn group(seen: &[SeenFd]) -> Result<Vec<Group>, Error> {
     type Key<'a> = ((u64, u64), u32, u64, &'a [u8], Option<i64>);
-    let mut candidates: HashMap<Key<'_>, Distinct<usize>> = HashMap::new();
-    let mut groups: Vec<Group> = Vec::new();
-    let mut group_of: HashMap<usize, usize> = HashMap::new();
+    let mut candidates: HashMap<Key<'_>, Vec<(usize, &SeenFd)>> = HashMap::new();
     for (index, s) in seen.iter().enumerate() {
         let id = if let Detail::Eventfd { id, .. } = s.info.detail { id } else { None };
-        let distinct = candidates.entry((s.key(), s.flags(), s.info.pos, &s.link, id)).or_default();
-        let compare = |a: &usize, b: &usize| {
-            let (Some(a), Some(b)) = (seen.get(*a), seen.get(*b)) else { return Ok(std::cmp::Ordering::Equal) };
+        candidates.entry((s.key(), s.flags(), s.info.pos, &s.link, id)).or_default().push((index, s));
+    }
+    let mut first_of = HashMap::with_capacity(seen.len());
+    for alike in candidates.values() {
+        let compare = |(_, a): &(usize, &SeenFd), (_, b): &(usize, &SeenFd)| {
             tasks::kcmp(a.host, b.host, tasks::Kcmp::File, a.fd, b.fd)
         };
-        let twin = distinct.twin(index, compare).map_err(Error::of(s.host, "comparing descriptors"))?;
-        match twin.and_then(|first| group_of.get(first)).and_then(|g| groups.get_mut(*g)) {
+        let host = alike.first().map_or(0, |(_, s)| s.host);
+        let firsts = first_twins(alike, compare).map_err(Error::of(host, "comparing descriptors"))?;
+        let twins = alike.iter().zip(firsts);
+        first_of.extend(twins.filter_map(|((index, _), first)| Some((*index, alike.get(first)?.0))));
+    }
+    let mut groups: Vec<Group> = Vec::new();
+    let mut group_of: HashMap<usize, usize> = HashMap::new();
+    for index in 0..seen.len() {
+        let first = first_of.get(&index).copied().unwrap_or(index);
+        match group_of.get(&first).and_then(|group| groups.get_mut(*group)) {
             Some(group) => group.holders.push(index),
             None => {
                 group_of.insert(index, groups.len());
@@ -251,6 +272,8 @@ pub(super) struct Work<'a> {
     pub linked: HashMap<(u64, u64), Vec<u8>>,
     /// New sockets to compare others with.
     pub fresh: sockets::FreshOnes,
+    /// Kinds of file systems (linux/magic.h), by the ids of their mounts.
+    pub file_systems: HashMap<i32, i64>,
     /// Whether somebody is in the middle of a file in /proc.
     pub half_read: bool,
     /// Whether queues of connections that nobody has accepted are looked into.
@@ -293,11 +316,15 @@ pub(super) fn capture(
         watched,
         linked,
         fresh,
+        file_systems: HashMap::new(),
         half_read: false,
         queues,
     };
     let before = inotify::Before::new(&work, &groups)?;
     work.watched = before.names(&work, seen.iter().flat_map(fanotify::files))?;
+    many::all(&seen, LEAST, |s| {
+        s.place(view);
+    });
     work.linked = linked::find(&mut work)?;
     let roles = stdio::roles(&seen, root);
     let mut settled = pipes::capture(&mut work, &groups, &roles)?;
@@ -478,6 +505,7 @@ pub(super) mod tests {
             info: proc::fdinfo(host, real).unwrap(),
             link: proc::link(&path).unwrap(),
             meta: std::fs::metadata(format!("/proc/{path}")).unwrap(),
+            place: OnceLock::new(),
             own: None,
         }
     }

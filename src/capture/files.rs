@@ -37,7 +37,7 @@ pub(super) fn device(s: &SeenFd) -> Option<Device> {
 
 /// A regular file or a directory; `None` if it was refused.
 pub(super) fn capture(work: &mut Work<'_>, s: &SeenFd) -> Result<Option<Kind>, Error> {
-    let file_system = file_system(s)?;
+    let file_system = file_system(work, s)?;
     if file_system == mqueue::MAGIC && s.meta.is_file() {
         return mqueue::capture(work, s);
     }
@@ -52,7 +52,7 @@ pub(super) fn capture(work: &mut Work<'_>, s: &SeenFd) -> Result<Option<Kind>, E
         return refuse(reason, CLOSE);
     }
     let (dev, ino) = s.key();
-    let place = work.view.find(&s.link, dev, ino);
+    let place = s.place(work.view).cloned().unwrap_or_else(|| work.view.find(&s.link, dev, ino));
     if s.meta.is_dir() {
         return match place {
             Place::Present { path, meta } if meta.dev() == dev => {
@@ -153,8 +153,14 @@ fn special(link: &[u8]) -> Option<&'static str> {
 }
 
 /// The kind of file system it is on (linux/magic.h).
-pub(super) fn file_system(s: &SeenFd) -> Result<i64, Error> {
-    fd::file_system(&format!("{}/fd/{}", s.host, s.fd)).map_err(Error::of(s.host, "asking for a file system"))
+pub(super) fn file_system(work: &mut Work<'_>, s: &SeenFd) -> Result<i64, Error> {
+    if let Some(kind) = work.file_systems.get(&s.info.mnt_id) {
+        return Ok(*kind);
+    }
+    let kind = fd::file_system(&format!("{}/fd/{}", s.host, s.fd));
+    let kind = kind.map_err(Error::of(s.host, "asking for a file system"))?;
+    work.file_systems.insert(s.info.mnt_id, kind);
+    Ok(kind)
 }
 
 /// Why files of such a file system can't be opened again by name, if so.

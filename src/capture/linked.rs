@@ -20,12 +20,8 @@ pub(super) fn find(work: &mut Work<'_>) -> Result<HashMap<(u64, u64), Vec<u8>>, 
     let mut wanted = HashSet::new();
     for s in work.seen {
         let is_file = matches!(s.meta.mode() & libc::S_IFMT, libc::S_IFREG | libc::S_IFIFO);
-        // What is not to be found in /proc belongs to a process that has ended.
-        if is_file && s.meta.nlink() > 0 && !s.link.starts_with(b"/proc/") && s.link.starts_with(b"/") && !hidden(s) {
-            let (dev, ino) = s.key();
-            if matches!(work.view.find(&s.link, dev, ino), Place::Gone { .. }) {
-                wanted.insert(s.key());
-            }
+        if is_file && s.meta.nlink() > 0 && matches!(s.place(work.view), Some(Place::Gone { .. })) && !hidden(s) {
+            wanted.insert(s.key());
         }
     }
     let found = search::names(work, wanted)?;

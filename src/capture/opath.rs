@@ -14,7 +14,7 @@ use super::{Error, files, linked, procfs, view};
 
 /// What it leads to; `None` if it was refused.
 pub(super) fn capture(work: &mut Work<'_>, s: &SeenFd) -> Result<Option<Kind>, Error> {
-    let file_system = files::file_system(s)?;
+    let file_system = files::file_system(work, s)?;
     let file_type = s.meta.mode() & libc::S_IFMT;
     if !s.link.starts_with(b"/") {
         return refuse(work, s, "it leads to something that has no name in the file system", "have it closed");

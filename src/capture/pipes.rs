@@ -79,7 +79,7 @@ fn fifo(work: &Work<'_>, s: &SeenFd) -> Option<Fifo> {
     if !s.link.starts_with(b"/") {
         return None;
     }
-    Some(match work.view.find(&s.link, dev, ino) {
+    Some(match s.place(work.view).cloned().unwrap_or_else(|| work.view.find(&s.link, dev, ino)) {
         Place::Present { path, .. } => Fifo { path: Name(path), deleted: None },
         Place::Gone { .. } if work.linked.contains_key(&s.key()) => {
             Fifo { path: Name(work.linked.get(&s.key()).cloned().unwrap_or_default()), deleted: None }

@@ -43,6 +43,62 @@ impl<T> Distinct<T> {
     }
 }
 
+/// For each of `items` the first that is the same object. Several threads would gain little: kcmp(2) takes a lock of the task
+/// whose objects it compares (fs/file.c, `fget_task`).
+pub(super) fn first_twins<T>(items: &[T], compare: impl Fn(&T, &T) -> io::Result<Ordering>) -> io::Result<Vec<usize>> {
+    let mut twins: Vec<usize> = (0..items.len()).collect();
+    let mut runs: Vec<Vec<usize>> = twins.iter().map(|&index| vec![index]).collect();
+    // The standard library's sorting has no place for errors.
+    while runs.len() > 1 {
+        let mut pairs = runs.into_iter();
+        let mut fewer = Vec::with_capacity(pairs.len().div_ceil(2));
+        while let Some(left) = pairs.next() {
+            fewer.push(match pairs.next() {
+                Some(right) => merge(items, (&left, &right), &compare, &mut twins)?,
+                None => left,
+            });
+        }
+        runs = fewer;
+    }
+    // Whoever comes earlier knows its first already.
+    for index in 0..twins.len() {
+        if let Some(first) = twins.get(index).and_then(|twin| twins.get(*twin)).copied() {
+            twins[index] = first;
+        }
+    }
+    Ok(twins)
+}
+
+/// Merges two ascending runs. The first of the right one that is the same as one of the left, which all come earlier, is
+/// compared with it, and notes it as its twin.
+fn merge<T>(
+    items: &[T],
+    (mut left, mut right): (&[usize], &[usize]),
+    compare: &impl Fn(&T, &T) -> io::Result<Ordering>,
+    twins: &mut [usize],
+) -> io::Result<Vec<usize>> {
+    let mut merged = Vec::with_capacity(left.len() + right.len());
+    while let ([l, after_left @ ..], [r, after_right @ ..]) = (left, right) {
+        let order = match (items.get(*l), items.get(*r)) {
+            (Some(l), Some(r)) => compare(l, r)?,
+            _ => Ordering::Less,
+        };
+        if let (Ordering::Equal, Some(twin)) = (order, twins.get_mut(*r)) {
+            *twin = *l;
+        }
+        if order.is_le() {
+            merged.push(*l);
+            left = after_left;
+        } else {
+            merged.push(*r);
+            right = after_right;
+        }
+    }
+    merged.extend_from_slice(left);
+    merged.extend_from_slice(right);
+    Ok(merged)
+}
+
 const KINDS: [(Kcmp, &str); 4] = [
     (Kcmp::Vm, "its memory"),
     (Kcmp::Sighand, "its signal actions"),
@@ -155,6 +211,18 @@ mod tests {
             );
         }
         assert!(seen.twin((7, "x"), |_, _| Err(io::ErrorKind::Other.into())).is_err());
+    }
+
+    #[test]
+    fn first_twins_of_many() {
+        for (count, kinds) in [(0, 1), (1, 1), (7, 3), (1000, 400), (3000, 2999)] {
+            let items: Vec<usize> = (0..count).map(|i| i * 7919 % kinds).collect();
+            let firsts = first_twins(&items, |a, b| Ok(a.cmp(b))).unwrap();
+            let expected: Vec<usize> = items.iter().map(|i| items.iter().position(|j| j == i).unwrap()).collect();
+            assert_eq!(firsts, expected);
+        }
+        let fails = |a: &usize, b: &usize| if a + b > 1500 { Err(io::ErrorKind::Other.into()) } else { Ok(a.cmp(b)) };
+        assert!(first_twins(&(0..1000).collect::<Vec<usize>>(), fails).is_err());
     }
 
     #[test]

@@ -109,8 +109,19 @@ pub fn read(path: &str) -> Result<Vec<u8>, Error> {
     Ok(out)
 }
 
+/// Of a file that is of one piece (fs/seq_file.c, single_open): a read that does not fill its buffer has all of it.
 fn parsed<T>(path: &str, parse: impl FnOnce(&[u8]) -> Result<T, Malformed>) -> Result<T, Error> {
-    understood(path, &read_at_once(path)?, parse)
+    let fail = |source| Error::Read { path: format!("/proc/{path}"), source };
+    let mut file = open_to_read(&format!("/proc/{path}")).map_err(fail)?;
+    let mut text = [0; 4096];
+    loop {
+        match file.read(&mut text) {
+            Ok(len) if len < text.len() => return understood(path, text.get(..len).unwrap_or_default(), parse),
+            Ok(_) => return understood(path, &read(path)?, parse),
+            Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
+            Err(e) => return Err(fail(e)),
+        }
+    }
 }
 
 /// The same for a file that the kernel makes record by record: there a short read is not the end.
@@ -120,25 +131,6 @@ fn parsed_to_end<T>(path: &str, parse: impl FnOnce(&[u8]) -> Result<T, Malformed
 
 fn understood<T>(path: &str, text: &[u8], parse: impl FnOnce(&[u8]) -> Result<T, Malformed>) -> Result<T, Error> {
     parse(text).map_err(|Malformed(what)| Error::Malformed { path: format!("/proc/{path}"), what })
-}
-
-/// A file of /proc that is of one piece (fs/seq_file.c, single_open): a read that does not fill its buffer has all of
-/// it.
-fn read_at_once(path: &str) -> Result<Vec<u8>, Error> {
-    let fail = |source| Error::Read { path: format!("/proc/{path}"), source };
-    let mut file = open_to_read(&format!("/proc/{path}")).map_err(fail)?;
-    let mut out = vec![0; 4096];
-    loop {
-        match file.read(&mut out) {
-            Ok(len) if len < out.len() => {
-                out.truncate(len);
-                return Ok(out);
-            }
-            Ok(_) => return read(path),
-            Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
-            Err(e) => return Err(fail(e)),
-        }
-    }
 }
 
 /// `/proc/PID/smaps`: every mapping of a process, in ascending order.
