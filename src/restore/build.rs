@@ -45,8 +45,8 @@ pub struct Built {
     /// Files that were made, to be removed unless it goes.
     socket_files: Files,
     ready: Vec<Puppet>,
-    /// The threads of each process that has several, its leader first.
-    siblings: Vec<Vec<i32>>,
+    /// The threads of each process that has several, its leader first, with the signals that they block.
+    siblings: Vec<Vec<(i32, u64)>>,
     /// By tid: threads that wait on sockets for a time.
     patient: HashMap<i32, Patience>,
 }
@@ -87,7 +87,7 @@ impl Built {
         let (first, others): (Vec<Puppet>, Vec<Puppet>) =
             self.ready.into_iter().partition(|p| takers.contains(&p.host()));
         let mut ended = detach(first)?;
-        takers.into_iter().for_each(tracer::wait_for);
+        tracer::wait_until_taken(&takers);
         ended.extend(detach(others)?);
         for tid in order.into_iter().rev().filter(|tid| ended.contains(tid)) {
             let _ = wait::wait(tid).and_then(|_| wait::reap(tid));
@@ -752,7 +752,8 @@ impl Builder<'_> {
             let host = leader.host();
             let alive = || self.checkpoint.tree.members.iter().any(|m| m.pid == pid && m.state == State::Alive);
             if alive() && !others.is_empty() {
-                siblings.push(std::iter::once(host).chain(others.iter().map(Puppet::host)).collect());
+                let tids = std::iter::once(host).chain(others.iter().map(Puppet::host));
+                siblings.push(tids.zip(process.threads.iter().map(|t| t.sigmask)).collect());
             }
             let all = std::iter::once(leader).chain(others);
             for ((t, regs), mut puppet) in process.threads.iter().zip(regs).zip(all) {

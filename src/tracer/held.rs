@@ -139,7 +139,7 @@ impl Held {
         let takers: Vec<i32> = self.processes.iter().flat_map(HeldProcess::takers).collect();
         let mut ended = HashSet::new();
         result = result.and(self.detach(&signals, &mut ended, |thread| takers.contains(&thread.host)));
-        takers.into_iter().for_each(takers::wait_for);
+        takers::wait_until_taken(&takers);
         // Those last that will not sleep again at once: they would run where we do, and the others wait for it.
         result = result.and(self.detach(&signals, &mut ended, |thread| frame::interrupted(&thread.regs)));
         result = result.and(self.detach(&signals, &mut ended, |_| true));
@@ -220,12 +220,11 @@ impl HeldProcess {
 
     /// The threads that are to go before the others, to take the signals that wait.
     fn takers(&self) -> Vec<i32> {
-        let stopped = self.threads.iter().filter(|t| t.task.is_some());
-        if self.state == State::Alive {
-            takers::takers(&stopped.map(|t| t.host).collect::<Vec<i32>>())
-        } else {
-            Vec::new()
+        if self.state != State::Alive {
+            return Vec::new();
         }
+        let stopped = self.threads.iter().filter(|t| t.task.is_some());
+        takers::takers(&stopped.map(|t| (t.host, t.sigmask)).collect::<Vec<_>>())
     }
 
     /// Our own descriptor (close-on-exec) of the file that `fd` is in it, or in the table of its own that a thread has, by its

@@ -34,7 +34,7 @@ pub use held::{Held, HeldProcess, HeldThread};
 pub use hold::{HoldRequest, hold};
 pub use patience::Patience;
 pub use remote::{Remote, SCRATCH_LEN};
-pub use takers::{takers, wait_for};
+pub use takers::{takers, wait_until_taken};
 
 impl From<Error> for io::Error {
     fn from(error: Error) -> io::Error {

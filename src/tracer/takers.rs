@@ -6,48 +6,48 @@
 
 use std::time::{Duration, Instant};
 
-use crate::proc;
+use crate::proc::{self, status::Status};
 use crate::sys::{ptrace, tasks};
 
 /// How long all others wait for those who take signals, at most.
 const PATIENCE: Duration = Duration::from_millis(20);
 
-/// Of a process's stopped threads, the leader first, those that have to go before the others.
-pub fn takers(threads: &[i32]) -> Vec<i32> {
-    let [leader, _, ..] = threads else { return Vec::new() };
-    let mut waiting = match ptrace::pending(*leader, true) {
-        Ok(queue) => queue.iter().filter(|p| (1..=64).contains(&p.signal)).fold(0, |set, p| set | 1 << (p.signal - 1)),
-        // Somebody has killed it.
-        Err(_) => 0u64,
-    };
+/// Of a process's stopped threads, the leader first and each with the signals that it blocks, those that have to go before
+/// the others.
+pub fn takers(threads: &[(i32, u64)]) -> Vec<i32> {
+    let [(leader, _), _, ..] = threads else { return Vec::new() };
+    // An error means that somebody has killed it.
+    let queue = ptrace::pending(*leader, true).unwrap_or_default();
+    if queue.is_empty() {
+        return Vec::new();
+    }
+    let caught = proc::status(*leader).map_or(0, |status| status.sig_caught);
+    let is_there = |signal: &i32| queue.iter().any(|p| p.signal == *signal);
+    let mut waiting = (1..=64).filter(is_there).fold(0, |set, signal| set | 1 << (signal - 1)) & caught;
     let mut takers = Vec::new();
-    for &tid in threads {
-        if waiting == 0 {
-            break;
-        }
-        let Ok(status) = proc::status(tid) else { continue };
-        let takes = waiting & status.sig_caught & !status.sig_blocked;
-        if takes != 0 {
-            takers.push(tid);
-            waiting &= !takes;
+    for (tid, blocked) in threads {
+        if waiting & !blocked != 0 {
+            takers.push(*tid);
+            waiting &= blocked;
         }
     }
     takers
 }
 
-/// Waits until a thread that was let go has taken what it does not block, or can't: it is dead, stopped, or has no
+/// Waits until threads that were let go have taken what they do not block, or can't: they are dead, stopped, or have no
 /// processor for a long time.
-pub fn wait_for(taker: i32) {
+pub fn wait_until_taken(takers: &[i32]) {
     let since = Instant::now();
-    for round in 0.. {
-        match proc::status(taker) {
-            Ok(s)
-                if !matches!(s.state, b'T' | b'Z' | b'X') && s.shared_pending & s.sig_caught & !s.sig_blocked != 0 => {}
-            _ => return,
+    let waits = |status: &Status| {
+        let takes = status.shared_pending & status.sig_caught & !status.sig_blocked;
+        takes != 0 && !matches!(status.state, b'T' | b'Z' | b'X')
+    };
+    for &taker in takers {
+        for round in 0.. {
+            if since.elapsed() > PATIENCE || !proc::status(taker).is_ok_and(|status| waits(&status)) {
+                break;
+            }
+            tasks::back_off(round);
         }
-        if since.elapsed() > PATIENCE {
-            return;
-        }
-        tasks::back_off(round);
     }
 }
