@@ -138,6 +138,8 @@ impl Hunt<'_> {
         let pid = process.pid;
         if self.known.insert(pid) {
             self.order.push(pid);
+            // Also if it has died meanwhile: what it left may have got another parent after that one was looked at.
+            self.grown = true;
         }
         for &tid in &process.tids {
             if self.seized.contains_key(&tid) || self.workers.remove(&tid).unwrap_or_else(|| is_io_worker(pid, tid)) {
@@ -157,10 +159,9 @@ impl Hunt<'_> {
         Ok(())
     }
 
-    /// Asks all that have been seized to stop, a process's leader after its other threads: signals that come meanwhile are
-    /// meant for it, and find it.
+    /// Asks all that have been seized to stop.
     fn interrupt(&mut self) {
-        for Quarry { task, asked, .. } in self.running.iter_mut().rev() {
+        for Quarry { task, asked, .. } in &mut self.running {
             let tid = task.tid();
             if std::mem::replace(asked, true) {
                 continue;
