@@ -53,7 +53,7 @@ pub(super) struct SeenFd {
     pub link: Vec<u8>,
     pub meta: Metadata,
     /// See [`SeenFd::place`].
-    place: OnceLock<Option<Place>>,
+    place: OnceLock<Place>,
     /// Our own descriptor, of one that is on its way: it has number `fd`.
     pub own: Option<OwnedFd>,
 }
@@ -99,14 +99,16 @@ impl SeenFd {
         Ok(SeenFd { process, thread, host, pid, fd, info, link, meta, place: OnceLock::new(), own: None })
     }
 
-    /// Where its name leads, if it is a file of a kind that has one. What is not to be found in /proc belongs to a process
-    /// that has ended. A name that is gone may be looked for in its directory: then those who watch that are told.
-    pub fn place(&self, view: &View) -> Option<&Place> {
+    /// Whether it is a file of a kind that has a name. What is not to be found in /proc belongs to a process that has ended.
+    pub fn is_named(&self) -> bool {
         let kind = self.meta.mode() & libc::S_IFMT;
         let file = matches!(kind, libc::S_IFREG | libc::S_IFDIR | libc::S_IFIFO);
-        let named = file && self.link.starts_with(b"/") && !self.link.starts_with(b"/proc/");
-        let find = || named.then(|| view.find(&self.link, self.meta.dev(), self.meta.ino()));
-        self.place.get_or_init(find).as_ref()
+        file && self.link.starts_with(b"/") && !self.link.starts_with(b"/proc/")
+    }
+
+    /// Where its name leads. One that is gone may be looked for in its directory: then those who watch that are told.
+    pub fn place(&self, view: &View) -> &Place {
+        self.place.get_or_init(|| view.find(&self.link, self.meta.dev(), self.meta.ino()))
     }
 
     /// The table that it is in.
@@ -231,20 +233,22 @@ fn group(seen: &[SeenFd]) -> Result<Vec<Group>, Error> {
         let id = if let Detail::Eventfd { id, .. } = s.info.detail { id } else { None };
         candidates.entry((s.key(), s.flags(), s.info.pos, &s.link, id)).or_default().push((index, s));
     }
-    let mut first_of = HashMap::with_capacity(seen.len());
+    let mut first_of: Vec<usize> = (0..seen.len()).collect();
     for alike in candidates.values() {
         let compare = |(_, a): &(usize, &SeenFd), (_, b): &(usize, &SeenFd)| {
             tasks::kcmp(a.host, b.host, tasks::Kcmp::File, a.fd, b.fd)
         };
         let host = alike.first().map_or(0, |(_, s)| s.host);
         let firsts = first_twins(alike, compare).map_err(Error::of(host, "comparing descriptors"))?;
-        let twins = alike.iter().zip(firsts);
-        first_of.extend(twins.filter_map(|((index, _), first)| Some((*index, alike.get(first)?.0))));
+        for ((index, _), first) in alike.iter().zip(firsts) {
+            if let (Some(of), Some((first, _))) = (first_of.get_mut(*index), alike.get(first)) {
+                *of = *first;
+            }
+        }
     }
     let mut groups: Vec<Group> = Vec::new();
     let mut group_of: HashMap<usize, usize> = HashMap::new();
-    for index in 0..seen.len() {
-        let first = first_of.get(&index).copied().unwrap_or(index);
+    for (index, first) in first_of.into_iter().enumerate() {
         match group_of.get(&first).and_then(|group| groups.get_mut(*group)) {
             Some(group) => group.holders.push(index),
             None => {
@@ -323,7 +327,9 @@ pub(super) fn capture(
     let before = inotify::Before::new(&work, &groups)?;
     work.watched = before.names(&work, seen.iter().flat_map(fanotify::files))?;
     many::all(&seen, LEAST, |s| {
-        s.place(view);
+        if s.is_named() {
+            s.place(view);
+        }
     });
     work.linked = linked::find(&mut work)?;
     let roles = stdio::roles(&seen, root);

@@ -51,8 +51,8 @@ pub(super) fn capture(work: &mut Work<'_>, s: &SeenFd) -> Result<Option<Kind>, E
     if let Some(reason) = not_by_name(file_system).or_else(|| special(&s.link)) {
         return refuse(reason, CLOSE);
     }
-    let (dev, ino) = s.key();
-    let place = s.place(work.view).cloned().unwrap_or_else(|| work.view.find(&s.link, dev, ino));
+    let (dev, _) = s.key();
+    let place = s.place(work.view).clone();
     if s.meta.is_dir() {
         return match place {
             Place::Present { path, meta } if meta.dev() == dev => {

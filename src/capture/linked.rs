@@ -20,7 +20,8 @@ pub(super) fn find(work: &mut Work<'_>) -> Result<HashMap<(u64, u64), Vec<u8>>, 
     let mut wanted = HashSet::new();
     for s in work.seen {
         let is_file = matches!(s.meta.mode() & libc::S_IFMT, libc::S_IFREG | libc::S_IFIFO);
-        if is_file && s.meta.nlink() > 0 && matches!(s.place(work.view), Some(Place::Gone { .. })) && !hidden(s) {
+        let linked = is_file && s.is_named() && s.meta.nlink() > 0;
+        if linked && matches!(s.place(work.view), Place::Gone { .. }) && !hidden(s) {
             wanted.insert(s.key());
         }
     }

@@ -75,11 +75,10 @@ pub(super) fn capture(work: &mut Work<'_>, groups: &[Group], roles: &Roles) -> R
 
 /// The FIFO, if it is one.
 fn fifo(work: &Work<'_>, s: &SeenFd) -> Option<Fifo> {
-    let (dev, ino) = s.key();
     if !s.link.starts_with(b"/") {
         return None;
     }
-    Some(match s.place(work.view).cloned().unwrap_or_else(|| work.view.find(&s.link, dev, ino)) {
+    Some(match s.place(work.view).clone() {
         Place::Present { path, .. } => Fifo { path: Name(path), deleted: None },
         Place::Gone { .. } if work.linked.contains_key(&s.key()) => {
             Fifo { path: Name(work.linked.get(&s.key()).cloned().unwrap_or_default()), deleted: None }

@@ -112,7 +112,7 @@ struct Hunt<'a> {
     workers: HashMap<i32, bool>,
     finder: Finder,
     since: Option<Instant>,
-    /// Whether this round has seized anything: others may have died meanwhile, so their number does not tell.
+    /// Whether this round has seized or met anything new: others may have died meanwhile, so their number does not tell.
     grown: bool,
 }
 
